@@ -1,0 +1,465 @@
+"""Any source of a film -> pixels by declared bit depth -> what the network sees."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Dataset
+else:
+    Source: TypeAlias = Any
+
+DECODER = 1  # version of the path from bytes to model input; part of every cache key
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
+MAX_PIXELS = 40_000_000  # a 43 x 43 cm detector with 0.1 mm pixels has 18.5 million
+MAX_BYTES = 256 * 2**20  # of a file or a download
+URL_TIMEOUT = 20.0  # seconds for a whole download
+_MAX_ASPECT = 20  # longer strips are no pictures at all; what a film may be is the gate's to say
+_MAX_SCANS = 64  # of a progressive JPEG; encoders write about ten, a bomb thousands
+_DRAFT = 6  # a JPEG is decoded at a reduced scale only where this many times the model's side remain
+
+
+class ImageError(ValueError):
+    """A source that cannot be read as a film; the message names the source and says why.
+
+    Example:
+        >>> try:
+        ...     read(b"")
+        ... except ImageError as error:
+        ...     print(error)
+        bytes: it is empty
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """A decoded film: grey, upright, bright where the film is bright.
+
+    Args:
+        pixels: ndarray of shape (H, W), uint8, uint16 or float32, in [0, white].
+        white: The value that means 1.0, from the declared bit depth: 255, 65535, 1.0.
+        name: How messages and reports call it.
+        size: Height and width in pixels of the film at full size, as displayed; `pixels` may be smaller where a JPEG was decoded at a reduced scale.
+        colour: 0 for a grey source; else the mean of max(R, G, B) - min(R, G, B), in [0, 1].
+        view: What the file declares as its view position, such as "PA", "AP" or "LL"; None where it says nothing.
+        notes: Warnings in plain words.
+
+    Raises:
+        ValueError: If `pixels` or `white` are not as above.
+
+    Example:
+        >>> read(np.zeros((8, 6), np.uint8)).size
+        (8, 6)
+    """
+
+    pixels: np.ndarray
+    white: float
+    name: str
+    size: tuple[int, int]
+    colour: float = 0.0
+    view: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 2 or not self.pixels.size or self.pixels.dtype not in (np.uint8, np.uint16, np.float32):
+            raise ValueError(f"pixels must be (H, W) of uint8, uint16 or float32. Received: shape={self.pixels.shape}, dtype={self.pixels.dtype}")
+        if not 0 < self.white < float("inf"):
+            raise ValueError(f"white must be a positive number. Received: white={self.white!r}")
+
+
+def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS) -> Film:
+    """Decode a film from any kind of source.
+
+    Grey levels are scaled by the declared bit depth, never by the values found. MONOCHROME1 and white-is-zero films are inverted, EXIF orientation is
+    applied, transparent parts become black, palettes are resolved, colours become luma.
+
+    Args:
+        source: A path, a `file://` or `http(s)://` URL, the bytes of a file, a binary file object (read from its start), a PIL image, a pydicom dataset, or
+            an ndarray of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16, or float in [0, 1].
+        model_size: Side in pixels of the network's input; far larger JPEGs are decoded at a reduced scale that stays well above it.
+        max_pixels: Films with more pixels are refused before they are decoded.
+
+    Returns:
+        The film.
+
+    Raises:
+        ImageError: If the source is missing, empty, damaged, too large, or no picture that is read here.
+        TypeError: If the source is none of the kinds above.
+        ImportError: If a DICOM file comes and pydicom is not installed.
+
+    Example:
+        >>> read(np.full((4, 4), 65535, np.uint16)).white
+        65535.0
+    """
+    name = name_of(source)
+    try:
+        if isinstance(source, np.ndarray):
+            return _from_array(source, name, max_pixels)
+        if isinstance(source, Image.Image):
+            return _from_pillow(source, name, max_pixels)
+        if _is_dataset(source):
+            return _from_dicom(source, name, max_pixels)
+        data = _bytes_of(source)
+        if not data:
+            raise ImageError("it is empty")
+        if data[128:132] == b"DICM":
+            return _from_dicom(data, name, max_pixels)
+        return _from_pillow(_open(data), name, max_pixels, model_size)
+    except (ImportError, TypeError):
+        raise
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error.__cause__
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        raise ImageError(f"{name}: it cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def fit(film: Film, size: int = 224) -> np.ndarray:
+    """Squash a film to the network's input with an antialiased bicubic filter, as the training films were.
+
+    Args:
+        film: A film.
+        size: Side of the result in pixels.
+
+    Returns:
+        ndarray of shape (size, size, 1), float32 in [0, 1]; from 8-bit films every value is a multiple of 1/255.
+
+    Example:
+        >>> fit(read(np.full((300, 200), 51, np.uint8)), 4)[0, 0, 0] == np.float32(0.2)
+        True
+    """
+    image = Image.fromarray(film.pixels if film.pixels.dtype == np.uint8 else film.pixels.astype(np.float32))
+    small = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.float32)  # (size, size)
+    small = np.clip(small / np.float32(film.white), 0, 1)
+    return small[..., None]
+
+
+def name_of(source: Source) -> str:
+    """Name a source for messages and reports.
+
+    Args:
+        source: As for `read`.
+
+    Returns:
+        The path as given; a URL without credentials and query; the kind of source where it has no name.
+
+    Example:
+        >>> name_of("https://me:secret@example.org/film.png?token=1")
+        'https://example.org/film.png'
+    """
+    if isinstance(source, (str, os.PathLike)):
+        text = os.fspath(source)
+        if isinstance(text, bytes):
+            text = os.fsdecode(text)
+        if text.lower().startswith(("http://", "https://")):
+            url = urlsplit(text)
+            return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+        return text
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "bytes"
+    if isinstance(source, np.ndarray):
+        return "array"
+    if _is_dataset(source):
+        return "DICOM dataset"
+    given = getattr(source, "filename", "") or getattr(source, "name", "")
+    return given if isinstance(given, str) and given else "image" if isinstance(source, Image.Image) else "file object"
+
+
+def find(folder: str | os.PathLike[str]) -> list[Path]:
+    """Find the films below a folder.
+
+    Args:
+        folder: Where to look, recursively. Hidden files and folders and `__MACOSX` are left out.
+
+    Returns:
+        Sorted paths of files with one of `EXTENSIONS`, and of files of any other name that begin as DICOM files do.
+
+    Raises:
+        NotADirectoryError: If there is no such folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as empty:
+        ...     find(empty)
+        []
+    """
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(f"no such folder: {os.fspath(folder)}")
+    found = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".") and f != "__MACOSX"]
+        paths = [Path(root, f) for f in files if not f.startswith(".")]
+        found += [p for p in paths if p.suffix.lower() in EXTENSIONS or _begins_as_dicom(p)]
+    return sorted(found)
+
+
+def _begins_as_dicom(path: Path) -> bool:
+    if path.suffix and not path.suffix[1:].isdigit():  # exports name files IM0001 or by their UID
+        return False
+    try:
+        with open(path, "rb") as file:
+            return path.is_file() and file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _is_dataset(source: object) -> bool:
+    pydicom = sys.modules.get("pydicom")  # a dataset cannot exist before its library
+    return pydicom is not None and isinstance(source, pydicom.Dataset)
+
+
+# --- bytes ---
+
+
+def _bytes_of(source: Any) -> bytes:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, (str, os.PathLike)):
+        text = os.fsdecode(source)
+        if text.lower().startswith(("http://", "https://")):
+            return _download(text)
+        if text.lower().startswith("file://"):
+            from urllib.request import url2pathname
+
+            text = url2pathname(urlsplit(text).path)
+        return _read_file(text)
+    if not callable(getattr(source, "read", None)):
+        raise TypeError(
+            "a source must be a path, a URL, bytes, a binary file object, a PIL image, a NumPy array or a pydicom dataset. "
+            f"Received: {type(source).__name__}"
+        )
+    if callable(getattr(source, "seekable", None)) and source.seekable():
+        source.seek(0)
+    data = source.read(MAX_BYTES + 1)
+    if not isinstance(data, bytes):
+        raise TypeError(f"a file object must be opened in binary mode ('rb'). Received: one that reads {type(data).__name__}")
+    return _check_length(data)
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        kind = os.stat(path).st_mode
+        if stat.S_ISDIR(kind):
+            raise ImageError("it is a folder, not a film")
+        if not stat.S_ISREG(kind):
+            raise ImageError("it is no regular file")
+        with open(path, "rb") as file:
+            return _check_length(file.read(MAX_BYTES + 1))
+    except FileNotFoundError:
+        raise ImageError("no such file") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"it cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _check_length(data: bytes) -> bytes:
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"it is larger than {MAX_BYTES // 2**20} MiB")
+    return data
+
+
+def _download(url: str) -> bytes:
+    from urllib import request
+
+    opener = request.OpenerDirector()  # http and https only, also after a redirect
+    for handler in (request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, request.HTTPRedirectHandler, request.HTTPErrorProcessor):
+        opener.add_handler(handler())
+    opener.add_handler(request.HTTPDefaultErrorHandler())
+    opener.add_handler(request.UnknownHandler())
+    deadline = time.monotonic() + URL_TIMEOUT
+    try:
+        with opener.open(request.Request(url, headers={"User-Agent": "cxrlib"}), timeout=URL_TIMEOUT) as answer:
+            chunks: list[bytes] = []
+            length = 0
+            while chunk := answer.read1(2**16):
+                chunks.append(chunk)
+                length += len(chunk)
+                if length > MAX_BYTES:
+                    raise ImageError(f"it is larger than {MAX_BYTES // 2**20} MiB")
+                if time.monotonic() > deadline:
+                    raise ImageError(f"the download took more than {URL_TIMEOUT:g} s")
+            return b"".join(chunks)
+    except OSError as error:
+        raise ImageError(f"it cannot be downloaded ({error})") from error
+
+
+# --- pictures ---
+
+
+def _open(data: bytes) -> Image.Image:
+    """Open by content with the plugin itself: `Image.open` would load every plugin and warn about sizes that are checked here."""
+    file = io.BytesIO(data)
+    if data[:3] == b"\xff\xd8\xff":
+        from PIL import JpegImagePlugin
+
+        if (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+            raise ImageError(f"it is a JPEG of {scans} scans, more than any camera or scanner writes")
+        return JpegImagePlugin.jpeg_factory(file)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        from PIL import PngImagePlugin
+
+        return PngImagePlugin.PngImageFile(file)
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        from PIL import TiffImagePlugin
+
+        return TiffImagePlugin.TiffImageFile(file)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        from PIL import WebPImagePlugin
+
+        return WebPImagePlugin.WebPImageFile(file)
+    if data[:2] == b"BM":
+        from PIL import BmpImagePlugin
+
+        return BmpImagePlugin.BmpImageFile(file)
+    raise ImageError("it is no JPEG, PNG, TIFF, BMP, WebP or DICOM file")
+
+
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    if height < 1 or width < 1:
+        raise ImageError(f"it has no pixels ({height} x {width})")
+    if height * width > max_pixels:
+        raise ImageError(f"it has {height} x {width} pixels, more than the {max_pixels:,} that are read")
+    if max(height, width) > _MAX_ASPECT * min(height, width):
+        raise ImageError(f"it is a strip of {height} x {width} pixels, no film")
+
+
+def _from_pillow(image: Image.Image, name: str, max_pixels: int, model_size: int | None = None) -> Film:
+    width, height = image.size
+    _check_size(height, width, max_pixels)
+    notes: tuple[str, ...] = ()
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        notes = ("the file holds several pictures; the first is used",)
+    if model_size is not None and image.format in ("JPEG", "MPO"):
+        image.draft(None, (_DRAFT * model_size, _DRAFT * model_size))
+    image.load()
+    if orientation := _orientation(image):
+        image = image.transpose(orientation)
+        if orientation not in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180):
+            width, height = height, width
+    pixels, white, colour = _grey(image)
+    return _film(pixels, white, name, (height, width), colour, None, notes)
+
+
+def _orientation(image: Image.Image) -> Image.Transpose | None:
+    t = Image.Transpose
+    turns = {2: t.FLIP_LEFT_RIGHT, 3: t.ROTATE_180, 4: t.FLIP_TOP_BOTTOM, 5: t.TRANSPOSE, 6: t.ROTATE_270, 7: t.TRANSVERSE, 8: t.ROTATE_90}
+    try:
+        return turns.get(image.getexif().get(0x0112, 1))
+    except Exception:  # noqa: BLE001 - damaged EXIF says nothing about the pixels
+        return None
+
+
+def _grey(image: Image.Image) -> tuple[np.ndarray, float, float]:
+    """Pixels (H, W), white and colour of a loaded image."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return *_deep(image), 0.0
+    if image.mode == "1":
+        image = image.convert("L")
+    elif image.mode in ("RGBa", "La"):
+        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        black = Image.new("RGB", image.size)
+        black.paste(image, mask=image.getchannel("A"))
+        image = black
+    if image.mode == "L":
+        return np.asarray(image), 255.0, 0.0
+    rgb = image.convert("RGB")
+    sample = np.asarray(rgb.resize((64, 64), Image.Resampling.NEAREST))  # (64, 64, 3)
+    return np.asarray(rgb.convert("L")), 255.0, float(np.ptp(sample, axis=2).mean() / 255)
+
+
+def _deep(image: Image.Image) -> tuple[np.ndarray, float]:
+    """Pixels and white of more than 8 bits, by declared depth."""
+    tags: Any = getattr(image, "tag_v2", {})
+    bits, signed, inverted = tags.get(258, (16,))[0], tags.get(339, (1,))[0] == 2, tags.get(262, 1) == 0
+    pixels = np.asarray(image)
+    if image.mode == "F":
+        pixels, white = _unit(pixels), 1.0
+    elif bits > 16:
+        low, span = (-(2**31), 2.0**32 - 1) if signed else (0, 2.0**32 - 1)
+        wide = (pixels if signed else pixels.view(np.uint32)).astype(np.float64)
+        pixels, white = ((wide - low) / span).astype(np.float32), 1.0
+    else:
+        if signed:
+            pixels = pixels + 2**15
+        if pixels.min() < 0 or pixels.max() > 2**bits - 1:
+            raise ImageError(f"it holds values outside {bits} bits: from {pixels.min()} to {pixels.max()}")
+        pixels, white = pixels.astype(np.uint16), 2.0**bits - 1
+    if inverted:
+        pixels = (white - pixels).astype(pixels.dtype)
+    return pixels, white
+
+
+# --- arrays ---
+
+
+def _unit(pixels: np.ndarray) -> np.ndarray:
+    if not np.isfinite(pixels).all():
+        raise ImageError("it holds NaN or infinite values")
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < -1e-6 or high > 1 + 1e-6:
+        raise ImageError(f"floating-point pixels must lie in [0, 1]. Received: from {low:g} to {high:g}; divide by the value that means white")
+    return np.clip(pixels, 0, 1).astype(np.float32)
+
+
+def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Film:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise ImageError(f"an array must have the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: shape={array.shape}")
+    _check_size(array.shape[0], array.shape[1], max_pixels)
+    if array.dtype == np.uint8:
+        white, pixels = 255.0, array
+    elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        white, pixels = 65535.0, array.astype(np.uint16)
+    elif array.dtype.kind == "f":
+        white, pixels = 1.0, _unit(array)
+    else:
+        raise ImageError(f"an array must be uint8, uint16, or floating point in [0, 1]. Received: dtype={array.dtype}")
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim == 2:
+        return _film(np.array(pixels, order="C"), white, name, pixels.shape, 0.0, None, ())
+    if pixels.dtype == np.uint8:
+        grey, white, colour = _grey(Image.fromarray(np.ascontiguousarray(pixels)))
+    else:
+        rgb = pixels[..., :3].astype(np.float32)
+        if pixels.shape[2] == 4:
+            rgb *= pixels[..., 3:] / np.float32(white)
+        grey = (rgb @ np.array([0.299, 0.587, 0.114], np.float32)).astype(pixels.dtype)
+        colour = float(np.ptp(rgb, axis=2).mean() / white)
+    return _film(grey, white, name, grey.shape, colour, None, ())
+
+
+def _film(pixels: np.ndarray, white: float, name: str, size: tuple[int, ...], colour: float, view: str | None, notes: tuple[str, ...]) -> Film:
+    if pixels.dtype != np.uint8 and 0 < pixels.max() <= white / 16:
+        notes += (f"no pixel is above {pixels.max():g} where white is {white:g}: were the values scaled to their full range?",)
+    pixels.flags.writeable = False
+    return Film(pixels, white, name, (size[0], size[1]), colour, view, notes)
+
+
+# --- DICOM ---
+
+
+def _from_dicom(source: Any, name: str, max_pixels: int) -> Film:
+    from cxrlib import dicom
+
+    try:
+        pixels, white, view, notes = dicom.decode(source, check=lambda height, width: _check_size(height, width, max_pixels))
+    except ValueError as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(str(error)) from error
+    return _film(pixels, white, name, pixels.shape, 0.0, view, notes)
