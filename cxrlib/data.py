@@ -1,0 +1,518 @@
+"""From folders and manifests to films with labels, patients and sources; splits that keep a patient on one side; weights."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cxrlib import images
+from cxrlib.config import DEFAULT_LABELS, check_labels
+
+Data: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
+
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test", "testing": "test"}
+_HEALTHY = ("normal", "healthy", "negative", "no finding", "no_finding", "control")  # comes first: the classes behind it are the findings
+_DEFAULTS = {label.casefold(): label for label in DEFAULT_LABELS}
+_COLUMNS = ("path", "label", "patient", "source", "split")
+
+# Who is on a film, by the naming scheme of a public collection; matched against the path below the source's folder.
+PATIENT_PATTERNS = {
+    "Kermany, findings": r"(?:^|/)(person\d+_(?:bacteria|virus))_\d+[^/]*$",  # person1_bacteria_1 and person1_virus_6 are two patients
+    "Kermany, normal": r"(?:^|/)((?:NORMAL2-)?IM-\d+)-\d+[^/]*$",  # NORMAL2-IM-0001 and IM-0001 are two patients
+    "ChestX-ray14": r"(?:^|/)(\d{8})_\d{3}\.[^/]*$",
+    "CheXpert": r"(?:^|/)(patient\d{5,})/study\d+/[^/]*$",
+    "MIMIC-CXR": r"(?:^|/)(p\d{8})/s\d{8}/[^/]*$",
+    "RSNA": r"(?:^|/)([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.[^/]*$",  # one film per id
+    "VinDr-CXR": r"(?:^|/)([0-9a-f]{32})\.[^/]*$",  # one film per id
+}
+_PATIENT = re.compile("|".join(PATIENT_PATTERNS.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Films and what is known of them; nothing is decoded yet. All fields but `labels` and `columns` have one entry per film.
+
+    Args:
+        paths: Where the films lie.
+        targets: ndarray of shape (n,), int64, index into `labels`.
+        labels: Class names, the healthy class first.
+        patients: Who is on each film; `None` where nobody knows. Equal ids mean the same patient, whatever the source.
+        sources: Which collection or hospital each film comes from.
+        splits: `"train"`, `"val"`, `"test"` or another name that the data gives; `None` where it gives none.
+        columns: Further columns of the manifests, such as age or view; empty strings where a source lacks one.
+        names: Names that do not depend on the machine, `source/path below its folder`; empty for `paths`.
+
+    Raises:
+        ValueError: If lengths differ, or a target is no index into the labels.
+
+    Example:
+        >>> films = Dataset(("a.png", "b.png"), np.array([0, 1]), ("NORMAL", "PNEUMONIA"), ("1", None), ("home",) * 2, (None,) * 2)
+        >>> len(films), films.take([1]).paths
+        (2, ('b.png',))
+    """
+
+    paths: tuple[str, ...]
+    targets: NDArray[np.int64]
+    labels: tuple[str, ...]
+    patients: tuple[str | None, ...]
+    sources: tuple[str, ...]
+    splits: tuple[str | None, ...]
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels)
+        if not self.names:
+            object.__setattr__(self, "names", self.paths)
+        targets = np.array(self.targets, np.int64)
+        targets.flags.writeable = False
+        object.__setattr__(self, "targets", targets)
+        lengths = {name: len(getattr(self, name)) for name in ("paths", "targets", "patients", "sources", "splits", "names")}
+        lengths |= {name: len(column) for name, column in self.columns.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"a Dataset needs one entry per film in every field. Received: {', '.join(f'{k}: {n}' for k, n in lengths.items())}")
+        if len(targets) and not (0 <= targets.min() and targets.max() < len(self.labels)):
+            raise ValueError(f"targets must index the {len(self.labels)} labels. Received: targets from {targets.min()} to {targets.max()}")
+
+    def __len__(self) -> int:
+        """Count the films.
+
+        Returns:
+            How many there are.
+        """
+        return len(self.paths)
+
+    def take(self, indices: ArrayLike) -> Dataset:
+        """Choose films.
+
+        Args:
+            indices: Positions of shape (m,), or a mask of shape (n,).
+
+        Returns:
+            The chosen films, in the given order.
+        """
+        chosen = np.arange(len(self))[np.asarray(indices) if np.size(indices) else np.empty(0, np.int64)]  # (m,)
+
+        def pick(column: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(column[i] for i in chosen)
+
+        return replace(
+            self,
+            paths=pick(self.paths),
+            targets=self.targets[chosen],
+            patients=tuple(self.patients[i] for i in chosen),
+            sources=pick(self.sources),
+            splits=tuple(self.splits[i] for i in chosen),
+            columns={name: pick(column) for name, column in self.columns.items()},
+            names=pick(self.names),
+        )
+
+
+@dataclass(frozen=True)
+class _Row:
+    path: str
+    name: str  # below the source's folder
+    label: str
+    patient: str | None
+    source: str
+    split: str | None
+    where: str  # how messages name the row
+    extra: dict[str, str]
+
+
+def scan(data: Data, *, labels: Sequence[str] | None = None, patient_pattern: str | None = None, split: str | None = None) -> Dataset:
+    """List the films of folders and manifests, with their labels, patients, sources and splits.
+
+    A folder holds one folder per class, or `train`, `val` and `test` folders that hold those; folders named `normal` and `pneumonia` in any case mean the
+    same. A manifest is a CSV file with the columns `path` (absolute or below the manifest's folder) and `label`, and perhaps `patient`, `source`, `split`
+    and others, which are kept. A source is named after its folder or manifest, or, where that is called `train`, `val` or `test`, after the folder above.
+
+    Patients come from the manifest, else from `patient_pattern`, else from the naming schemes of the public collections (`PATIENT_PATTERNS`). Ids of the
+    first two kinds only mean something within their source, so they are prefixed with its name.
+
+    Args:
+        data: A folder, a CSV manifest, or a list of them.
+        labels: Class names in the order of the model's outputs; `None` for those found, the healthy class first.
+        patient_pattern: Regular expression that finds the patient in a film's path below its source's folder: its first group, or the whole match.
+        split: Keep only this split.
+
+    Returns:
+        The films, in the order of the sources and sorted by path within each folder.
+
+    Raises:
+        FileNotFoundError: If a folder, a manifest or a film in it does not exist.
+        ValueError: If there are no films, one class only (unless `labels` are given), films without a label or with another one, or no such split.
+
+    Example:
+        >>> import tempfile
+        >>> from cxrlib import phantom
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     phantom.write(folder, n=4)
+        ...     films = scan(folder)
+        >>> len(films), films.labels
+        (4, ('NORMAL', 'PNEUMONIA'))
+    """
+    places = [data] if isinstance(data, (str, os.PathLike)) else list(data)
+    if not places:
+        raise ValueError(f"data must be a folder, a CSV manifest or a list of them. Received: data={data!r}")
+    pattern = _compile(patient_pattern)
+    known = check_labels(labels) if labels is not None else None
+    taken: dict[str, Path] = {}
+    rows: list[_Row] = []
+    for place in places:
+        path = Path(os.path.abspath(place))
+        if path.is_dir():
+            rows += _scan_folder(path, _name_source(path, taken), known, pattern)
+        elif path.is_file():
+            rows += _scan_manifest(path, _name_source(path, taken), pattern)
+        else:
+            raise FileNotFoundError(f"there is no folder or manifest {str(place)!r}")
+    if pattern and not any(pattern.search(row.name) for row in rows):
+        raise ValueError(f"patient_pattern matches none of {len(rows)} films, {rows[0].name!r} for one. Received: patient_pattern={patient_pattern!r}")
+    if split is not None:
+        found = sorted({row.split for row in rows if row.split})
+        rows = [row for row in rows if row.split == SPLITS.get(split.casefold(), split)]
+        if not rows:
+            raise ValueError(f"the data has no split {split!r}; it has {', '.join(found) or 'none at all'}. Received: split={split!r}")
+    return _collect(rows, known)
+
+
+def _compile(pattern: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"patient_pattern must be a regular expression: {error}. Received: patient_pattern={pattern!r}") from None
+
+
+def _name_source(path: Path, taken: dict[str, Path]) -> str:
+    """Name a source after its folder or manifest; folders `train` and `test` side by side are one source, named after the folder above."""
+    root = path.parent if path.stem.casefold() in SPLITS else path
+    stem = (root.stem if root.is_file() else root.name) or "data"
+    for name in (stem, *(f"{stem}-{i}" for i in range(2, len(taken) + 3))):
+        if taken.setdefault(name, root) == root:
+            return name
+    raise AssertionError  # there are more names than sources
+
+
+def _scan_folder(folder: Path, source: str, labels: tuple[str, ...] | None, pattern: re.Pattern[str] | None) -> list[_Row]:
+    files = [p for p in (PurePosixPath(f.relative_to(folder).as_posix()) for f in images.find(folder)) if not any(x.startswith((".", "__MACOSX")) for x in p.parts)]
+    if not files:
+        raise ValueError(f"{folder} has no images: looked for {', '.join(sorted(images.EXTENSIONS))} in it and in the folders below")
+    tops = sorted({p.parts[0] for p in files if len(p.parts) > 1})
+    below = {p.parts[1].casefold() for p in files if len(p.parts) > 2}
+    named = {name.casefold() for name in labels or ()} | set(_DEFAULTS)
+    has_splits = any(top.casefold() in SPLITS for top in tops)
+    if not has_splits and len(tops) == 1 and below & set(SPLITS):
+        return _scan_folder(folder / tops[0], source, labels, pattern)
+    if has_splits:  # the Kaggle archive holds itself once more in a folder of its own name
+        files = [p for p in files if p.parts[0] != folder.name]
+    elif len(tops) > 1 and below & (named | set(SPLITS)) and not {top.casefold() for top in tops} & named:
+        raise ValueError(f"{folder} holds several data sets; give them as a list: {[str(folder / top) for top in tops]}")
+    depth = 1 if has_splits else 0
+    loose = [p for p in files if len(p.parts) < depth + 2 or has_splits and p.parts[0].casefold() not in SPLITS]
+    if loose:
+        wanted = "train, val or test folders with class folders in them" if has_splits else "class folders such as NORMAL and PNEUMONIA"
+        raise ValueError(f"{folder} has {_films(len(loose))} without a label, outside {wanted}: {_some(map(str, loose))}")
+    own = SPLITS.get(folder.name.casefold())
+    prefix = f"{folder.name}/" if own else ""
+    return [
+        _Row(
+            path=str(folder / p),
+            name=f"{prefix}{p}",
+            label=p.parts[depth],
+            patient=_patient(f"{prefix}{p}", source, pattern),
+            source=source,
+            split=SPLITS[p.parts[0].casefold()] if has_splits else own,
+            where=str(folder / p),
+            extra={},
+        )
+        for p in files
+    ]
+
+
+def _scan_manifest(file: Path, source: str, pattern: re.Pattern[str] | None) -> list[_Row]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no CSV manifest in UTF-8: {error}") from None
+    header = lines[0] if lines else ""
+    reader = csv.reader(lines, delimiter=max(",;\t", key=header.count))
+    fields = [name.strip() for name in next(reader, [])]
+    fields = [name.casefold() if name.casefold() in _COLUMNS else name for name in fields]
+    if not {"path", "label"} <= set(fields) or len(set(fields)) != len(fields):
+        raise ValueError(f"{file} must begin with a line that names its columns, path and label among them, each once. Received: {header[:200]!r}")
+    rows, unlabelled, missing = [], [], []
+    for cells in reader:
+        if not any(cell.strip() for cell in cells):
+            continue
+        where = f"{file}, line {reader.line_num}"
+        if len(cells) != len(fields):
+            raise ValueError(f"{where}: expected {len(fields)} cells as in the first line. Received: {len(cells)}")
+        row = dict(zip(fields, (cell.strip() for cell in cells), strict=True))
+        path, label = row.pop("path"), row.pop("label")
+        full = file.parent / path
+        if not label:
+            unlabelled.append(f"line {reader.line_num}")
+        elif not full.is_file():
+            missing.append(path)
+        given, own = row.pop("patient", ""), row.pop("source", "") or source
+        split = row.pop("split", "") or file.stem
+        name = path if not os.path.isabs(path) else full.name
+        rows.append(
+            _Row(
+                path=str(full),
+                name=PurePosixPath(*Path(name).parts).as_posix(),
+                label=label,
+                patient=_qualify(given, path, own) if given else _patient(PurePosixPath(*Path(path).parts).as_posix(), own, pattern),
+                source=own,
+                split=SPLITS.get(split.casefold(), split if split != file.stem else None),
+                where=where,
+                extra=row,
+            )
+        )
+    if unlabelled:
+        raise ValueError(f"{file} has {_films(len(unlabelled))} without a label: {_some(unlabelled)}")
+    if missing:
+        raise FileNotFoundError(f"{file} lists {_films(len(missing))} that {'do' if len(missing) > 1 else 'does'} not exist below {file.parent}: {_some(missing)}")
+    if not rows:
+        raise ValueError(f"{file} lists no films")
+    return rows
+
+
+def _patient(name: str, source: str, pattern: re.Pattern[str] | None) -> str | None:
+    match = (pattern or _PATIENT).search(name)
+    if match is None:
+        return None
+    found = next((group for group in match.groups() if group), match.group())
+    return _qualify(found, name, source) if pattern else found
+
+
+def _qualify(patient: str, path: str, source: str) -> str:
+    """Prefix an id with its source, for it means nothing elsewhere; not where it is the id of a public collection, or prefixed already."""
+    public = _patient(PurePosixPath(*Path(path).parts).as_posix(), source, None)
+    return patient if patient == public or patient.startswith(f"{source}:") else f"{source}:{patient}"
+
+
+def _collect(rows: list[_Row], labels: tuple[str, ...] | None) -> Dataset:
+    spelling = dict(_DEFAULTS) if labels is None else {label.casefold(): label for label in labels}
+    if labels is None:
+        for row in rows:
+            spelling.setdefault(row.label.casefold(), row.label)
+        found = {spelling[row.label.casefold()] for row in rows}
+        if len(found) < 2:
+            raise ValueError(
+                f"all {_films(len(rows))} are of one class, {found.pop()!r}: a classifier needs two. Add the other class, or name both with labels=(…) to evaluate on these"
+            )
+        labels = tuple(sorted(found, key=lambda label: (label.casefold() not in _HEALTHY, label)))
+    unknown = [row for row in rows if row.label.casefold() not in spelling]
+    if unknown:
+        names = ", ".join(sorted({repr(row.label) for row in unknown}))
+        raise ValueError(f"{_films(len(unknown))} have a label that is none of {', '.join(labels)}: {names}. The first: {unknown[0].where}")
+    index = {label: i for i, label in enumerate(labels)}
+    extra = sorted({name for row in rows for name in row.extra})
+    return Dataset(
+        paths=tuple(row.path for row in rows),
+        targets=np.array([index[spelling[row.label.casefold()]] for row in rows], np.int64),
+        labels=labels,
+        patients=tuple(row.patient for row in rows),
+        sources=tuple(row.source for row in rows),
+        splits=tuple(row.split for row in rows),
+        columns={name: tuple(row.extra.get(name, "") for row in rows) for name in extra},
+        names=tuple(f"{row.source}/{row.name}" for row in rows),
+    )
+
+
+def _films(n: int) -> str:
+    return f"{n} film{'s' if n != 1 else ''}"
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def write_manifest(dataset: Dataset, file: str | os.PathLike[str]) -> None:
+    """Write a CSV manifest that `scan` reads back as the same films.
+
+    Args:
+        dataset: The films.
+        file: Where to write; paths of films below its folder are written relative to it.
+
+    Example:
+        >>> import tempfile
+        >>> from cxrlib import phantom
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     phantom.write(folder, n=4)
+        ...     write_manifest(scan(folder), folder + "/films.csv")
+        ...     len(scan(folder + "/films.csv"))
+        4
+    """
+    file = Path(os.path.abspath(file))
+    extra = [name for name in dataset.columns if name not in _COLUMNS]
+    part = file.with_name(f"{file.name}.part")
+    with part.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow([*_COLUMNS, *extra])
+        for i, path in enumerate(dataset.paths):
+            full = Path(os.path.abspath(path))
+            shown = full.relative_to(file.parent).as_posix() if full.is_relative_to(file.parent) else str(full)
+            writer.writerow(
+                [shown, dataset.labels[dataset.targets[i]], dataset.patients[i] or "", dataset.sources[i], dataset.splits[i] or "", *(dataset.columns[x][i] for x in extra)]
+            )
+    os.replace(part, file)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Which films train and which validate; no patient is on both sides.
+
+    Args:
+        train: ndarray of shape (n,), int64, positions in the data set, ascending.
+        validation: ndarray of shape (m,), int64, positions in the data set, ascending.
+        digest: SHA-256 over the films' names and sides, the same on every machine.
+    """
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    digest: str
+
+
+def split(dataset: Dataset, *, fraction: float = 0.15, seed: int = 0, together: Iterable[Sequence[str]] = ()) -> Split:
+    """Set films aside for validation: whole patients, in the same proportion for every class of every source.
+
+    A film whose patient is unknown counts as a patient of its own. Patients are drawn in the order of a hash of the seed and their id, so that the split is
+    the same on every machine and hardly changes when films are added.
+
+    Args:
+        dataset: The films.
+        fraction: Part of the films to set aside, in (0, 1).
+        seed: Another seed, another split.
+        together: Groups of paths that must stay on one side, such as an audit's duplicates.
+
+    Returns:
+        Both sides.
+
+    Raises:
+        ValueError: If the fraction is out of range, or a class has fewer than two patients.
+
+    Example:
+        >>> films = Dataset(tuple("abcdefgh"), np.array([0, 1] * 4), ("NORMAL", "PNEUMONIA"), tuple("11223344"), ("home",) * 8, (None,) * 8)
+        >>> sides = split(films, fraction=0.25)
+        >>> len(sides.train), len(sides.validation)
+        (6, 2)
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie in (0, 1). Received: fraction={fraction!r}")
+    groups = _groups(dataset, together)
+    key = {group: hashlib.sha256(f"{seed}/{min(dataset.patients[i] or dataset.names[i] for i in members)}".encode()).digest() for group, members in groups.items()}
+    strata = list(zip(dataset.sources, dataset.targets.tolist(), strict=True))
+    counts = {group: Counter(strata[i] for i in members) for group, members in groups.items()}
+    in_stratum: dict[tuple[str, int], list[int]] = defaultdict(list)  # groups of a stratum, in drawing order
+    for group in sorted(groups, key=key.__getitem__):
+        for stratum in counts[group]:
+            in_stratum[stratum].append(group)
+    for target, label in enumerate(dataset.labels):
+        if len({group for (_, t), members in in_stratum.items() if t == target for group in members}) < 2:
+            raise ValueError(f"class {label!r} has fewer than two patients: it cannot be both trained on and validated")
+    missing = {stratum: max(fraction * n, 1.0) if len(in_stratum[stratum]) > 1 else 0.0 for stratum, n in Counter(strata).items()}
+    chosen: set[int] = set()
+    for group in sorted(groups, key=key.__getitem__):
+        if sum(((missing[s] - c) ** 2 - missing[s] ** 2) / max(missing[s], 1.0) for s, c in counts[group].items()) < 0:  # nearer to the proportions with it
+            chosen.add(group)
+            for stratum, c in counts[group].items():
+                missing[stratum] -= c
+    for members in in_stratum.values():  # nothing small enough, or everything: the smallest patient changes sides
+        if len(members) > 1 and (not chosen & set(members) or chosen >= set(members)):
+            chosen ^= {min(members, key=lambda group: sum(counts[group].values()))}
+    aside = np.zeros(len(dataset), bool)
+    for group in chosen:
+        aside[groups[group]] = True
+    lines = sorted(f"{'validation' if aside[i] else 'train'}\t{name}" for i, name in enumerate(dataset.names))
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return Split(np.flatnonzero(~aside), np.flatnonzero(aside), digest)
+
+
+def _groups(dataset: Dataset, together: Iterable[Sequence[str]]) -> dict[int, list[int]]:
+    """Films that must stay on one side, by their first one: those of a patient, and those that belong together."""
+    parent = list(range(len(dataset)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    def links() -> Iterator[list[int]]:
+        by_patient, by_path = defaultdict(list), defaultdict(list)
+        for i, (patient, path) in enumerate(zip(dataset.patients, dataset.paths, strict=True)):
+            by_path[path].append(i)
+            if patient is not None:
+                by_patient[patient].append(i)
+        yield from by_patient.values()
+        yield from by_path.values()
+        for paths in together:
+            yield [i for path in paths for i in by_path.get(path, ())]
+
+    for first, *others in filter(None, links()):
+        for other in others:
+            a, b = sorted((root(first), root(other)))
+            parent[b] = a
+    groups = defaultdict(list)
+    for i in range(len(dataset)):
+        groups[root(i)].append(i)
+    return dict(groups)
+
+
+def weights(dataset: Dataset) -> NDArray[np.float32]:
+    """Weigh films so that within every source each class counts the same; a source keeps its share.
+
+    Args:
+        dataset: The films.
+
+    Returns:
+        ndarray of shape (n,), float32, positive, mean 1.
+
+    Example:
+        >>> films = Dataset(tuple("abcd"), np.array([0, 1, 1, 1]), ("NORMAL", "PNEUMONIA"), (None,) * 4, ("home",) * 4, (None,) * 4)
+        >>> weights(films).round(2).tolist()
+        [2.0, 0.67, 0.67, 0.67]
+    """
+    strata = list(zip(dataset.sources, dataset.targets.tolist(), strict=True))
+    count, of_source, classes = Counter(strata), Counter(dataset.sources), Counter(source for source, _ in set(strata))
+    return np.array([of_source[source] / (classes[source] * count[source, target]) for source, target in strata], np.float32)
+
+
+def oversample(dataset: Dataset, *, seed: int = 0) -> NDArray[np.int64]:
+    """Repeat films so that within every source each class has as many as the largest: what to do instead of weights.
+
+    Args:
+        dataset: The films.
+        seed: Which films are repeated once more than others.
+
+    Returns:
+        ndarray of shape (m,), int64, positions in the data set, every one at least once.
+
+    Example:
+        >>> films = Dataset(tuple("abcd"), np.array([0, 1, 1, 1]), ("NORMAL", "PNEUMONIA"), (None,) * 4, ("home",) * 4, (None,) * 4)
+        >>> oversample(films).tolist()
+        [0, 0, 0, 1, 2, 3]
+    """
+    draw = np.random.default_rng(seed)
+    strata: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for i, stratum in enumerate(zip(dataset.sources, dataset.targets.tolist(), strict=True)):
+        strata[stratum].append(i)
+    most = {source: max(len(members) for (s, _), members in strata.items() if s == source) for source in set(dataset.sources)}
+    chosen = [np.empty(0, np.int64)]
+    for (source, _), members in strata.items():
+        whole, rest = divmod(most[source], len(members))
+        chosen += [np.array(members, np.int64)] * whole + [draw.permutation(np.array(members, np.int64))[:rest]]
+    return np.sort(np.concatenate(chosen))
