@@ -1,0 +1,474 @@
+"""Every film decoded once: an append-only store of fitted films, found again by content, shared by all runs.
+
+A store is a folder per decoder version and size. Its pixels lie in shards, raw files of (rows, size, size) uint8 that never change once they have their name; an
+SQLite index knows which file has which content (by path, size and time of change) and which content lies in which row. A shard is written, flushed and renamed
+before the index speaks of it, so a process may be killed at any moment: what the index does not know is removed by the next writer. Writers take turns by
+a lock that the system releases when a process ends; readers need none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import shutil
+import sqlite3
+import stat
+import sys
+import time
+import uuid
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias, TypeVar, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cxrlib import images
+from cxrlib.data import Dataset
+from cxrlib.progress import Progress
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+_SCHEMA = 1
+_SHARD_BYTES = 64 * 2**20  # lost at most when a process is killed
+_SHARDS = 32  # at most about this many for one call: each is an open file
+_RACY = 2 * 10**9  # nanoseconds: a file changed this shortly before it was read may change again without showing another time
+_LISTED = 100  # unreadable films that a message names
+_TABLES = """
+CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, bytes INTEGER, changed INTEGER, digest TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS films (digest TEXT PRIMARY KEY, shard TEXT, row INTEGER, height INTEGER, width INTEGER, white REAL, colour REAL, view TEXT,
+    checksum INTEGER) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a film besides its fitted pixels.
+
+    Args:
+        digest: BLAKE2b of the file's bytes, 32 hexadecimal digits.
+        height: In pixels, of the film at full size.
+        width: In pixels, of the film at full size.
+        white: The value that means 1.0: 255 for 8 bits, 65535 for 16.
+        colour: 0 for a grey film, see `images.Film`.
+        view: The declared view position, or `None`.
+        checksum: CRC-32 of the decoded pixels at the size they were decoded at.
+        error: Why the film cannot be read; empty if it can, and then the rest holds.
+    """
+
+    digest: str
+    height: int = 0
+    width: int = 0
+    white: float = 0.0
+    colour: float = 0.0
+    view: str | None = None
+    checksum: int = 0
+    error: str = ""
+
+
+class Films:
+    """Fitted films in the order of a data set, read from memory maps as they are asked for.
+
+    Behaves as a read-only ndarray of shape (n, size, size), uint8, that is indexed along its first axis: by a number (a view), or by a slice, positions or
+    a mask (a copy). Safe from many threads at once.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 3
+
+    def __init__(self, shards: list[NDArray[np.uint8]], shard: NDArray[np.int64], row: NDArray[np.int64], size: int) -> None:
+        self._shards, self._shard, self._row, self._size = shards, shard, row, size
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of films, height, width."""
+        return len(self._row), self._size, self._size
+
+    def __len__(self) -> int:
+        """Count the films."""
+        return len(self._row)
+
+    def __getitem__(self, index: int | slice | ArrayLike) -> NDArray[np.uint8]:
+        """Read films: a number gives (size, size), anything else (m, size, size)."""
+        shard, row = self._shard[index], self._row[index]  # type: ignore[index]
+        if np.any(shard < 0):
+            raise images.ImageError("this film cannot be read: it has no pixels")
+        if np.ndim(row) == 0:
+            film: NDArray[np.uint8] = self._shards[int(shard)][int(row)]
+            return film
+        films = np.empty((len(row), self._size, self._size), np.uint8)
+        for i, (k, r) in enumerate(zip(shard.tolist(), row.tolist(), strict=True)):
+            films[i] = self._shards[k][r]
+        return films
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read all films into memory."""
+        if copy is False:
+            raise ValueError("films lie on disk in several pieces: they cannot become one array without a copy")
+        return np.asarray(self[:], dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What `decode` found.
+
+    Args:
+        films: Pixels of every readable film; asking for another raises `ImageError`.
+        facts: One entry per film; those of unreadable films hold an `error`.
+    """
+
+    films: Films
+    facts: tuple[Facts, ...]
+
+
+def open_cache(
+    dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[str] | None = None, workers: int | None = None, progress: bool = True
+) -> Films:
+    """Decode the films that are not in the cache yet, and open all of them.
+
+    Args:
+        dataset: The films.
+        size: Side in pixels that films are fitted to.
+        folder: Where the cache lies; `None` for the environment variable `CXRLIB_CACHE`, else a folder of the user's cache.
+        workers: Threads that decode; `None` for one per core.
+        progress: Whether to show a line on stderr.
+
+    Returns:
+        The films, (n, size, size) uint8, in the order of the data set.
+
+    Raises:
+        ImageError: If films cannot be read; the message names all of them and says why.
+        OSError: If the folder cannot be written, or the disk is too small.
+
+    Example:
+        >>> import tempfile
+        >>> from cxrlib import data, phantom
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     phantom.write(folder + "/films", n=4)
+        ...     films = open_cache(data.scan(folder + "/films"), size=64, folder=folder + "/cache", progress=False)
+        ...     films.shape, films[[0, 3]].dtype
+        ((4, 64, 64), dtype('uint8'))
+    """
+    decoded = decode(dataset, size=size, folder=folder, workers=workers, progress=progress)
+    bad = [f"{path}: {facts.error}" for path, facts in zip(dataset.paths, decoded.facts, strict=True) if facts.error]
+    if bad:
+        more = f"\n… and {len(bad) - _LISTED} more; cxrlib audit names all" if len(bad) > _LISTED else ""
+        raise images.ImageError(f"{len(bad)} of {len(dataset)} films cannot be read:\n" + "\n".join(bad[:_LISTED]) + more)
+    return decoded.films
+
+
+def decode(
+    dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[str] | None = None, workers: int | None = None, progress: bool = True
+) -> Decoded:
+    """Do what `open_cache` does, but keep what is known of unreadable films instead of raising.
+
+    Args:
+        dataset: The films.
+        size: As for `open_cache`.
+        folder: As for `open_cache`.
+        workers: As for `open_cache`.
+        progress: As for `open_cache`.
+
+    Returns:
+        Pixels and facts.
+
+    Raises:
+        ValueError: If size or workers are not positive.
+        OSError: If the folder cannot be written, or the disk is too small.
+    """
+    if size < 1 or workers is not None and workers < 1:
+        raise ValueError(f"size and workers must be positive. Received: size={size!r}, workers={workers!r}")
+    paths = [os.path.abspath(path) for path in dataset.paths]
+    store = _Store(cache_folder(folder), size)
+    try:
+        return store.decode(paths, workers or _cores(), progress)
+    except (sqlite3.DatabaseError, FileNotFoundError) as error:
+        if isinstance(error, sqlite3.OperationalError):  # a full disk, a lock held for a minute: nothing that forgetting would help
+            raise
+        with store.locked(progress) as alone:
+            store.forget(alone)  # a damaged index, or shards that went while they were opened
+        return store.decode(paths, workers or _cores(), progress)
+
+
+def fingerprint(dataset: Dataset, decoded: Decoded) -> str:
+    """Hash what a data set holds, whatever its files are called and wherever they lie.
+
+    Args:
+        dataset: The films.
+        decoded: What `decode` gave for them.
+
+    Returns:
+        SHA-256 over every film's content and label, 64 hexadecimal digits.
+    """
+    lines = sorted(f"{facts.digest}\t{dataset.labels[target]}" for facts, target in zip(decoded.facts, dataset.targets.tolist(), strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def cache_folder(folder: str | os.PathLike[str] | None = None) -> Path:
+    """Say where the cache lies.
+
+    Args:
+        folder: A folder of the user's choice; `None` for `$CXRLIB_CACHE`, else `cxrlib` in `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Returns:
+        The folder, which may not exist yet.
+    """
+    chosen = folder or os.environ.get("CXRLIB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cxrlib")
+    return Path(os.path.abspath(os.path.expanduser(chosen)))
+
+
+def clean(folder: str | os.PathLike[str] | None = None) -> int:
+    """Remove every decoded film. Waits for a process that is writing; one that reads keeps what it has opened.
+
+    Args:
+        folder: As for `open_cache`.
+
+    Returns:
+        Bytes that were freed.
+    """
+    freed = 0
+    for place in cache_folder(folder).glob("films-*-*-*"):
+        store = _Store(place.parent, int(place.name.rpartition("-")[2]), place)
+        with store.locked(False):
+            freed += store.forget(True)
+    return freed
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _ordered(pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T], ahead: int) -> Iterator[U]:
+    """`pool.map` that never holds more than `ahead` results."""
+    waiting: deque[Future[U]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class _Named(io.BytesIO):
+    """Bytes that know their file's name, for messages."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+@dataclass(frozen=True)
+class _Read:
+    path: str
+    bytes: int
+    changed: int  # time of the last change in nanoseconds; -1 where it is too fresh to go by
+    facts: Facts
+    pixels: NDArray[np.uint8] | None  # (size, size), where the content is new
+
+
+_Found: TypeAlias = "tuple[Facts, str, int]"  # facts, shard, row
+
+
+class _Store:
+    """The films of one decoder version and size."""
+
+    def __init__(self, root: Path, size: int, place: Path | None = None) -> None:
+        self.place = place or root / f"films-{_SCHEMA}-{images.DECODER}-{size}"
+        self.size = size
+        try:
+            self.place.mkdir(mode=0o700, parents=True, exist_ok=True)  # these may be patients
+        except OSError as error:
+            raise OSError(error.errno, f"the cache folder cannot be made ({error.strerror}); choose another with folder= or CXRLIB_CACHE", str(root)) from None
+
+    def decode(self, paths: list[str], workers: int, progress: bool) -> Decoded:
+        found, errors = self._look_up(paths), dict[str, Facts]()
+        if len(found) < len(set(paths)):
+            with self.locked(progress) as alone:
+                found = self._look_up(paths)  # another process may have been at it
+                errors = self._add([path for path in dict.fromkeys(paths) if path not in found], found, workers, progress, alone)
+        return self._open(paths, found, errors)
+
+    @contextlib.contextmanager
+    def locked(self, progress: bool) -> Iterator[bool]:
+        """Wait until no other process writes. Gives `False` where the system has no such locks: two writers then decode the same films twice, no more."""
+        with (self.place / "lock").open("a") as file:
+            try:
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if progress:
+                        sys.stderr.write("waiting for another process that fills the cache\n")
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            except (ImportError, OSError):
+                yield False
+            else:
+                yield True
+
+    def forget(self, alone: bool) -> int:
+        """Remove everything but the lock; count the bytes."""
+        freed = 0
+        for file in [*self.place.glob("index.*"), *(self.place.glob("*.shard*") if alone else ())]:
+            with contextlib.suppress(OSError):  # on Windows an open file stays
+                length = file.stat().st_size
+                file.unlink()
+                freed += length
+        return freed
+
+    @contextlib.contextmanager
+    def _index(self) -> Iterator[sqlite3.Connection]:
+        connection = sqlite3.connect(self.place / "index.sqlite3", timeout=60.0)
+        try:
+            connection.executescript(_TABLES)
+            with connection:  # one transaction
+                yield connection
+        finally:
+            connection.close()
+
+    def _lengths(self) -> dict[str, int]:
+        """Rows that lie in each shard."""
+        return {file.name: file.stat().st_size // self.size**2 for file in self.place.glob("*.shard")}
+
+    def _look_up(self, paths: list[str]) -> dict[str, _Found]:
+        found: dict[str, _Found] = {}
+        lengths = self._lengths()
+        with self._index() as index:
+            for path in paths:
+                row = index.execute("SELECT bytes, changed, digest FROM files WHERE path = ?", (path,)).fetchone()
+                with contextlib.suppress(OSError):
+                    if row is not None and row[:2] == _state(os.stat(path)) and (film := _film(index, row[2], lengths)):
+                        found[path] = film
+        return found
+
+    def _add(self, todo: list[str], found: dict[str, _Found], workers: int, progress: bool, alone: bool) -> dict[str, Facts]:
+        """Decode what is new and put it into `found`; return those that cannot be read."""
+        need, free = len(todo) * self.size**2, shutil.disk_usage(self.place).free
+        if need > free:
+            text = f"the cache needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; choose another folder with folder= or CXRLIB_CACHE"
+            raise OSError(errno.ENOSPC, text, str(self.place))
+        lengths = self._lengths()
+        with self._index() as index:
+            known = {digest for digest, shard, row in index.execute("SELECT digest, shard, row FROM films") if row < lengths.get(shard, 0)}
+            if alone:
+                used = {shard for (shard,) in index.execute("SELECT DISTINCT shard FROM films")}
+                for file in self.place.glob("*.shard*"):  # what a killed process left behind
+                    if file.name not in used:
+                        file.unlink()
+        errors: dict[str, Facts] = {}
+        digests: dict[str, str] = {}
+        rows = max(_SHARD_BYTES // self.size**2, -(-len(todo) // _SHARDS), 1)
+        with contextlib.ExitStack() as stack:
+            bar = stack.enter_context(Progress(len(todo), "decoding", shown=progress))
+            pool = ThreadPoolExecutor(workers)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            shard = stack.enter_context(_Shard(self))  # whatever stops this, decoded films are kept
+            for read in _ordered(pool, lambda path: self._read(path, known), todo, 32 * workers):
+                if read.facts.error:
+                    errors[read.path] = read.facts
+                else:
+                    digests[read.path] = read.facts.digest
+                    shard.append(read)
+                    if len(shard.films) >= rows:
+                        shard.commit()
+                bar.advance()
+        lengths = self._lengths()
+        with self._index() as index:
+            for path, digest in digests.items():
+                film = _film(index, digest, lengths)
+                if film is None:
+                    raise FileNotFoundError(f"{self.place} was cleaned while it was filled")
+                found[path] = film
+        return errors
+
+    def _read(self, path: str, known: set[str]) -> _Read:
+        try:
+            info = os.stat(path)
+            if not stat.S_ISREG(info.st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file")
+            with open(path, "rb") as file:
+                content = file.read(images.MAX_BYTES + 1)  # `images` refuses what is longer
+        except OSError as error:
+            return _Read(path, 0, -1, Facts("", error=error.strerror or str(error)), None)
+        length, changed = _state(info)
+        if time.time_ns() - changed < _RACY:
+            changed = -1
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        if digest in known:
+            return _Read(path, length, changed, Facts(digest), None)
+        try:
+            film = images.read(_Named(content, path), model_size=self.size)
+        except images.ImageError as error:
+            return _Read(path, length, changed, Facts(digest, error=str(error).removeprefix(f"{path}: ")), None)
+        facts = Facts(digest, *film.size, film.white, film.colour, film.view, zlib.crc32(np.ascontiguousarray(film.pixels).data))
+        fitted = images.fit(film, self.size)[..., 0]  # (size, size) in [0, 1]
+        return _Read(path, length, changed, facts, np.rint(fitted * 255).astype(np.uint8))
+
+    def _open(self, paths: list[str], found: dict[str, _Found], errors: dict[str, Facts]) -> Decoded:
+        names = sorted({shard for _, shard, _ in found.values()})
+        position = {name: i for i, name in enumerate(names)}
+        shards = [np.asarray(np.memmap(self.place / name, np.uint8, "r")).reshape(-1, self.size, self.size) for name in names]  # plain views index faster
+        where = np.array([(position[found[path][1]], found[path][2]) if path in found else (-1, -1) for path in paths], np.int64).reshape(-1, 2)
+        return Decoded(Films(shards, where[:, 0], where[:, 1], self.size), tuple(found[path][0] if path in found else errors[path] for path in paths))
+
+
+@final
+class _Shard:
+    """Films on their way to disk: written as they come, and known to the index once they are safe."""
+
+    def __init__(self, store: _Store) -> None:
+        self._store = store
+        self._file: BinaryIO | None = None
+        self._name = ""
+        self.films: dict[str, Facts] = {}  # by digest, in the order of the rows
+        self._reads: list[tuple[str, int, int, str]] = []
+
+    def append(self, read: _Read) -> None:
+        if read.changed >= 0:
+            self._reads.append((read.path, read.bytes, read.changed, read.facts.digest))
+        if read.pixels is None or read.facts.digest in self.films:
+            return
+        if self._file is None:
+            self._name = f"{uuid.uuid4().hex}.shard"
+            self._file = (self._store.place / f"{self._name}.part").open("wb")
+        self._file.write(read.pixels.tobytes())
+        self.films[read.facts.digest] = read.facts
+
+    def commit(self) -> None:
+        if not self._reads and not self.films:
+            return
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._file.name, self._store.place / self._name)
+        with self._store._index() as index:
+            index.executemany(
+                "INSERT OR REPLACE INTO films VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(d, self._name, i, f.height, f.width, f.white, f.colour, f.view, f.checksum) for i, (d, f) in enumerate(self.films.items())],
+            )
+            index.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", self._reads)
+        self._file, self.films, self._reads = None, {}, []
+
+    def __enter__(self) -> _Shard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.commit()
+
+
+def _state(info: os.stat_result) -> tuple[int, int]:
+    return info.st_size, info.st_mtime_ns
+
+
+def _film(index: sqlite3.Connection, digest: str, lengths: dict[str, int]) -> _Found | None:
+    row = index.execute("SELECT shard, row, height, width, white, colour, view, checksum FROM films WHERE digest = ?", (digest,)).fetchone()
+    return (Facts(digest, *row[2:]), row[0], row[1]) if row and row[1] < lengths.get(row[0], 0) else None
