@@ -275,8 +275,9 @@ def make_report(
 ) -> Report:
     """Measure predictions against the truth.
 
-    Intervals hold 95 %. Where each film is its own patient, proportions of films have Wilson's. Everything else is resampled (percentiles), whole patients at
-    a time where patients are known; for the calibration error, which noise can only raise, the percentiles are reflected (the basic bootstrap).
+    Intervals hold 95 %. Where each film is its own patient, proportions of films have Wilson's. Everything else has the standard error of resamples, drawn by
+    whole patients where they are known, on the logit scale: near 1, percentiles of resamples miss the truth far more often. The calibration error, which
+    noise can only raise, is lowered by all the noise that resamples show before the interval claims that it is not 0.
 
     Args:
         truth: ndarray of shape (n,), integers: the index of each film's true label.
@@ -304,6 +305,7 @@ def make_report(
 
     References:
         Wilson 1927, doi:10.1080/01621459.1927.10502953. Field and Welsh 2007 (bootstrap of clusters), doi:10.1111/j.1467-9868.2007.00593.x.
+        Guo et al. 2017 (calibration error), arXiv:1706.04599.
     """
     labels = check_labels(labels)
     y, p = _check_arrays(truth, probabilities, len(labels))
@@ -706,32 +708,32 @@ def _summarise(
     matrix = np.bincount(y[accepted] * k + predicted[accepted], minlength=k * k).reshape(k, k).astype(np.int64)
     measure = _measurer(y, p, np.where(accepted, predicted, -1))
     value = {name: float(v[0]) for name, v in measure(np.ones((1, len(y)))).items()}
+    del value["ece_noise"]
     blocks = [measure(weights) for weights in _resamples(clusters, n_bootstrap, seed)] if accepted.any() else []
-    estimates: dict[str, Estimate] = {}
-    alone = len(np.unique(clusters)) == len(clusters)  # no patient has two films
-    plain = _proportions(matrix, y, accepted) if alone else {}
+    patients = len(np.unique(clusters))
+    plain = _proportions(matrix, y, accepted) if patients == len(y) else {}  # no patient has two films
     smallest = min(len(np.unique(clusters[y == c])) for c in np.unique(y))  # patients in the smallest class
+    estimates: dict[str, Estimate] = {}
     for name, v in value.items():
-        if name in plain:
-            estimates[name] = wilson(*plain[name])
-            continue
         samples = np.concatenate([block[name] for block in blocks]) if blocks else np.empty(0)
         samples = samples[~np.isnan(samples)]
-        if math.isnan(v):
-            estimates[name] = _UNDEFINED
-        elif len(samples) < n_bootstrap / 2:
+        top = 2.0 if name == "brier" and k > 2 else 1.0
+        if name in plain:
+            estimates[name] = wilson(*plain[name])
+        elif math.isnan(v) or patients < 2 or len(samples) < n_bootstrap / 2:
             estimates[name] = Estimate(v, _NAN, _NAN)
-        elif np.ptp(samples) > 1e-12:
-            low, high = np.quantile(samples, [0.025, 0.975])
-            low, high = (max(2 * v - high, 0.0), 2 * v - low) if name == "ece" else (low, high)
-            estimates[name] = Estimate(v, min(float(low), v), max(float(high), v))
-        else:  # resampling perfection gives perfection: bounded as a proportion of the patients of the smallest class would be
-            bound = wilson(round(v) * smallest, smallest)
-            estimates[name] = Estimate(v, min(bound.low, v), max(bound.high, v)) if v in (0, 1) else Estimate(v, _NAN, _NAN)
+        elif v in (0, top):  # resamples of perfection are perfect: bounded as a proportion of the patients of the smallest class would be
+            bound = wilson(v / top * smallest, smallest)
+            estimates[name] = Estimate(v, bound.low * top, bound.high * top)
+        elif name == "ece":  # |estimate - truth| is at most the sum of the bins' errors; noise raises the estimate as often again as it raised the resamples'
+            noise = np.concatenate([block["ece_noise"] for block in blocks])
+            estimates[name] = Estimate(v, max(v - float(np.nanquantile(noise, 0.975)), 0.0), min(max(2 * v - float(np.quantile(samples, 0.025)), v), 1.0))
+        else:
+            estimates[name] = _on_logit_scale(v, float(samples.std()) * math.sqrt(patients / (patients - 1)), top=top)
     if missing := [name for name, e in estimates.items() if math.isnan(e.value)]:
         statements.append(f"Undefined on these films: {', '.join(missing)}.")
     if missing := [name for name, e in estimates.items() if math.isnan(e.low) and not math.isnan(e.value)]:
-        statements.append(f"Too few patients for an interval: {', '.join(missing)}.")
+        statements.append(f"Without an interval, because resampling leaves them undefined or does not move them: {', '.join(missing)}.")
     return {
         "n": len(y),
         "n_refused": int((~accepted).sum()),
@@ -765,6 +767,7 @@ def _measurer(y: Ints, p: Floats, predicted: Ints) -> Callable[[Floats], dict[st
         row, column = (np.stack([matrix.sum(axis)[:, c] for c in classes], axis=1) for axis in (2, 1))
         fn, fp = row - tp, column - tp
         tn = total[:, None] - tp - fn - fp
+        binned = w @ gaps  # (b, bins)
         areas = np.array([_areas(w, *ranking) for ranking in rankings]) if len(t) else np.full((len(classes), 2, len(w)), np.nan)
         right = np.trace(matrix, axis1=1, axis2=2)
         return {
@@ -777,12 +780,21 @@ def _measurer(y: Ints, p: Floats, predicted: Ints) -> Callable[[Floats], dict[st
             "f1": _mean(_ratio(2 * tp, 2 * tp + fp + fn)),
             "npv": _mean(_ratio(tn, tn + fn)),
             "brier": _ratio(w @ error, total),
-            "ece": _ratio(np.abs(w @ gaps).sum(1), total),
+            "ece": _ratio(np.abs(binned).sum(1), total),
+            "ece_noise": np.abs(_ratio(binned, total[:, None]) - gaps.sum(0) / max(len(t), 1)).sum(1),
             "sensitivity_with_refusals_missed": _mean(_ratio(tp, (weights @ truths)[:, list(classes)])),
             "accuracy_with_refusals_wrong": _ratio(right, weights.sum(1)),
         }
 
     return measure
+
+
+def _on_logit_scale(value: float, error: float, *, top: float) -> Estimate:
+    """The interval of a value inside (0, top) with its standard error: symmetric on the logit scale, so lopsided near either end."""
+    if error < 1e-12:
+        return Estimate(value, _NAN, _NAN)
+    logit, half = math.log(value / (top - value)), _Z * error * top / (value * (top - value))
+    return Estimate(value, top / (1 + math.exp(min(half - logit, 700))), top / (1 + math.exp(max(-half - logit, -700))))
 
 
 def _proportions(matrix: Ints, y: Ints, accepted: Bools) -> dict[str, tuple[int, int]]:
@@ -838,7 +850,7 @@ def _bins(confidence: Floats) -> Ints:
 
 
 def _ratio(a: Floats, b: Floats) -> Floats:
-    result: Floats = np.divide(a, b, out=np.full(np.shape(b), np.nan), where=np.asarray(b) > 0)
+    result: Floats = np.divide(a, b, out=np.full(np.broadcast_shapes(np.shape(a), np.shape(b)), np.nan), where=b > 0)
     return result
 
 
