@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import re
 import stat
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -27,8 +30,18 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp
 MAX_PIXELS = 40_000_000  # a 43 x 43 cm detector with 0.1 mm pixels has 18.5 million
 MAX_BYTES = 256 * 2**20  # of a file or a download
 URL_TIMEOUT = 20.0  # seconds for a whole download
+_TOO_LARGE = f"it is larger than {MAX_BYTES // 2**20} MiB"
 _MAX_ASPECT = 20  # longer strips are no pictures at all; what a film may be is the gate's to say
-_MAX_SCANS = 64  # of a progressive JPEG; encoders write about ten, a bomb thousands
+_MAX_SCANS = 32  # of a progressive JPEG; encoders write about ten, a bomb thousands
+_STRANGERS = {
+    b"PK\3\4": "a zip archive",
+    b"%PDF": "a PDF",
+    b"GIF8": "a GIF",
+    b"\x1f\x8b": "a gzip archive",
+    b"ftyp": "HEIC, AVIF or video",
+    b"<": "a web page or XML",
+}
+_KINDS = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image)
 _DRAFT = 6  # a JPEG is decoded at a reduced scale only where this many times the model's side remain
 
 
@@ -55,6 +68,7 @@ class Film:
         size: Height and width in pixels of the film at full size, as displayed; `pixels` may be smaller where a JPEG was decoded at a reduced scale.
         colour: 0 for a grey source; else the mean of max(R, G, B) - min(R, G, B), in [0, 1].
         view: What the file declares as its view position, such as "PA", "AP" or "LL"; None where it says nothing.
+        modality: What a DICOM file declares as its modality, such as "CR", "DX" or "CT"; None where it says nothing.
         notes: Warnings in plain words.
 
     Raises:
@@ -71,6 +85,7 @@ class Film:
     size: tuple[int, int]
     colour: float = 0.0
     view: str | None = None
+    modality: str | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -104,6 +119,10 @@ def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS)
         >>> read(np.full((4, 4), 65535, np.uint16)).white
         65535.0
     """
+    if not isinstance(source, _KINDS) and not _is_dataset(source) and not callable(getattr(source, "read", None)):
+        raise TypeError(
+            f"a source must be a path, a URL, bytes, a binary file object, a PIL image, a NumPy array or a pydicom dataset. Received: {type(source).__name__}"
+        )
     name = name_of(source)
     try:
         if isinstance(source, np.ndarray):
@@ -113,17 +132,15 @@ def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS)
         if _is_dataset(source):
             return _from_dicom(source, name, max_pixels)
         data = _bytes_of(source)
-        if not data:
-            raise ImageError("it is empty")
-        if data[128:132] == b"DICM":
+        if data[128:132] == b"DICM" or data[:2] in (b"\x02\0", b"\x08\0"):  # with its preamble, or cut to the first element's group
             return _from_dicom(data, name, max_pixels)
         return _from_pillow(_open(data), name, max_pixels, model_size)
-    except (ImportError, TypeError):
+    except ImportError:
         raise
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error.__cause__
     except Exception as error:  # decoders raise nearly anything on damaged bytes
-        raise ImageError(f"{name}: it cannot be decoded ({type(error).__name__}: {error})") from error
+        raise ImageError(f"{name}: it is damaged or not complete ({' '.join(str(error).split()) or type(error).__name__})") from error
 
 
 def fit(film: Film, size: int = 224) -> np.ndarray:
@@ -137,13 +154,13 @@ def fit(film: Film, size: int = 224) -> np.ndarray:
         ndarray of shape (size, size, 1), float32 in [0, 1]; from 8-bit films every value is a multiple of 1/255.
 
     Example:
-        >>> fit(read(np.full((300, 200), 51, np.uint8)), 4)[0, 0, 0] == np.float32(0.2)
-        True
+        >>> fit(read(np.full((300, 200), 255, np.uint8)), 4)[0, 0, 0].item()
+        1.0
     """
     image = Image.fromarray(film.pixels if film.pixels.dtype == np.uint8 else film.pixels.astype(np.float32))
-    small = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.float32)  # (size, size)
-    small = np.clip(small / np.float32(film.white), 0, 1)
-    return small[..., None]
+    small = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0), np.float32)  # (size, size)
+    fitted: np.ndarray = np.clip(small / np.float32(film.white), 0, 1)[..., None]
+    return fitted
 
 
 def name_of(source: Source) -> str:
@@ -163,9 +180,9 @@ def name_of(source: Source) -> str:
         text = os.fspath(source)
         if isinstance(text, bytes):
             text = os.fsdecode(text)
-        if text.lower().startswith(("http://", "https://")):
-            url = urlsplit(text)
-            return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+        scheme, _, rest = text.partition("://")
+        if scheme.lower() in ("http", "https"):
+            return f"{scheme}://{re.split('[?#]', rest)[0].rpartition('@')[2]}"
         return text
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "bytes"
@@ -225,74 +242,72 @@ def _is_dataset(source: object) -> bool:
 
 def _bytes_of(source: Any) -> bytes:
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source)
-    if isinstance(source, (str, os.PathLike)):
-        text = os.fsdecode(source)
-        if text.lower().startswith(("http://", "https://")):
-            return _download(text)
-        if text.lower().startswith("file://"):
-            from urllib.request import url2pathname
+        data = bytes(source)
+    elif isinstance(source, (str, os.PathLike)):
+        path = os.fsdecode(source)
+        scheme = path.partition("://")[0].lower()
+        data = _download(path) if scheme in ("http", "https") else _read_file(_local(path) if scheme == "file" else path)
+    else:
+        if callable(getattr(source, "seekable", None)) and source.seekable():
+            source.seek(0)
+        data = _drain(source.read)
+    if not data:
+        raise ImageError("it is empty")
+    return data
 
-            text = url2pathname(urlsplit(text).path)
-        return _read_file(text)
-    if not callable(getattr(source, "read", None)):
-        raise TypeError(
-            "a source must be a path, a URL, bytes, a binary file object, a PIL image, a NumPy array or a pydicom dataset. "
-            f"Received: {type(source).__name__}"
-        )
-    if callable(getattr(source, "seekable", None)) and source.seekable():
-        source.seek(0)
-    data = source.read(MAX_BYTES + 1)
-    if not isinstance(data, bytes):
-        raise TypeError(f"a file object must be opened in binary mode ('rb'). Received: one that reads {type(data).__name__}")
-    return _check_length(data)
+
+def _local(url: str) -> str:
+    from urllib.request import url2pathname
+
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise ImageError(f"a file URL must name this machine, file:///folder/film.png. Received: host {parts.netloc!r}")
+    return url2pathname(parts.path)
 
 
 def _read_file(path: str) -> bytes:
     try:
-        kind = os.stat(path).st_mode
-        if stat.S_ISDIR(kind):
-            raise ImageError("it is a folder, not a film")
-        if not stat.S_ISREG(kind):
-            raise ImageError("it is no regular file")
-        with open(path, "rb") as file:
-            return _check_length(file.read(MAX_BYTES + 1))
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES:
+            with open(path, "rb") as file:
+                return file.read()
     except FileNotFoundError:
         raise ImageError("no such file") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"it cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+        raise ImageError(f"it cannot be opened ({getattr(error, 'strerror', error)})") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise ImageError("it is a folder, not a film")
+    raise ImageError(_TOO_LARGE if stat.S_ISREG(found.st_mode) else "it is no regular file")
 
 
-def _check_length(data: bytes) -> bytes:
-    if len(data) > MAX_BYTES:
-        raise ImageError(f"it is larger than {MAX_BYTES // 2**20} MiB")
-    return data
+def _drain(read: Callable[[int], bytes], deadline: float = math.inf) -> bytes:
+    """All that `read` gives, up to MAX_BYTES and to the deadline."""
+    chunks, length = [], 0
+    while chunk := read(2**18):
+        if not isinstance(chunk, bytes):
+            raise ImageError(f"a file object must be opened in binary mode ('rb'). Received: one that reads {type(chunk).__name__}")
+        chunks.append(chunk)
+        length += len(chunk)
+        if length > MAX_BYTES:
+            raise ImageError(_TOO_LARGE)
+        if time.monotonic() > deadline:
+            raise ImageError(f"the download took more than {URL_TIMEOUT:g} s")
+    return b"".join(chunks)
 
 
 def _download(url: str) -> bytes:
+    from http.client import HTTPException
     from urllib import request
 
     opener = request.OpenerDirector()  # http and https only, also after a redirect
-    for handler in (request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, request.HTTPRedirectHandler, request.HTTPErrorProcessor):
+    handlers = ("Proxy", "Unknown", "HTTP", "HTTPS", "HTTPDefaultError", "HTTPRedirect")
+    for handler in (*(getattr(request, name + "Handler") for name in handlers), request.HTTPErrorProcessor):
         opener.add_handler(handler())
-    opener.add_handler(request.HTTPDefaultErrorHandler())
-    opener.add_handler(request.UnknownHandler())
     deadline = time.monotonic() + URL_TIMEOUT
     try:
         with opener.open(request.Request(url, headers={"User-Agent": "cxrlib"}), timeout=URL_TIMEOUT) as answer:
-            chunks: list[bytes] = []
-            length = 0
-            while chunk := answer.read1(2**16):
-                chunks.append(chunk)
-                length += len(chunk)
-                if length > MAX_BYTES:
-                    raise ImageError(f"it is larger than {MAX_BYTES // 2**20} MiB")
-                if time.monotonic() > deadline:
-                    raise ImageError(f"the download took more than {URL_TIMEOUT:g} s")
-            return b"".join(chunks)
-    except OSError as error:
+            return _drain(answer.read1, deadline)  # read1 returns with what has come, so a trickle meets the deadline
+    except (OSError, HTTPException) as error:
         raise ImageError(f"it cannot be downloaded ({error})") from error
 
 
@@ -300,13 +315,13 @@ def _download(url: str) -> bytes:
 
 
 def _open(data: bytes) -> Image.Image:
-    """Open by content with the plugin itself: `Image.open` would load every plugin and warn about sizes that are checked here."""
+    """Open by content with the plugin itself: `Image.open` would import every plugin, and warn about sizes that are checked here."""
     file = io.BytesIO(data)
     if data[:3] == b"\xff\xd8\xff":
         from PIL import JpegImagePlugin
 
         if (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
-            raise ImageError(f"it is a JPEG of {scans} scans, more than any camera or scanner writes")
+            raise ImageError(f"it is a JPEG of {scans} scans; at most {_MAX_SCANS} are read")
         return JpegImagePlugin.jpeg_factory(file)
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         from PIL import PngImagePlugin
@@ -324,7 +339,8 @@ def _open(data: bytes) -> Image.Image:
         from PIL import BmpImagePlugin
 
         return BmpImagePlugin.BmpImageFile(file)
-    raise ImageError("it is no JPEG, PNG, TIFF, BMP, WebP or DICOM file")
+    kind = next((f"{kind}, " for start, kind in _STRANGERS.items() if data[4 * (start == b"ftyp") :].startswith(start)), "")
+    raise ImageError(f"it is {kind}no JPEG, PNG, TIFF, BMP, WebP or DICOM file")
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:
@@ -350,7 +366,7 @@ def _from_pillow(image: Image.Image, name: str, max_pixels: int, model_size: int
         if orientation not in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180):
             width, height = height, width
     pixels, white, colour = _grey(image)
-    return _film(pixels, white, name, (height, width), colour, None, notes)
+    return _film(pixels, white, name, (height, width), colour, notes)
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
@@ -390,9 +406,8 @@ def _deep(image: Image.Image) -> tuple[np.ndarray, float]:
     if image.mode == "F":
         pixels, white = _unit(pixels), 1.0
     elif bits > 16:
-        low, span = (-(2**31), 2.0**32 - 1) if signed else (0, 2.0**32 - 1)
-        wide = (pixels if signed else pixels.view(np.uint32)).astype(np.float64)
-        pixels, white = ((wide - low) / span).astype(np.float32), 1.0
+        pixels, white = (pixels if signed else pixels.view(np.uint32)).astype(np.float32), 1.0
+        pixels = np.clip((pixels + np.float32(2**31 * signed)) / np.float32(2**32), 0, 1)
     else:
         if signed:
             pixels = pixels + 2**15
@@ -413,7 +428,8 @@ def _unit(pixels: np.ndarray) -> np.ndarray:
     low, high = float(pixels.min()), float(pixels.max())
     if low < -1e-6 or high > 1 + 1e-6:
         raise ImageError(f"floating-point pixels must lie in [0, 1]. Received: from {low:g} to {high:g}; divide by the value that means white")
-    return np.clip(pixels, 0, 1).astype(np.float32)
+    unit: np.ndarray = np.clip(pixels, 0, 1).astype(np.float32, copy=False)
+    return unit
 
 
 def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Film:
@@ -431,7 +447,7 @@ def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Film:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.ndim == 2:
-        return _film(np.array(pixels, order="C"), white, name, pixels.shape, 0.0, None, ())
+        return _film(np.array(pixels, order="C"), white, name, pixels.shape)
     if pixels.dtype == np.uint8:
         grey, white, colour = _grey(Image.fromarray(np.ascontiguousarray(pixels)))
     else:
@@ -440,14 +456,14 @@ def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Film:
             rgb *= pixels[..., 3:] / np.float32(white)
         grey = (rgb @ np.array([0.299, 0.587, 0.114], np.float32)).astype(pixels.dtype)
         colour = float(np.ptp(rgb, axis=2).mean() / white)
-    return _film(grey, white, name, grey.shape, colour, None, ())
+    return _film(grey, white, name, grey.shape, colour)
 
 
-def _film(pixels: np.ndarray, white: float, name: str, size: tuple[int, ...], colour: float, view: str | None, notes: tuple[str, ...]) -> Film:
+def _film(pixels: np.ndarray, white: float, name: str, size: tuple[int, ...], colour: float = 0.0, notes: tuple[str, ...] = (), **said: str | None) -> Film:
     if pixels.dtype != np.uint8 and 0 < pixels.max() <= white / 16:
         notes += (f"no pixel is above {pixels.max():g} where white is {white:g}: were the values scaled to their full range?",)
     pixels.flags.writeable = False
-    return Film(pixels, white, name, (size[0], size[1]), colour, view, notes)
+    return Film(pixels, white, name, (size[0], size[1]), colour, notes=notes, **said)
 
 
 # --- DICOM ---
@@ -457,9 +473,9 @@ def _from_dicom(source: Any, name: str, max_pixels: int) -> Film:
     from cxrlib import dicom
 
     try:
-        pixels, white, view, notes = dicom.decode(source, check=lambda height, width: _check_size(height, width, max_pixels))
+        pixels, white, said = dicom.decode(source, check_size=lambda height, width: _check_size(height, width, max_pixels))
     except ValueError as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(str(error)) from error
-    return _film(pixels, white, name, pixels.shape, 0.0, view, notes)
+    return _film(pixels, white, name, pixels.shape, **said)

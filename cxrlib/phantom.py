@@ -123,7 +123,8 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
     coarse = np.asarray(Image.fromarray(rng.normal(0, 0.012, (48, 48)).astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
     density = (density + 0.03 * inside(0, 0.2, 0.8, 0.9, 0.2) + coarse * body + fine * (0.4 + 0.6 * body)) * jitter(1.0) + 0.05
     pixels = 255 * np.clip(density, 0, 1) ** jitter(0.85, 0.1)
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+    film: np.ndarray = np.clip(pixels, 0, 255).astype(np.uint8)
+    return film
 
 
 def write(folder: str | os.PathLike[str], n: int = 8, *, seed: int = 0, size: int = 256) -> Path:

@@ -1,0 +1,202 @@
+"""DICOM files: stored values -> modality LUT -> VOI LUT or window -> MONOCHROME1 inversion. The only importer of pydicom."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+_TAGS = [  # all that is read: no tag here says who the patient is
+    *("Modality", "BodyPartExamined", "ViewPosition", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "RescaleSlope", "RescaleIntercept"),
+    *("ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+]
+_MAX_BYTES = 2**28  # of an inflated file
+
+
+def decode(source: Any, *, check_size: Callable[[int, int], None]) -> tuple[np.ndarray, float, dict[str, Any]]:
+    """Decode the first frame of a radiograph.
+
+    All steps between stored values and grey levels are functions of one value, so they are worked out once for each possible value and looked up.
+
+    Args:
+        source: The bytes of a file, or a pydicom dataset, which is left as it is.
+        check_size: Called with height and width before pixels are decoded; raises where the film is too large.
+
+    Returns:
+        Pixels, an ndarray of shape (H, W), uint8 where at most 8 bits are stored, else uint16; the value that means 1.0; and what else the header says:
+        `view`, `modality` (each a string or None) and `notes` (a tuple of plain words).
+
+    Raises:
+        ImportError: If pydicom is not installed.
+        ValueError: If the file holds no radiograph that can be decoded.
+
+    Example:
+        >>> decode(b"", check_size=lambda height, width: None)
+        Traceback (most recent call last):
+        ValueError: it holds no DICOM picture
+
+    References:
+        DICOM PS3.3, C.11.1 (modality LUT), C.11.2 (VOI LUT) and C.7.6.3.1.2 (photometric interpretation).
+    """
+    try:
+        from pydicom import Dataset
+    except ImportError as error:
+        raise ImportError('reading DICOM needs pydicom: pip install "cxrlib[dicom]"') from error
+    data = source if isinstance(source, Dataset) else _parse(source)
+    if "PixelData" not in data:
+        raise ValueError("it holds no DICOM picture")
+    photometric = data.get("PhotometricInterpretation")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2") or data.get("SamplesPerPixel", 1) != 1:
+        raise ValueError(f"it is no radiograph: its photometric interpretation is {photometric}, not MONOCHROME1 or MONOCHROME2")
+    height, width, bits = (int(data.get(name) or 0) for name in ("Rows", "Columns", "BitsStored"))
+    check_size(height, width)
+    if not 1 <= bits <= 16 or data.get("BitsAllocated") not in (8, 16):
+        raise ValueError(f"it stores {bits} bits in {data.get('BitsAllocated')}; radiographs store at most 16 in 8 or 16")
+
+    notes = []
+    codes = np.arange(2**bits)
+    signed = data.get("PixelRepresentation") == 1
+    values = _modality(np.where(codes >= 2 ** (bits - 1), codes - 2**bits, codes) if signed else codes, data)
+    try:
+        grey = _voi(values, data)
+    except (ValueError, TypeError, IndexError, AttributeError):
+        grey = None
+        notes.append("its window or VOI LUT is unusable; the full range of values is shown")
+    if grey is None:
+        low, high = values.min(), values.max()
+        if not high > low:
+            raise ValueError("its modality LUT gives every pixel the same value")
+        grey = (values - low) / (high - low)
+    if photometric == "MONOCHROME1":
+        grey = 1 - grey
+    white = 255 if bits <= 8 else 65535
+    table = np.rint(grey * white).astype(np.uint8 if bits <= 8 else np.uint16)  # (2 ** bits,)
+
+    if int(data.get("NumberOfFrames") or 1) > 1:
+        notes.append(f"it holds {int(data.NumberOfFrames)} frames; the first is used")
+    part = str(data.get("BodyPartExamined") or "").strip().upper()
+    if part and not any(word in part for word in ("CHEST", "THORAX", "LUNG", "RIB", "TORSO")):
+        notes.append("its header names another body part than the chest")
+    stored = _frame(data, height, width)
+    shift = max(int(data.get("HighBit") or bits - 1) + 1 - bits, 0)
+    stored = stored.view(f"u{stored.dtype.itemsize}")
+    pixels = np.empty((height, width), table.dtype)
+    for top in range(0, height, 256):  # in strips, for NumPy widens indices to 64 bits
+        pixels[top : top + 256] = table[stored[top : top + 256] >> shift & (2**bits - 1)]  # overlays may sit in the other bits
+    said = {name: str(data.get(tag) or "").strip().upper() or None for name, tag in (("view", "ViewPosition"), ("modality", "Modality"))}
+    return pixels, float(white), {**said, "notes": tuple(notes)}
+
+
+def _parse(source: bytes) -> Any:
+    from pydicom import dcmread
+    from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+    if DeflatedExplicitVRLittleEndian.encode() in source:  # inflated here, to a limit, and handed on as what it then is
+        end = 144 + int.from_bytes(source[140:144], "little")  # of the file meta information
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        plain = inflater.decompress(source[end:], _MAX_BYTES)
+        if not inflater.eof:
+            raise ValueError(f"it is damaged, or inflates to more than {_MAX_BYTES // 2**20} MiB")
+        uid = ExplicitVRLittleEndian.encode() + b"\0"
+        source = source[:132] + b"\2\0\x10\0UI" + len(uid).to_bytes(2, "little") + uid + plain
+    return dcmread(io.BytesIO(source), specific_tags=_TAGS, force=source[128:132] != b"DICM")
+
+
+def _modality(values: np.ndarray, data: Any) -> np.ndarray:
+    """Stored values (2 ** bits,) -> what the device measured."""
+    if data.get("ModalityLUTSequence"):
+        entries, _ = _lut(data.ModalityLUTSequence[0], values, data)
+        return entries
+    slope, intercept = data.get("RescaleSlope"), data.get("RescaleIntercept")
+    if slope is None or intercept is None:
+        return values
+    rescaled = values * float(slope) + float(intercept)
+    if not np.isfinite(rescaled).all():
+        raise ValueError(f"its rescale slope {slope} and intercept {intercept} are no usable numbers")
+    return rescaled
+
+
+def _voi(values: np.ndarray, data: Any) -> np.ndarray | None:
+    """Measured values -> grey levels in [0, 1] by the first VOI LUT or, where there is none, the first window; None without either."""
+    if data.get("VOILUTSequence"):
+        entries, white = _lut(data.VOILUTSequence[0], values, data)
+        return np.clip(entries / white, 0, 1)
+    if data.get("WindowCenter") is None or data.get("WindowWidth") is None:
+        return None
+    centre, width = (float(np.atleast_1d(data[tag].value)[0]) for tag in ("WindowCenter", "WindowWidth"))
+    function = data.get("VOILUTFunction") or "LINEAR"
+    if function == "LINEAR":  # the standard's off-by-one: a window of 256 about 128 shows 0 to 255
+        centre, width = centre - 0.5, width - 1
+    if not (width > 0 or (function == "LINEAR" and width == 0)) or not np.isfinite([centre, width]).all():
+        raise ValueError("unusable")
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
+    return np.clip((values - centre) / width + 0.5, 0, 1) if width else (values > centre).astype(np.float64)
+
+
+def _lut(item: Any, values: np.ndarray, data: Any) -> tuple[np.ndarray, float]:
+    """Look values up in a LUT of the file: its entries, and the largest that its declared depth allows."""
+    count, first, depth = (int(number) for number in item.LUTDescriptor)
+    count = count or 2**16
+    if first > 2**15 and data.get("PixelRepresentation") == 1:
+        first -= 2**16  # written signed, read unsigned
+    raw = item.LUTData
+    if isinstance(raw, bytes):
+        little = data.original_encoding[1] is not False
+        raw = np.frombuffer(raw, np.uint8 if len(raw) < 2 * count else "<u2" if little else ">u2")
+    entries = np.asarray(raw)[:count]  # (count,)
+    if len(entries) < count or not 8 <= depth <= 16:
+        raise ValueError(f"its LUT has {len(entries)} of {count} entries of {depth} bits")
+    index = np.clip(np.rint(values) - first, 0, count - 1).astype(np.int64)
+    return entries[index].astype(np.float64), 2.0**depth - 1
+
+
+def _frame(data: Any, height: int, width: int) -> np.ndarray:
+    """Stored values of the first frame, (H, W), uint8, uint16, int8 or int16."""
+    from pydicom.encaps import get_frame
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.pixels.utils import as_pixel_options
+    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit
+
+    little = data.original_encoding[1] is not False
+    syntax = UID(getattr(data, "file_meta", {}).get("TransferSyntaxUID") or (ExplicitVRLittleEndian if little else ExplicitVRBigEndian))
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise ValueError(f"its transfer syntax is not supported: {syntax.name}") from None
+    if not decoder.is_available:
+        raise ValueError(f'its transfer syntax, {syntax.name}, needs a decoder: pip install "cxrlib[dicom]"')
+    options = as_pixel_options(data)
+    if syntax.is_encapsulated:
+        size = _coded_size(get_frame(data.PixelData, 0, number_of_frames=options["number_of_frames"]))
+        if size not in (None, (height, width)):
+            raise ValueError(f"its header says {height} x {width} pixels, its compressed picture {size}")
+    plugin = "pillow" if syntax == JPEGBaseline8Bit else ""  # the same decoder as for JPEG files
+    try:
+        stored: np.ndarray = decoder.as_array(data, index=0, raw=True, decoding_plugin=plugin, **options)[0]
+    except RuntimeError as error:  # each decoder's own words, a line each
+        raise ValueError(
+            f"its pixels, {syntax.name}, cannot be decoded ({'; '.join(line.strip() for line in str(error).splitlines()[1:]) or error})"
+        ) from error
+    return stored
+
+
+def _coded_size(frame: bytes) -> tuple[int, int] | None:
+    """Height and width that a JPEG, JPEG-LS or JPEG 2000 stream declares, before anything is allocated for them; None for others."""
+    if frame[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: extents less offsets
+        right, bottom, left, top = (int.from_bytes(frame[k : k + 4], "big") for k in (8, 12, 16, 20))
+        return bottom - top, right - left
+    if frame[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 < len(frame) and frame[at] == 0xFF:
+        marker = frame[at + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    return None
