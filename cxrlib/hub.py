@@ -100,7 +100,7 @@ def push(
         commit_message: Title of the commit.
         create_pr: Whether to open a pull request instead of committing to the branch; a pull request gets no tag.
         token: Token with write access; None or True takes the one that `hf auth login` or `HF_TOKEN` gave.
-        tag: Version tag; None takes the next free one of v1, v2, …
+        tag: A new version tag; None takes the next free one of v1, v2, …
         obsolete: Patterns such as `figures/*`: files of the repository that match one and are not in `files` are deleted by the same commit.
 
     Returns:
@@ -109,7 +109,7 @@ def push(
     Raises:
         ValueError: If the repository's, branch's or tag's name is not valid.
         FileNotFoundError: If a file is missing, or the repository cannot be seen with this token.
-        FileExistsError: If the tag already stands on another commit.
+        FileExistsError: If the tag exists.
         PermissionError: If there is no token or it may not write, or `private` is asked of a repository that is public.
         ConnectionError: If the Hub cannot be reached, limits the rate, or fails.
         OSError: If the Hub refuses the commit, for example because somebody else pushed meanwhile.
@@ -172,7 +172,7 @@ def publish_space(
 
     Example:
         >>> publish_space("space", "user/demo", files=["app.py", "README.md"], model="user/repo", revision="v1")  # doctest: +SKIP
-        Published(revision='91ab…', tag='v1', url='https://huggingface.co/spaces/user/demo')
+        Published(revision='91ab…', tag='v1', url='https://huggingface.co/spaces/user/demo/tree/91ab…')
     """
     from huggingface_hub import CommitOperationAdd
 
@@ -388,44 +388,45 @@ def _publish(
     if tag is not None and not _is_revision(tag):
         raise ValueError(f"tag must be a valid name for a version, such as v1. Received: tag={tag!r}")
     api = _api(token)
-    common: dict[str, Any] = {"repo_type": kind}
+    place = {"repo_id": repo_id, "repo_type": kind}
     with _plain_errors(repo_id, "write"):
-        api.create_repo(repo_id, private=private or None, exist_ok=True, space_sdk="gradio" if kind == "space" else None, **common)
+        if not create_pr:
+            api.create_repo(**place, private=private or None, exist_ok=True, space_sdk="gradio" if kind == "space" else None)
         try:
-            info = api.repo_info(repo_id, revision=revision, timeout=TIMEOUT, **common)
+            head = api.repo_info(**place, revision=revision, timeout=TIMEOUT)
         except RevisionNotFoundError:
             if create_pr or revision is None:
                 raise
-            api.create_branch(repo_id, branch=revision, exist_ok=True, **common)
-            info = api.repo_info(repo_id, revision=revision, timeout=TIMEOUT, **common)
-        tags = {} if create_pr else {known.name: known.target_commit for known in api.list_repo_refs(repo_id, **common).tags}
-    if private and not info.private:
+            api.create_branch(**place, branch=revision, exist_ok=True)
+            head = api.repo_info(**place, revision=revision, timeout=TIMEOUT)
+        tags = {known.name: known.target_commit for known in api.list_repo_refs(**place).tags}
+    if private and not head.private:
         raise PermissionError(f"{repo_id} exists and is public, so private=True cannot be kept: make it private in its settings, or push elsewhere")
-    if tag in tags and tags[tag] != info.sha:
-        raise FileExistsError(f"{repo_id} already has a version {tag}, on another commit: give another tag, or none for the next free one")
+    if tag in tags:
+        raise FileExistsError(f"{repo_id} already has a version {tag}: give another tag, or none for the next free one")
     added = {operation.path_in_repo for operation in operations}
-    stale = [file.rfilename for file in info.siblings or () if file.rfilename not in added and any(fnmatchcase(file.rfilename, p) for p in obsolete)]
-    operations = [*operations, *(CommitOperationDelete(name, is_folder=False) for name in stale)]
+    stale = [file.rfilename for file in head.siblings or () if file.rfilename not in added and any(fnmatchcase(file.rfilename, p) for p in obsolete)]
     with _plain_errors(repo_id, "write"):
         commit = api.create_commit(
-            repo_id,
-            operations,
+            **place,
+            operations=[*operations, *(CommitOperationDelete(name, is_folder=False) for name in stale)],
             commit_message=commit_message,
             revision=revision,
             create_pr=create_pr,
-            parent_commit=info.sha,  # so that two pushes at once cannot mix their files
-            **common,
+            parent_commit=head.sha,  # so that two pushes at once cannot mix their files
         )
-        if create_pr:
-            return Published(commit.oid, None, str(commit.pr_url))
-        if tag is None:
-            versions = {int(name[1:]): target for name, target in tags.items() if re.fullmatch(r"v[0-9]{1,9}", name)}
-            on_commit = [number for number, target in versions.items() if target == commit.oid]
-            tag = f"v{max(on_commit) if on_commit else max(versions, default=0) + 1}"
-        if tags.get(tag) != commit.oid:
-            api.create_tag(repo_id, tag=tag, revision=commit.oid, **common)
-    url = f"{_endpoint() or 'https://huggingface.co'}/" + (f"spaces/{repo_id}" if kind == "space" else f"{repo_id}/tree/{commit.oid}")
-    return Published(commit.oid, tag, url)
+        if not create_pr:
+            tag = tag or _version_of(commit.oid, tags)
+            if tag not in tags:
+                api.create_tag(**place, tag=tag, revision=commit.oid)
+    home = f"{_endpoint() or 'https://huggingface.co'}/{'' if kind == 'model' else kind + 's/'}{repo_id}"
+    return Published(commit.oid, None if create_pr else tag, commit.pr_url or f"{home}/tree/{commit.oid}")
+
+
+def _version_of(commit: str, tags: Mapping[str, str]) -> str:
+    """The latest of v1, v2, … that stands on the commit, else the next free one."""
+    versions = {int(name[1:]): target for name, target in tags.items() if re.fullmatch("v[0-9]{1,9}", name)}
+    return f"v{max((number for number, target in versions.items() if target == commit), default=max(versions, default=0) + 1)}"
 
 
 def _link_model(card: str, model: str) -> str:

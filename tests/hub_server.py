@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -139,6 +140,8 @@ class HubServer:
         self.requests: list[Request] = []
         self.lock = threading.RLock()
         self.stopping = threading.Event()
+        self.paused = threading.Event()  # set once a `stall` or `pause` has a client waiting
+        self.connections: set[socket.socket] = set()
         self.hub = _listen(self, _Hub)
         self.storage = _listen(self, _Storage)
 
@@ -160,13 +163,15 @@ class HubServer:
         for server in (self.hub, self.storage):
             server.shutdown()
             server.server_close()
+        for connection in list(self.connections):
+            _cut(connection)
 
     def add_user(self, token: str, name: str, *, writes: bool = True, admitted: bool = False) -> None:
         self.users[token] = User(name, writes, admitted)
 
     def fault(self, pattern: str, kind: int | str, *, times: int = 1_000_000, skip: int = 0, headers: Mapping[str, str] | None = None) -> None:
-        """Let requests that match fail: an HTTP status, or disconnect, stall (no answer), truncate (half a body, then the line breaks), short (half a
-        body that claims to be whole), corrupt (one bit wrong), hang-up (the upload is cut in its middle)."""
+        """Let requests that match fail: an HTTP status, or disconnect, stall (no answer), hang-up (the upload is cut in its middle), truncate (half a
+        body, then the line breaks), pause (half a body, then silence), short (half a body that claims to be whole), corrupt (one bit wrong)."""
         self.faults.append(Fault(pattern, kind, times, skip, dict(headers or {})))
 
     def create(self, repo_id: str, *, kind: str = "model", private: bool = False, gated: bool = False, sdk: str | None = None) -> Repo:
@@ -203,6 +208,11 @@ def _listen(owner: HubServer, handler: type[_Handler]) -> ThreadingHTTPServer:
     return server
 
 
+def _cut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Bodies in and out, and the faults."""
 
@@ -215,8 +225,12 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):
-            super().handle()
+        self.owner.connections.add(self.connection)
+        try:
+            with contextlib.suppress(ConnectionError):
+                super().handle()
+        finally:
+            self.owner.connections.discard(self.connection)
 
     def serve(self) -> None:
         parts = urlsplit(self.path)
@@ -226,12 +240,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.fault = self._draw_fault()
         if self.fault and self.fault.kind in ("disconnect", "stall", "hang-up"):
             if self.fault.kind == "stall":
+                self.owner.paused.set()
                 self.owner.stopping.wait(60)
             if self.fault.kind == "hang-up":
-                self.rfile.read(min(1000, int(self.headers.get("Content-Length", 1000))))
+                self.rfile.read(min(1000, int(self.headers.get("Content-Length", 0))))
             self.close_connection = True
-            with contextlib.suppress(OSError):
-                self.connection.shutdown(socket.SHUT_RDWR)
+            _cut(self.connection)
             return
         body = self._read_body()
         try:
@@ -275,7 +289,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif kind == "short":
             data = data[: len(data) // 2]
             claimed = len(data)
-        elif kind == "truncate":
+        elif kind in ("truncate", "pause"):
             data = data[: len(data) // 2]
         self.send_response(status)
         for name, value in {"X-Request-Id": "local", "Content-Length": str(claimed), **(headers or {})}.items():
@@ -284,9 +298,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
             if len(data) < claimed:
+                if kind == "pause":
+                    self.owner.paused.set()
+                    self.owner.stopping.wait(60)
                 self.close_connection = True
-                with contextlib.suppress(OSError):
-                    self.connection.shutdown(socket.SHUT_RDWR)
+                _cut(self.connection)
 
     def send_json(self, value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         self.send(json.dumps(value).encode(), status, {"Content-Type": "application/json", **(headers or {})})
@@ -543,9 +559,11 @@ class _Hub(_Handler):
     @_route("POST", "/(?:(?P<kind>datasets|spaces)/)?(?P<repo_id>[^/]+/[^/]+)\\.git/info/lfs/objects/batch")
     def lfs_batch(self, body: bytes, kind: str | None, repo_id: str) -> None:
         self.repo(kind or "models", repo_id)
-        self.writer(repo_id)
+        asked = json.loads(body)
+        if "ref" in asked or self.user() is None:  # without a branch it is for a pull request, which any user may open
+            self.writer(repo_id)
         answer = []
-        for item in json.loads(body)["objects"]:
+        for item in asked["objects"]:
             oid, size = item["oid"], item["size"]
             answer.append({"oid": oid, "size": size})
             if oid in self.owner.objects:
@@ -651,6 +669,40 @@ class _Hub(_Handler):
         asked = json.loads(body)
         repo.variables[asked["key"]] = asked["value"]
         self.send_json({key: {"value": value} for key, value in repo.variables.items()})
+
+
+def environment(hub: HubServer, home: Path) -> dict[str, str]:
+    """What a fresh process needs in its environment to use this Hub, with everything it stores below `home`."""
+    return {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    }
+
+
+@contextlib.contextmanager
+def client_of(hub: HubServer, home: Path) -> Iterator[None]:
+    """Let this process use this Hub and no other, without waiting between its retries."""
+    import time
+
+    import pytest
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(hub, home).items():
+            patch.setenv(name, value)
+        patch.delenv("HF_TOKEN", raising=False)
+        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        patch.setattr(time, "sleep", lambda seconds: None)
+        yield
+    close_session()
 
 
 @contextlib.contextmanager
