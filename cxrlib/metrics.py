@@ -616,13 +616,15 @@ class Reliability:
     """How often the label came true where its probability was so and so: the filled ones of 15 equally wide bins; see `reliability`.
 
     Args:
-        probability: ndarray of shape (b,), mean predicted probability in each filled bin.
+        centre: ndarray of shape (b,), centre of each filled bin.
+        probability: ndarray of shape (b,), mean predicted probability in it.
         observed: ndarray of shape (b,), part of its films where the label was true.
         low: ndarray of shape (b,), lower ends of Wilson's 95 % intervals of `observed`.
         high: ndarray of shape (b,), upper ends.
         count: ndarray of shape (b,), int64, number of films in each filled bin.
     """
 
+    centre: Floats
     probability: Floats
     observed: Floats
     low: Floats
@@ -656,6 +658,7 @@ def reliability(report: Report) -> Reliability:
     filled = np.unique(bins)
     rates = [wilson(int(outcome[bins == b].sum()), int((bins == b).sum())) for b in filled]
     return Reliability(
+        centre=(filled + 0.5) / BINS,
         probability=np.array([confidence[bins == b].mean() for b in filled]),
         observed=np.array([rate.value for rate in rates]),
         low=np.array([rate.low for rate in rates]),
