@@ -512,7 +512,7 @@ def _explain(error: BaseException, repo_id: str, doing: str) -> Exception | None
         return _disk_full(f"{repo_id} could not be stored ({_first_line(error)})")
     if isinstance(error, PermissionError) and error.filename:
         return PermissionError(f"{error.filename} cannot be written: choose another folder with cache_dir or HF_HOME")
-    if isinstance(error, (OSError, RuntimeError)) and not getattr(error, "errno", None):
+    if isinstance(error, (OSError, RuntimeError, errors.XetDownloadError)) and not getattr(error, "errno", None):
         return ConnectionError(f"the transfer of {repo_id} failed ({_first_line(error)}): try again")
     return None
 
