@@ -129,9 +129,7 @@ class Decoded:
     facts: tuple[Facts, ...]
 
 
-def open_cache(
-    dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[str] | None = None, workers: int | None = None, progress: bool = True
-) -> Films:
+def open_cache(dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[str] | None = None, workers: int | None = None, progress: bool = True) -> Films:
     """Decode the films that are not in the cache yet, and open all of them.
 
     Args:
@@ -165,9 +163,7 @@ def open_cache(
     return decoded.films
 
 
-def decode(
-    dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[str] | None = None, workers: int | None = None, progress: bool = True
-) -> Decoded:
+def decode(dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[str] | None = None, workers: int | None = None, progress: bool = True) -> Decoded:
     """Do what `open_cache` does, but keep what is known of unreadable films instead of raising.
 
     Args:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -205,7 +206,7 @@ def _name_source(path: Path, taken: dict[str, Path]) -> str:
 
 
 def _scan_folder(folder: Path, source: str, labels: tuple[str, ...] | None, pattern: re.Pattern[str] | None) -> list[_Row]:
-    files = [p for p in (PurePosixPath(f.relative_to(folder).as_posix()) for f in images.find(folder)) if not any(x.startswith((".", "__MACOSX")) for x in p.parts)]
+    files = [PurePosixPath(file.relative_to(folder).as_posix()) for file in images.find(folder)]
     if not files:
         raise ValueError(f"{folder} has no images: looked for {', '.join(sorted(images.EXTENSIONS))} in it and in the folders below")
     tops = sorted({p.parts[0] for p in files if len(p.parts) > 1})
@@ -283,7 +284,9 @@ def _scan_manifest(file: Path, source: str, pattern: re.Pattern[str] | None) -> 
     if unlabelled:
         raise ValueError(f"{file} has {_films(len(unlabelled))} without a label: {_some(unlabelled)}")
     if missing:
-        raise FileNotFoundError(f"{file} lists {_films(len(missing))} that {'do' if len(missing) > 1 else 'does'} not exist below {file.parent}: {_some(missing)}")
+        raise FileNotFoundError(
+            f"{file} lists {_films(len(missing))} that {'do' if len(missing) > 1 else 'does'} not exist below {file.parent}: {_some(missing)}"
+        )
     if not rows:
         raise ValueError(f"{file} lists no films")
     return rows
@@ -367,7 +370,14 @@ def write_manifest(dataset: Dataset, file: str | os.PathLike[str]) -> None:
             full = Path(os.path.abspath(path))
             shown = full.relative_to(file.parent).as_posix() if full.is_relative_to(file.parent) else str(full)
             writer.writerow(
-                [shown, dataset.labels[dataset.targets[i]], dataset.patients[i] or "", dataset.sources[i], dataset.splits[i] or "", *(dataset.columns[x][i] for x in extra)]
+                [
+                    shown,
+                    dataset.labels[dataset.targets[i]],
+                    dataset.patients[i] or "",
+                    dataset.sources[i],
+                    dataset.splits[i] or "",
+                    *(dataset.columns[x][i] for x in extra),
+                ]
             )
     os.replace(part, file)
 
@@ -414,7 +424,9 @@ def split(dataset: Dataset, *, fraction: float = 0.15, seed: int = 0, together: 
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie in (0, 1). Received: fraction={fraction!r}")
     groups = _groups(dataset, together)
-    key = {group: hashlib.sha256(f"{seed}/{min(dataset.patients[i] or dataset.names[i] for i in members)}".encode()).digest() for group, members in groups.items()}
+    key = {
+        group: hashlib.sha256(f"{seed}/{min(dataset.patients[i] or dataset.names[i] for i in members)}".encode()).digest() for group, members in groups.items()
+    }
     strata = list(zip(dataset.sources, dataset.targets.tolist(), strict=True))
     counts = {group: Counter(strata[i] for i in members) for group, members in groups.items()}
     in_stratum: dict[tuple[str, int], list[int]] = defaultdict(list)  # groups of a stratum, in drawing order
@@ -444,32 +456,44 @@ def split(dataset: Dataset, *, fraction: float = 0.15, seed: int = 0, together: 
 
 def _groups(dataset: Dataset, together: Iterable[Sequence[str]]) -> dict[int, list[int]]:
     """Films that must stay on one side, by their first one: those of a patient, and those that belong together."""
-    parent = list(range(len(dataset)))
+    by_patient, by_path = defaultdict(list), defaultdict(list)
+    for i, (patient, path) in enumerate(zip(dataset.patients, dataset.paths, strict=True)):
+        by_path[path].append(i)
+        if patient is not None:
+            by_patient[patient].append(i)
+    named = ([i for path in paths for i in by_path.get(path, ())] for paths in together)
+    return {members[0]: members for members in connected(len(dataset), itertools.chain(by_patient.values(), by_path.values(), named))}
+
+
+def connected(n: int, links: Iterable[Sequence[int]]) -> list[list[int]]:
+    """Find what hangs together.
+
+    Args:
+        n: How many things there are.
+        links: Groups of positions that belong together.
+
+    Returns:
+        Every position once, in ascending groups, ordered by their first member.
+
+    Example:
+        >>> connected(5, [(3, 1), (1, 4)])
+        [[0], [1, 3, 4], [2]]
+    """
+    parent = list(range(n))
 
     def root(i: int) -> int:
         while parent[i] != i:
             parent[i] = i = parent[parent[i]]
         return i
 
-    def links() -> Iterator[list[int]]:
-        by_patient, by_path = defaultdict(list), defaultdict(list)
-        for i, (patient, path) in enumerate(zip(dataset.patients, dataset.paths, strict=True)):
-            by_path[path].append(i)
-            if patient is not None:
-                by_patient[patient].append(i)
-        yield from by_patient.values()
-        yield from by_path.values()
-        for paths in together:
-            yield [i for path in paths for i in by_path.get(path, ())]
-
-    for first, *others in filter(None, links()):
-        for other in others:
-            a, b = sorted((root(first), root(other)))
+    for link in links:
+        for other in link[1:]:
+            a, b = sorted((root(link[0]), root(other)))
             parent[b] = a
     groups = defaultdict(list)
-    for i in range(len(dataset)):
+    for i in range(n):
         groups[root(i)].append(i)
-    return dict(groups)
+    return list(groups.values())
 
 
 def weights(dataset: Dataset) -> NDArray[np.float32]:
