@@ -1,0 +1,356 @@
+"""The network and its augmentation. Pure Keras 3: no backend is named outside the export."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxrlib.config import DEFAULT_LABELS, AugmentConfig, check_labels
+
+try:
+    import keras
+    from keras import ops
+except ImportError as error:
+    raise ImportError('building and training networks needs TensorFlow and Keras: pip install "cxrlib[train]"') from error
+
+# A standardised film has mean 0 and deviation 1. These carry it to the mean and deviation of ImageNet, in the scaling that a backbone was trained with.
+_UNIT = (0.45, -0.05)  # pixels in [-1, 1]
+_ZSCORE = (1.0, 0.0)  # (pixel - mean) / deviation
+_BYTES = (57.0, 118.0)  # [0, 255], rescaled by the network itself
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network of `keras.applications`, and how films are fed to it.
+
+    Args:
+        application: Its name in `keras.applications`.
+        scaling: Factor and offset that bring a standardised film to the pixel range it was trained with.
+        fine_tune_from: The first layer that fine-tuning moves; what lies before it is generic.
+    """
+
+    application: str
+    scaling: tuple[float, float]
+    fine_tune_from: str
+
+
+BACKBONES: dict[str, Backbone] = {
+    "mobilenet_v2": Backbone("MobileNetV2", _UNIT, "block_3_expand"),
+    "mobilenet_v3_large": Backbone("MobileNetV3Large", _BYTES, "expanded_conv_3_expand"),
+    "efficientnet_v2_b0": Backbone("EfficientNetV2B0", _BYTES, "block3a_expand_conv"),
+    "densenet121": Backbone("DenseNet121", _ZSCORE, "conv3_block1_0_bn"),
+    "resnet50_v2": Backbone("ResNet50V2", _UNIT, "conv3_block1_preact_bn"),
+}
+
+
+def build_model(
+    labels: Sequence[str] = DEFAULT_LABELS,
+    *,
+    backbone: str = "mobilenet_v2",
+    image_size: int = 224,
+    weights: str | None = "imagenet",
+    hidden: int = 128,
+    dropout: float = 0.3,
+    seed: int = 0,
+) -> keras.Model:
+    """Build the classifier: per-film standardisation, a backbone without its top, pooling, dense, dropout, probability.
+
+    Films go in as they are, in [0, 1]: whatever the backbone needs happens inside the graph. Standardising each film by itself makes the network blind to
+    brightness and contrast, which differ from hospital to hospital. The backbone is frozen, its batch normalisation merged into the convolutions (the same
+    function; several of MobileNetV2's ImageNet channels have next to no variance, and training through their huge gain diverges).
+
+    Args:
+        labels: Two or more class names, the healthy class first.
+        backbone: A name in `cxrlib.model.BACKBONES`.
+        image_size: Height and width of a film, in pixels.
+        weights: `"imagenet"`, the path of a Keras weights file for the backbone, or `None` for random weights.
+        hidden: Units of the dense layer.
+        dropout: Part of them that is dropped while training, in [0, 1).
+        seed: Seed of the dense layers and of the dropout.
+
+    Returns:
+        A `keras.Model` from `(batch, image_size, image_size, 1)` float32 in [0, 1] to `(batch, 1)` probabilities of the second class (sigmoid), or to
+        `(batch, k)` probabilities (softmax) for three or more labels.
+
+    Raises:
+        ValueError: If a label, the backbone, the size or the dropout is not valid.
+
+    References:
+        Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018, arXiv:1801.04381.
+
+    Example:
+        >>> build_model(weights=None, image_size=64).output_shape
+        (None, 1)
+    """
+    labels = check_labels(labels)
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}. Received: backbone={backbone!r}")
+    if not 32 <= image_size <= 2048:
+        raise ValueError(f"image_size must lie in [32, 2048]. Received: image_size={image_size!r}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1). Received: dropout={dropout!r}")
+    spec = BACKBONES[backbone]
+    films = keras.Input((image_size, image_size, 1), name="film")  # (n, s, s, 1) in [0, 1]
+    x = keras.layers.GroupNormalization(groups=1, epsilon=1e-4, center=False, scale=False, name="standardise")(films)
+    x = keras.layers.Rescaling(*spec.scaling, name="to_backbone")(x)
+    x = keras.layers.Concatenate(name="to_rgb")([x, x, x])  # (n, s, s, 3)
+    body = getattr(keras.applications, spec.application)(input_tensor=x, include_top=False, weights=weights)
+    body = _fold_batch_normalisation(body)
+    body.trainable = False
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(body.output)  # (n, c)
+    x = keras.layers.Dense(hidden, activation="relu", kernel_initializer=keras.initializers.GlorotUniform(seed), name="hidden")(x)
+    x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
+    units, activation = (1, "sigmoid") if len(labels) == 2 else (len(labels), "softmax")
+    start = keras.initializers.GlorotUniform(seed + 1)
+    x = keras.layers.Dense(units, activation=activation, dtype="float32", kernel_initializer=start, name="probability")(x)
+    return keras.Model(body.input, x, name=f"cxrlib_{backbone}")
+
+
+def set_trainable(model: keras.Model, first_layer: str) -> None:
+    """Freeze what lies before a layer and free the rest; batch normalisation that could not be merged stays frozen.
+
+    Args:
+        model: A network of `build_model`.
+        first_layer: Name of the first layer to train; `"pool"` leaves only the head.
+
+    Raises:
+        ValueError: If there is no such layer.
+
+    Example:
+        >>> model = build_model(weights=None, image_size=64)
+        >>> set_trainable(model, "pool")
+        >>> len(model.trainable_weights)
+        4
+    """
+    names = [layer.name for layer in model.layers]
+    if first_layer not in names:
+        raise ValueError(f"the network has no layer to fine-tune from of that name. Received: {first_layer!r}")
+    start = names.index(first_layer)
+    for i, layer in enumerate(model.layers):
+        layer.trainable = i >= start and not isinstance(layer, keras.layers.BatchNormalization)
+
+
+def _fold_batch_normalisation(model: keras.Model) -> keras.Model:
+    """Merge every batch normalisation that follows a convolution into it; the network computes the same function, faster."""
+    norms: dict[str, Any] = {}  # convolution -> the normalisation after it
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            before = layer.input._keras_history.operation
+            if isinstance(before, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)) and len(before._outbound_nodes) == 1:
+                norms[before.name] = layer
+    merged = {norm.name for norm in norms.values()}
+
+    def clone(layer: Any) -> Any:
+        config = layer.get_config()
+        if layer.name in norms:
+            config["use_bias"] = True
+        return layer.__class__.from_config(config)
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        return args[0] if layer.name in merged else layer(*args, **kwargs)
+
+    twin = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    for layer in twin.layers:
+        if not layer.weights:
+            continue
+        source = model.get_layer(layer.name)
+        if norm := norms.get(layer.name):
+            kernel, *bias = source.get_weights()
+            mean, variance = (ops.convert_to_numpy(v) for v in (norm.moving_mean, norm.moving_variance))
+            gain = (ops.convert_to_numpy(norm.gamma) if norm.scale else 1.0) / np.sqrt(variance + norm.epsilon)  # (c,)
+            shift = ops.convert_to_numpy(norm.beta) if norm.center else 0.0
+            per_output = gain.reshape(kernel.shape[2:]) if isinstance(layer, keras.layers.DepthwiseConv2D) else gain  # kernel (h, w, c, m) or (h, w, c_in, c)
+            layer.set_weights([kernel * per_output, shift + gain * ((bias[0] if bias else 0.0) - mean)])
+        else:
+            layer.set_weights(source.get_weights())
+    return twin
+
+
+@keras.saving.register_keras_serializable(package="cxrlib")
+class Augment(keras.layers.Layer):
+    """Random but plausible changes of films: what another hospital, machine or technician would have made of the same patient.
+
+    `draw` draws the parameters, `apply` applies them, so that any augmentation can be replayed. Active only in training.
+
+    Args:
+        config: How far films may be changed.
+        seed: Seed of every draw.
+
+    References:
+        Shorten and Khoshgoftaar, A survey on image data augmentation, 2019, doi:10.1186/s40537-019-0197-0. Random erasing: Zhong et al., 2017,
+        arXiv:1708.04896. Stacked intensity and sharpness changes for unseen hospitals: Zhang et al., 2020, doi:10.1109/TMI.2020.2973595.
+
+    Example:
+        >>> films = np.full((2, 64, 64, 1), 0.5, "float32")
+        >>> layer = Augment(AugmentConfig(), seed=1)
+        >>> tuple(layer(films, training=True).shape)
+        (2, 64, 64, 1)
+    """
+
+    def __init__(self, config: AugmentConfig | dict[str, Any], *, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config = config if isinstance(config, AugmentConfig) else AugmentConfig(**config)
+        self.seed = seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what rebuilds the layer."""
+        return {**super().get_config(), "config": asdict(self.config), "seed": self.seed}
+
+    def call(self, films: Any, training: bool | None = None) -> Any:
+        """Change films of shape (n, s, s, 1) in [0, 1] while training; return them as they are otherwise."""
+        return self.apply(films, self.draw(ops.shape(films)[0], films.shape[1])) if training else films
+
+    def draw(self, n: int, size: int) -> dict[str, Any]:
+        """Draw the parameters of `n` films of `size` pixels: tensors of shape (n, 1) for geometry, broadcastable to the films for the rest."""
+        c = self.config
+
+        def uniform(low: float, high: float, *shape: int) -> Any:
+            return keras.random.uniform((n, *(shape or (1, 1, 1))), low, high, seed=self.generator)
+
+        def happens(rate: float, *shape: int) -> Any:
+            return ops.cast(uniform(0, 1, *shape) < rate, "float32")
+
+        return {
+            "angle": uniform(-c.rotation, c.rotation, 1) * (math.pi / 180),
+            "zoom": 1 + uniform(-c.zoom, c.zoom, 1),
+            "aspect": 1 + uniform(-c.aspect, c.aspect, 1),
+            "shift": uniform(-c.shift, c.shift, 2),
+            "mirror": 1 - 2 * happens(0.5 if c.flip else 0.0, 1),
+            "field": uniform(-c.field, c.field, 1, 1, 3),
+            "black": uniform(0, c.window),
+            "white": 1 - uniform(0, c.window),
+            "gamma": ops.exp(uniform(-c.gamma, c.gamma)),
+            "softness": uniform(-c.sharpen, c.blur),
+            "coarse": happens(c.coarse),
+            "noise": keras.random.normal((n, size, size, 1), seed=self.generator) * uniform(0, c.noise_std),
+            "strips": 2 * uniform(0, c.strip, 1, 1, 4) * happens(c.strip_rate, 1, 1, 4),
+            "strip_level": uniform(0, 1) * happens(0.5),
+            "marker_centre": uniform(-1, 1, 1, 1, 2),
+            "marker_half": uniform(0.02, 0.1) * happens(c.marker_rate),
+            "marker_level": uniform(0, 1),
+        }
+
+    def apply(self, films: Any, p: dict[str, Any]) -> Any:
+        """Apply drawn parameters to films of shape (n, s, s, 1) in [0, 1]."""
+        size = films.shape[1]
+        x = ops.image.affine_transform(films, _affine(p, size), interpolation="bilinear", fill_mode="constant", data_format="channels_last")
+        # Exposure: a smooth field over the film, then a window, then gamma.
+        axis = ops.linspace(-1.0, 1.0, size)
+        gx, gy = ops.reshape(axis, (1, 1, size, 1)), ops.reshape(axis, (1, size, 1, 1))
+        field = p["field"]
+        x = x * (1 + field[..., 0:1] * gx + field[..., 1:2] * gy + field[..., 2:3] * (gx * gx + gy * gy - 2 / 3))
+        x = ops.clip((x - p["black"]) / (p["white"] - p["black"]), 1e-4, 1.0) ** p["gamma"]
+        # Sharpness, resolution, noise.
+        row = ops.convert_to_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+        soft = ops.depthwise_conv(x, ops.reshape(row[:, None] * row[None, :], (5, 5, 1, 1)), padding="same", data_format="channels_last")
+        x = x + p["softness"] * (soft - x)
+        half = ops.average_pool(x, 2, 2, data_format="channels_last")
+        coarse = ops.image.resize(half, (size, size), interpolation="bilinear", data_format="channels_last")
+        x = x + p["coarse"] * (coarse - x) + p["noise"]
+        # Collimation borders and markers.
+        s = p["strips"]
+        inside = (gx >= s[..., 0:1] - 1) & (gx <= 1 - s[..., 1:2]) & (gy >= s[..., 2:3] - 1) & (gy <= 1 - s[..., 3:4])
+        x = ops.where(inside, x, p["strip_level"])
+        centre = p["marker_centre"]
+        marker = (ops.abs(gx - centre[..., 0:1]) < p["marker_half"]) & (ops.abs(gy - centre[..., 1:2]) < p["marker_half"])
+        return ops.clip(ops.where(marker, p["marker_level"], x), 0.0, 1.0)
+
+
+def _affine(p: dict[str, Any], size: int) -> Any:
+    """From an output pixel to the input pixel it comes from, about the centre: (n, 8)."""
+    c = (size - 1) / 2
+    cos, sin = ops.cos(p["angle"]), ops.sin(p["angle"])
+    sx, sy = p["mirror"] / (p["zoom"] * p["aspect"]), p["aspect"] / p["zoom"]
+    a0, a1, b0, b1 = cos * sx, -sin * sx, sin * sy, cos * sy
+    shift = p["shift"] * size
+    a2, b2 = c + shift[:, 0:1] - (a0 + a1) * c, c + shift[:, 1:2] - (b0 + b1) * c
+    return ops.concatenate([a0, a1, a2, b0, b1, b2, ops.zeros_like(a0), ops.zeros_like(a0)], axis=1)
+
+
+def serving_graph(model: keras.Model) -> keras.Model:
+    """Extend a network to what is served: probabilities per class, where the evidence lies, and features for the gate.
+
+    Args:
+        model: A network of `build_model`.
+
+    Returns:
+        A model with three outputs: `probabilities` (n, k); `evidence` (n, h, w, k), the last feature map weighted by the gradient of each class's logit, which
+        for this head is exact (Grad-CAM, in the graph); `embedding` (n, d), the means of the last tensor at each of the deeper resolutions.
+
+    References:
+        Selvaraju et al., Grad-CAM, 2017, arXiv:1610.02391.
+
+    Example:
+        >>> sorted(serving_graph(build_model(weights=None, image_size=64)).output)
+        ['embedding', 'evidence', 'probabilities']
+    """
+    features = model.get_layer("pool").input  # (n, h, w, c)
+    hidden, last = model.get_layer("hidden"), model.get_layer("probability")
+    inner, outer = ops.convert_to_numpy(hidden.kernel), ops.convert_to_numpy(last.kernel)  # (c, m), (m, units)
+    probabilities = model.output
+    if outer.shape[1] == 1:
+        probabilities = ops.concatenate([1 - probabilities, probabilities], axis=1)
+        outer = np.concatenate([-outer, outer], axis=1)
+    active = ops.expand_dims(ops.cast(hidden.output > 0, "float32"), 2)  # (n, m, 1)
+    gradient = ops.matmul(inner, active * outer[None])  # (n, c, k)
+    _, h, w, c = features.shape
+    evidence = ops.reshape(ops.matmul(ops.reshape(features, (-1, h * w, c)), gradient), (-1, h, w, outer.shape[1]))
+    deepest: dict[int, Any] = {}  # resolution -> the last tensor of that size
+    for layer in model.layers[: model.layers.index(model.get_layer("pool"))]:
+        shape = getattr(layer, "output", None) is not None and layer.output.shape
+        if shape and len(shape) == 4 and shape[1] <= model.input_shape[1] // 4 and not isinstance(layer, keras.layers.ZeroPadding2D):
+            deepest[shape[1]] = layer.output
+    embedding = ops.concatenate([ops.mean(ops.cast(x, "float32"), axis=(1, 2)) for x in deepest.values()], axis=1)
+    return keras.Model(model.input, {"probabilities": probabilities, "evidence": evidence, "embedding": embedding})
+
+
+def export_litert(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Write the served graph as a LiteRT flatbuffer, float32. The one place that needs TensorFlow itself.
+
+    Args:
+        model: A network of `build_model`.
+        path: The `.tflite` file to write.
+
+    Raises:
+        RuntimeError: If another backend is in use and the conversion, done in a TensorFlow process of its own, fails.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "model.tflite"
+        >>> export_litert(build_model(weights=None, image_size=32), path)
+        >>> path.read_bytes()[4:8]
+        b'TFL3'
+    """
+    if keras.backend.backend() == "tensorflow":
+        serving_graph(_float32(model)).export(str(path), format="litert", verbose=False)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        network = Path(folder) / "model.keras"
+        _float32(model).save(network)
+        code = "import sys, keras; from cxrlib import model; model.export_litert(keras.models.load_model(sys.argv[1]), sys.argv[2])"
+        environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run([sys.executable, "-c", code, str(network), str(path)], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the conversion to LiteRT needs TensorFlow (pip install tensorflow) and failed: {done.stderr.strip()[-500:]}")
+
+
+def _float32(model: keras.Model) -> keras.Model:
+    """The same network computing in float32, when it was trained in mixed precision."""
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+
+    def clone(layer: Any) -> Any:
+        return layer.__class__.from_config({**layer.get_config(), "dtype": "float32"})
+
+    twin = keras.models.clone_model(model, clone_function=clone)
+    twin.set_weights(model.get_weights())
+    return twin
