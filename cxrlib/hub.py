@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import os
 import re
@@ -490,7 +491,8 @@ def _explain(error: BaseException, repo_id: str, doing: str) -> Exception | None
 
     host = _endpoint() or "https://huggingface.co"
     log_in = "log in with `hf auth login` or give token=…"
-    if error.__cause__ is not None and isinstance(error, (errors.LocalEntryNotFoundError, RuntimeError)):
+    wraps = isinstance(error, (errors.LocalEntryNotFoundError, RuntimeError)) or str(error).startswith("Force download failed")
+    if wraps and error.__cause__ is not None:
         return _explain(error.__cause__, repo_id, doing)  # the reason lies below
     if isinstance(error, errors.GatedRepoError):
         return PermissionError(f"{repo_id} is gated: accept its conditions at {host}/{repo_id}, then {log_in}")
@@ -514,6 +516,8 @@ def _explain(error: BaseException, repo_id: str, doing: str) -> Exception | None
         return PermissionError(f"{error.filename} cannot be written: choose another folder with cache_dir or HF_HOME")
     if isinstance(error, (OSError, RuntimeError, errors.XetDownloadError)) and not getattr(error, "errno", None):
         return ConnectionError(f"the transfer of {repo_id} failed ({_first_line(error)}): try again")
+    if isinstance(error, (json.JSONDecodeError, KeyError)):  # for example the login page of a network
+        return ConnectionError(f"{host} does not answer as the Hub does: check the network, which may want a login, the proxy and HF_ENDPOINT")
     return None
 
 

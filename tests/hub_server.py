@@ -171,7 +171,8 @@ class HubServer:
 
     def fault(self, pattern: str, kind: int | str, *, times: int = 1_000_000, skip: int = 0, headers: Mapping[str, str] | None = None) -> None:
         """Let requests that match fail: an HTTP status, or disconnect, stall (no answer), hang-up (the upload is cut in its middle), truncate (half a
-        body, then the line breaks), pause (half a body, then silence), short (half a body that claims to be whole), corrupt (one bit wrong)."""
+        body, then the line breaks), pause (half a body, then silence), short (half a body that claims to be whole), corrupt (one bit wrong), portal (a page in HTML,
+        status 200, as a network that wants a login gives)."""
         self.faults.append(Fault(pattern, kind, times, skip, dict(headers or {})))
 
     def create(self, repo_id: str, *, kind: str = "model", private: bool = False, gated: bool = False, sdk: str | None = None) -> Repo:
@@ -251,6 +252,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.fault and isinstance(self.fault.kind, int):
                 raise Refusal(self.fault.kind, "a fault planted by the test", headers=self.fault.headers)
+            if self.fault and self.fault.kind == "portal":
+                return self.send(b"<html>Please log in</html>", headers={"Content-Type": "text/html"})
             self.answer(body)
         except Refusal as refusal:
             headers = {"X-Error-Message": str(refusal), **({"X-Error-Code": refusal.code} if refusal.code else {}), **refusal.headers}

