@@ -115,7 +115,7 @@ def _parts(report: Report) -> str:
     html = []
     for title, parts in {"Labels": report.by_label, "Sources": report.by_source, **{f"Subgroups by {c}": v for c, v in report.subgroups.items()}}.items():
         if parts:
-            rows = [[name, *_counts(part), *(str(getattr(part, metric)) for metric in _SHORT)] for name, part in parts.items()]
+            rows = [[name, *_counts(part), *("\n".join(_estimate(getattr(part, metric))) for metric in _SHORT)] for name, part in parts.items()]
             head = ["", "Films", "Positive", "Refused", *(_NAMES[metric][0] for metric in _SHORT)]
             html.append(f"<h3>{escape(title)}</h3>{_table('', head, rows, numbers=set(range(1, 9)))}")
     return "\n".join(html)
@@ -131,7 +131,7 @@ def _figure(name: str, picture: Path | bytes) -> str:
     data = base64.b64encode(picture if isinstance(picture, bytes) else picture.read_bytes()).decode("ascii")
     kind = ' class="wide"' if name in _WIDE else ""
     alt = escape(f"{title}. {caption}")
-    return f'<figure{kind}><h3>{escape(title)}</h3><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
+    return f'<figure{kind}><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption><b>{escape(title)}.</b> {escape(caption)}</figcaption></figure>'
 
 
 def _lists(report: Report) -> str:
@@ -172,7 +172,7 @@ def _method(report: Report) -> str:
 def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: set[int]) -> str:
     def cell(tag: str, i: int, text: str) -> str:
         kind = ' class="n"' if i in numbers else ' class="name"' if tag == "td" and i == 0 else ""
-        return f"<{tag}{kind}>{escape(text)}</{tag}>"
+        return f"<{tag}{kind}>{escape(text).replace(chr(10), '<br>')}</{tag}>"
 
     lines = "\n".join(f"<tr>{''.join(cell('td', i, text) for i, text in enumerate(row))}</tr>" for row in rows)
     top = "".join(cell("th", i, text) for i, text in enumerate(head))

@@ -352,6 +352,8 @@ def make_report(
         for column, values in cuts.items()
     }
     small = [f"{column} = {value}" for column, values in cuts.items() for value in sorted(set(values), key=_natural) if value not in subgroups[column]]
+    if not accepted.all():
+        left_out.append(f"{(~accepted).sum():,} of {n:,} films were refused and count in no metric but the two that say so.")
     if small:
         left_out.append(f"Subgroups of fewer than {SMALLEST_GROUP} films are not measured: {', '.join(small)}.")
     if by_source:
@@ -706,8 +708,6 @@ def _summarise(
     k = len(labels)
     clusters = np.unique(clusters, return_inverse=True)[1]
     statements = [f"No film is labelled {labels[c]}: what needs one is undefined." for c in range(k) if not (y == c).any()]
-    if not accepted.all():
-        statements.append(f"{(~accepted).sum()} of {len(y)} films were refused and count in no metric but the two that say so.")
     matrix = np.bincount(y[accepted] * k + predicted[accepted], minlength=k * k).reshape(k, k).astype(np.int64)
     measure = _measurer(y, p, np.where(accepted, predicted, -1))
     value = {name: float(v[0]) for name, v in measure(np.ones((1, len(y)))).items()}
