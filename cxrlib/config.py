@@ -44,7 +44,7 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
 
 def _between(owner: object, name: str, low: float, high: float) -> None:
     value = getattr(owner, name)
-    if not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}]. Received: {name}={value!r}")
 
 
@@ -129,6 +129,175 @@ class OperatingPoint:
         _between(self, "threshold", 0, 1)
 
 
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe of a training run.
+
+    Args:
+        backbone: A name in `cxrlib.model.BACKBONES`.
+        image_size: Height and width that films are fitted to, in pixels.
+        hidden: Units of the dense layer.
+        dropout: Part of them dropped while training, in [0, 1).
+        views: Augmented views of every film whose frozen features the head is trained on.
+        head_epochs: Epochs of the head on these features.
+        epochs: Epochs of fine-tuning; 0 keeps the backbone frozen.
+        fine_tune_from: First layer that fine-tuning moves; `None` for the backbone's usual one.
+        batch_size: Films per step.
+        learning_rate: Peak of fine-tuning's learning rate, which is warmed up over the first twentieth and decays along a cosine.
+        head_learning_rate: Learning rate of the head's own training.
+        weight_decay: Decoupled weight decay.
+        label_smoothing: In [0, 1).
+        average: Number of last epochs whose weights are averaged into one more candidate; 0 for none.
+        patience: Fine-tuning stops after so many epochs without a better validation AUROC.
+        validation: Part of the patients set aside for validation, in (0, 1).
+        balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
+        source_power: A source of n films counts n to this power: 1 by its size, 0 as much as any other.
+        precision: `"auto"` is mixed on a GPU and float32 elsewhere; or a Keras dtype policy.
+        seed: Of the split, the draws, the augmentation and the initial weights.
+        augment: How far films are changed while training.
+
+    Raises:
+        ValueError: If a value is out of its range.
+
+    Example:
+        >>> TrainConfig(epochs=3).batch_size
+        32
+    """
+
+    backbone: str = "mobilenet_v2"
+    image_size: int = 224
+    hidden: int = 128
+    dropout: float = 0.3
+    views: int = 2
+    head_epochs: int = 15
+    epochs: int = 12
+    fine_tune_from: str | None = None
+    batch_size: int = 32
+    learning_rate: float = 2e-4
+    head_learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    label_smoothing: float = 0.05
+    average: int = 3
+    patience: int = 4
+    validation: float = 0.15
+    balance: str = "sample"
+    source_power: float = 0.5
+    precision: str = "auto"
+    seed: int = 0
+    augment: AugmentConfig = AugmentConfig()
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("image_size", 32, 2048),
+            ("hidden", 1, 65536),
+            ("views", 1, 100),
+            ("head_epochs", 1, 1000),
+            ("epochs", 0, 1000),
+            ("batch_size", 1, 4096),
+            ("patience", 1, 1000),
+            ("average", 0, 1000),
+            ("dropout", 0, 0.95),
+            ("learning_rate", 1e-8, 1),
+            ("head_learning_rate", 1e-8, 1),
+            ("weight_decay", 0, 1),
+            ("label_smoothing", 0, 0.95),
+            ("validation", 0.01, 0.9),
+            ("source_power", 0, 1),
+        ):
+            _between(self, name, low, high)
+        if self.balance not in ("sample", "weights", "none"):
+            raise ValueError(f"balance must be 'sample', 'weights' or 'none'. Received: balance={self.balance!r}")
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """What one source brought to a training run.
+
+    Args:
+        name: Of the source.
+        train: Films trained on, by label.
+        validation: Films validated on, by label.
+        patients: Number of known patients, or `None`.
+
+    Example:
+        >>> SourceSummary("nih", {"NORMAL": 218}, {"NORMAL": 38}, 480).name
+        'nih'
+    """
+
+    name: str
+    train: dict[str, int]
+    validation: dict[str, int]
+    patients: int | None
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """Everything about a bundle but its weights: what `config.json` holds.
+
+    Args:
+        schema: Version of this form.
+        labels: Class names, the healthy class first.
+        image_size: Height and width of the input, in pixels.
+        decoder: Version of the path from a file to the input.
+        preprocessing: The same in words.
+        temperature: What the network's logits are divided by.
+        operating_points: By name; empty for three or more labels.
+        default_point: The one used when none is named.
+        training: The recipe.
+        sources: What the network was trained on.
+        fingerprint: SHA-256 over the content and label of every film of these sources.
+        split: SHA-256 over the films' names and sides.
+        notes: What a reader must know, such as overridden leaks.
+        gate: Statistics of the gate as plain JSON, or `None` when the bundle has no gate.
+        probe: Raw probabilities that the network must give for the probe image.
+        versions: Of cxrlib and of the libraries that made the bundle.
+        files: SHA-256 of every other file, hexadecimal, by name.
+
+    Raises:
+        BundleError: If the schema is not the one this version reads, a file name is unsafe or a hash is no hash.
+        ValueError: If another value is not valid.
+
+    Example:
+        >>> BundleConfig(
+        ...     labels=("NORMAL", "PNEUMONIA"), image_size=224, decoder=1, preprocessing="", temperature=1.0, training=TrainConfig(), probe=(0.9, 0.1)
+        ... ).schema
+        1
+    """
+
+    labels: tuple[str, ...]
+    image_size: int
+    decoder: int
+    preprocessing: str
+    temperature: float
+    training: TrainConfig
+    probe: tuple[float, ...]
+    operating_points: dict[str, OperatingPoint] = field(default_factory=dict)
+    default_point: str | None = None
+    sources: tuple[SourceSummary, ...] = ()
+    fingerprint: str | None = None
+    split: str | None = None
+    notes: tuple[str, ...] = ()
+    gate: dict[str, Any] | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise BundleError(f"the bundle has schema {self.schema}, this cxrlib reads schema {SCHEMA}: install the version that the bundle names")
+        check_labels(self.labels)
+        _between(self, "image_size", 32, 2048)
+        _between(self, "temperature", 1e-3, 1e3)
+        if len(self.probe) != len(self.labels):
+            raise ValueError(f"probe must hold one probability per label. Received: {len(self.probe)} for {len(self.labels)} labels")
+        if (self.default_point is None) == bool(self.operating_points) or self.default_point not in (*self.operating_points, None):
+            raise ValueError(f"default_point must name one of the operating points {sorted(self.operating_points)}. Received: {self.default_point!r}")
+        for name, digest in self.files.items():
+            check_file_name(name)
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise BundleError(f"the bundle lists {name} with {digest!r:.80}, which is no SHA-256")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Turn a config into plain JSON types.
 
@@ -186,6 +355,8 @@ def from_dict(kind: type[T], data: Any, *, where: str = "config") -> T:
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
