@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import itertools
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -25,12 +26,14 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 _HEALTHY = ("normal", "healthy", "negative", "no finding", "no_finding", "control")  # comes first: the classes behind it are the findings
 _DEFAULTS = {label.casefold(): label for label in DEFAULT_LABELS}
 _COLUMNS = ("path", "label", "patient", "source", "split")
+_ALIASES = {"file_name": "path"}  # in the metadata.csv of image folders on the Hub
 
 # Who is on a film, by the naming scheme of a public collection; matched against the path below the source's folder.
 PATIENT_PATTERNS = {
     "Kermany, findings": r"(?:^|/)(person\d+_(?:bacteria|virus))_\d+[^/]*$",  # person1_bacteria_1 and person1_virus_6 are two patients
-    "Kermany, normal": r"(?:^|/)((?:NORMAL2-)?IM-\d+)-\d+[^/]*$",  # NORMAL2-IM-0001 and IM-0001 are two patients
-    "ChestX-ray14": r"(?:^|/)(\d{8})_\d{3}\.[^/]*$",
+    "Kermany, normal": r"(?:^|/)((?:NORMAL2-)?IM-\d+)(?:-\d+)+\.(?:jpe?g|png)$",  # NORMAL2-IM-0001 and IM-0001 are two; IM-0001-0001.dcm is anybody's
+    "Kermany, Mendeley": r"(?:^|/)((?:NORMAL|BACTERIA|VIRUS)-\d{5,})-\d+\.[^/]*$",
+    "ChestX-ray14": r"(?:^|/)(000\d{5})_\d{3}\.[^/]*$",
     "CheXpert": r"(?:^|/)(patient\d{5,})/study\d+/[^/]*$",
     "MIMIC-CXR": r"(?:^|/)(p\d{8})/s\d{8}/[^/]*$",
     "RSNA": r"(?:^|/)([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.[^/]*$",  # one film per id
@@ -163,7 +166,7 @@ def scan(data: Data, *, labels: Sequence[str] | None = None, patient_pattern: st
         >>> len(films), films.labels
         (4, ('NORMAL', 'PNEUMONIA'))
     """
-    places = [data] if isinstance(data, (str, os.PathLike)) else list(data)
+    places = [data] if isinstance(data, (str, os.PathLike)) else list(data) if isinstance(data, Iterable) else []
     if not places:
         raise ValueError(f"data must be a folder, a CSV manifest or a list of them. Received: data={data!r}")
     pattern = _compile(patient_pattern)
@@ -178,7 +181,7 @@ def scan(data: Data, *, labels: Sequence[str] | None = None, patient_pattern: st
             rows += _scan_manifest(path, _name_source(path, taken), pattern)
         else:
             raise FileNotFoundError(f"there is no folder or manifest {str(place)!r}")
-    if pattern and not any(pattern.search(row.name) for row in rows):
+    if pattern and all(row.patient is None for row in rows):
         raise ValueError(f"patient_pattern matches none of {len(rows)} films, {rows[0].name!r} for one. Received: patient_pattern={patient_pattern!r}")
     if split is not None:
         found = sorted({row.split for row in rows if row.split})
@@ -199,10 +202,8 @@ def _name_source(path: Path, taken: dict[str, Path]) -> str:
     """Name a source after its folder or manifest; folders `train` and `test` side by side are one source, named after the folder above."""
     root = path.parent if path.stem.casefold() in SPLITS else path
     stem = (root.stem if root.is_file() else root.name) or "data"
-    for name in (stem, *(f"{stem}-{i}" for i in range(2, len(taken) + 3))):
-        if taken.setdefault(name, root) == root:
-            return name
-    raise AssertionError  # there are more names than sources
+    names = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
+    return next(name for name in names if taken.setdefault(name, root) == root)
 
 
 def _scan_folder(folder: Path, source: str, labels: tuple[str, ...] | None, pattern: re.Pattern[str] | None) -> list[_Row]:
@@ -242,54 +243,57 @@ def _scan_folder(folder: Path, source: str, labels: tuple[str, ...] | None, patt
 
 
 def _scan_manifest(file: Path, source: str, pattern: re.Pattern[str] | None) -> list[_Row]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no CSV manifest in UTF-8: {error}") from None
-    header = lines[0] if lines else ""
-    reader = csv.reader(lines, delimiter=max(",;\t", key=header.count))
-    fields = [name.strip() for name in next(reader, [])]
-    fields = [name.casefold() if name.casefold() in _COLUMNS else name for name in fields]
-    if not {"path", "label"} <= set(fields) or len(set(fields)) != len(fields):
-        raise ValueError(f"{file} must begin with a line that names its columns, path and label among them, each once. Received: {header[:200]!r}")
     rows, unlabelled, missing = [], [], []
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
-        where = f"{file}, line {reader.line_num}"
-        if len(cells) != len(fields):
-            raise ValueError(f"{where}: expected {len(fields)} cells as in the first line. Received: {len(cells)}")
-        row = dict(zip(fields, (cell.strip() for cell in cells), strict=True))
-        path, label = row.pop("path"), row.pop("label")
-        full = file.parent / path
+    for line, row in _read_csv(file):
+        path, label, given = row.pop("path"), row.pop("label"), row.pop("patient", "")
+        own = row.pop("source", "") or source
+        split = row.pop("split", "")
+        full, below = file.parent / path, PurePosixPath(*Path(path).parts)
         if not label:
-            unlabelled.append(f"line {reader.line_num}")
+            unlabelled.append(f"line {line}")
         elif not full.is_file():
             missing.append(path)
-        given, own = row.pop("patient", ""), row.pop("source", "") or source
-        split = row.pop("split", "") or file.stem
-        name = path if not os.path.isabs(path) else full.name
         rows.append(
             _Row(
                 path=str(full),
-                name=PurePosixPath(*Path(name).parts).as_posix(),
+                name=below.name if below.is_absolute() else str(below),
                 label=label,
-                patient=_qualify(given, path, own) if given else _patient(PurePosixPath(*Path(path).parts).as_posix(), own, pattern),
+                patient=_qualify(given, str(below), own) if given else _patient(str(below), own, pattern),
                 source=own,
-                split=SPLITS.get(split.casefold(), split if split != file.stem else None),
-                where=where,
+                split=SPLITS.get(split.casefold(), split) if split else SPLITS.get(file.stem.casefold()),
+                where=f"{file}, line {line}",
                 extra=row,
             )
         )
     if unlabelled:
         raise ValueError(f"{file} has {_films(len(unlabelled))} without a label: {_some(unlabelled)}")
     if missing:
-        raise FileNotFoundError(
-            f"{file} lists {_films(len(missing))} that {'do' if len(missing) > 1 else 'does'} not exist below {file.parent}: {_some(missing)}"
-        )
+        raise FileNotFoundError(f"{file} lists {_films(len(missing))} that cannot be found below {file.parent}: {_some(missing)}")
     if not rows:
         raise ValueError(f"{file} lists no films")
     return rows
+
+
+def _read_csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Lines of a manifest with their numbers; cells between commas, semicolons or tabs, as spreadsheets write them."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is neither a folder nor a CSV manifest in UTF-8 ({error})") from None
+    header = text.partition("\n")[0].strip()
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    try:
+        fields = [name.strip() for name in next(reader, [])]
+        fields = [_ALIASES.get(name.casefold(), name.casefold() if name.casefold() in _COLUMNS else name) for name in fields]
+        if not {"path", "label"} <= set(fields) or len(set(fields)) != len(fields):
+            raise ValueError(f"{file} must begin with a line that names its columns, path and label among them, each once. Received: {header[:200]!r}")
+        for cells in reader:
+            if any(cells):
+                if len(cells) != len(fields):
+                    raise ValueError(f"{file}, line {reader.line_num}: expected {len(fields)} cells as in the first line. Received: {len(cells)}")
+                yield reader.line_num, dict(zip(fields, (cell.strip() for cell in cells), strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{file}, line {reader.line_num}: no CSV ({error})") from None
 
 
 def _patient(name: str, source: str, pattern: re.Pattern[str] | None) -> str | None:
@@ -300,10 +304,9 @@ def _patient(name: str, source: str, pattern: re.Pattern[str] | None) -> str | N
     return _qualify(found, name, source) if pattern else found
 
 
-def _qualify(patient: str, path: str, source: str) -> str:
+def _qualify(patient: str, name: str, source: str) -> str:
     """Prefix an id with its source, for it means nothing elsewhere; not where it is the id of a public collection, or prefixed already."""
-    public = _patient(PurePosixPath(*Path(path).parts).as_posix(), source, None)
-    return patient if patient == public or patient.startswith(f"{source}:") else f"{source}:{patient}"
+    return patient if patient == _patient(name, source, None) or patient.startswith(f"{source}:") else f"{source}:{patient}"
 
 
 def _collect(rows: list[_Row], labels: tuple[str, ...] | None) -> Dataset:
@@ -344,12 +347,13 @@ def _some(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
-def write_manifest(dataset: Dataset, file: str | os.PathLike[str]) -> None:
+def write_manifest(dataset: Dataset, file: str | os.PathLike[str], *, sides: Split | None = None) -> None:
     """Write a CSV manifest that `scan` reads back as the same films.
 
     Args:
         dataset: The films.
         file: Where to write; paths of films below its folder are written relative to it.
+        sides: A split to write down, as `train` and `val`; `None` for the splits that the data gave.
 
     Example:
         >>> import tempfile
@@ -361,7 +365,11 @@ def write_manifest(dataset: Dataset, file: str | os.PathLike[str]) -> None:
         4
     """
     file = Path(os.path.abspath(file))
-    extra = [name for name in dataset.columns if name not in _COLUMNS]
+    splits = list(dataset.splits)
+    if sides is not None:
+        aside = set(sides.validation.tolist())
+        splits = ["val" if i in aside else "train" for i in range(len(dataset))]
+    extra = list(dataset.columns)
     part = file.with_name(f"{file.name}.part")
     with part.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out)
@@ -369,16 +377,8 @@ def write_manifest(dataset: Dataset, file: str | os.PathLike[str]) -> None:
         for i, path in enumerate(dataset.paths):
             full = Path(os.path.abspath(path))
             shown = full.relative_to(file.parent).as_posix() if full.is_relative_to(file.parent) else str(full)
-            writer.writerow(
-                [
-                    shown,
-                    dataset.labels[dataset.targets[i]],
-                    dataset.patients[i] or "",
-                    dataset.sources[i],
-                    dataset.splits[i] or "",
-                    *(dataset.columns[x][i] for x in extra),
-                ]
-            )
+            row = [shown, dataset.labels[dataset.targets[i]], dataset.patients[i] or "", dataset.sources[i], splits[i] or ""]
+            writer.writerow(row + [dataset.columns[name][i] for name in extra])
     os.replace(part, file)
 
 
@@ -429,23 +429,29 @@ def split(dataset: Dataset, *, fraction: float = 0.15, seed: int = 0, together: 
     }
     strata = list(zip(dataset.sources, dataset.targets.tolist(), strict=True))
     counts = {group: Counter(strata[i] for i in members) for group, members in groups.items()}
-    in_stratum: dict[tuple[str, int], list[int]] = defaultdict(list)  # groups of a stratum, in drawing order
-    for group in sorted(groups, key=key.__getitem__):
+    order = sorted(groups, key=key.__getitem__)
+    in_stratum: dict[tuple[str, int], list[int]] = defaultdict(list)
+    of_class: dict[int, list[int]] = defaultdict(list)
+    for group in order:
         for stratum in counts[group]:
             in_stratum[stratum].append(group)
-    for target, label in enumerate(dataset.labels):
-        if len({group for (_, t), members in in_stratum.items() if t == target for group in members}) < 2:
-            raise ValueError(f"class {label!r} has fewer than two patients: it cannot be both trained on and validated")
+        for target in {target for _, target in counts[group]}:
+            of_class[target].append(group)
     missing = {stratum: max(fraction * n, 1.0) if len(in_stratum[stratum]) > 1 else 0.0 for stratum, n in Counter(strata).items()}
     chosen: set[int] = set()
-    for group in sorted(groups, key=key.__getitem__):
+    for group in order:
         if sum(((missing[s] - c) ** 2 - missing[s] ** 2) / max(missing[s], 1.0) for s, c in counts[group].items()) < 0:  # nearer to the proportions with it
             chosen.add(group)
             for stratum, c in counts[group].items():
                 missing[stratum] -= c
-    for members in in_stratum.values():  # nothing small enough, or everything: the smallest patient changes sides
+    for members in (*in_stratum.values(), *of_class.values()):  # nothing small enough, or everything: the smallest patient changes sides
         if len(members) > 1 and (not chosen & set(members) or chosen >= set(members)):
             chosen ^= {min(members, key=lambda group: sum(counts[group].values()))}
+    for target, label in enumerate(dataset.labels):
+        if not chosen & set(of_class[target]) or chosen >= set(of_class[target]):
+            raise ValueError(
+                f"class {label!r} cannot be both trained on and validated: it has {len(of_class[target])} independent patients, and two are needed"
+            )
     aside = np.zeros(len(dataset), bool)
     for group in chosen:
         aside[groups[group]] = True
