@@ -176,7 +176,7 @@ def test_obsolete_files_go_with_the_same_commit(server: HubServer, tmp_path: Pat
 def test_push_to_a_branch_creates_it(server: HubServer, tmp_path: Path) -> None:
     published = push(tmp_path, revision="try/1")
     repo = server.repos["model", REPO]
-    assert repo.branches["try/1"] == published.revision != repo.branches["main"]
+    assert repo.branches["try/1"] == repo.tags["v1"] == published.revision != repo.branches["main"]
     assert_whole(pull(revision="try/1")[0])
     with pytest.raises(BundleError, match="alice/model is no cxrlib bundle: it has no config.json"):
         pull()
@@ -225,11 +225,20 @@ def test_two_pushes_at_once_never_mix(server: HubServer, tmp_path: Path) -> None
             assert listed == {name: hashlib.sha256(files[name]).hexdigest() for name in listed}
 
 
-def test_someone_else_pushed_meanwhile(server: HubServer, tmp_path: Path) -> None:
+def test_someone_else_pushes_meanwhile(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfApi
+
     push(tmp_path)
-    server.fault("POST /api/models/.*/commit/", 412, times=1)
-    with pytest.raises(OSError, match=r"alice/model was changed by somebody else in the meantime \(a fault planted by the test\): push again"):
+    create_commit = HfApi.create_commit
+
+    def late(self: HfApi, *args: Any, **options: Any) -> Any:
+        server.plant(REPO, bundle({**CONTENT, "README.md": b"theirs"}))
+        return create_commit(self, *args, **options)
+
+    monkeypatch.setattr(HfApi, "create_commit", late)
+    with pytest.raises(OSError, match=r"alice/model was changed by somebody else in the meantime \(A commit has happened since.*\): push again"):
         push(tmp_path, {**CONTENT, "report.json": b"{}"})
+    assert_whole(pull()[0], {**CONTENT, "README.md": b"theirs"})
 
 
 def test_a_bad_card_is_named_before_anything_is_uploaded(server: HubServer, tmp_path: Path) -> None:
@@ -405,6 +414,18 @@ def test_a_damaged_copy_in_the_cache_is_replaced(server: HubServer, tmp_path: Pa
         pull(local_files_only=True)
     assert pull()[0] == folder
     assert_whole(folder)
+
+
+def test_a_damaged_copy_without_a_network(server: HubServer, tmp_path: Path) -> None:
+    push(tmp_path)
+    folder, commit = pull()
+    (folder / "report.json").resolve().write_bytes(b"")
+    server.stop()
+    with pytest.raises(BundleError, match=r"report\.json of alice/model is not the file"):
+        pull()
+    (folder / "report.json").unlink()
+    with pytest.raises(FileNotFoundError, match=f"holds no complete copy of alice/model at {commit}"):
+        pull()
 
 
 def test_a_damaged_copy_that_cannot_be_replaced_now(server: HubServer, tmp_path: Path) -> None:
