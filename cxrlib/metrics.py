@@ -695,7 +695,8 @@ def net_benefit(report: Report) -> tuple[Floats, Floats, Floats]:
     thresholds = np.arange(1, 100) / 100
     odds = thresholds / (1 - thresholds)
     called = score[None, :] >= thresholds[:, None]  # (99, n)
-    return thresholds, (called & ill).mean(1) - odds * (called & ~ill).mean(1), ill.mean() - odds * (~ill).mean()
+    hits, alarms, all_hits, all_alarms = (_ratio(x.sum(-1).astype(np.float64), np.float64(len(y))) for x in (called & ill, called & ~ill, ill, ~ill))
+    return thresholds, hits - odds * alarms, all_hits - odds * all_alarms
 
 
 # --- the arithmetic -------------------------------------------------------------------------------------------------------------------------------------
@@ -815,7 +816,7 @@ def _resamples(clusters: Ints, n_bootstrap: int, seed: int) -> Iterator[Floats]:
     """How often each film is drawn when its patients are drawn with replacement, in blocks of shape (b, n)."""
     rng = np.random.default_rng(seed)
     m, n = int(clusters.max()) + 1, len(clusters)
-    size = max(1, 2_000_000 // n)  # 16 MB a block
+    size = max(1, 200_000 // n)  # 1.6 MB a block: what stays in the cache is several times faster
     for start in range(0, n_bootstrap, size):
         b = min(size, n_bootstrap - start)
         drawn = rng.integers(0, m, (b, m)) + m * np.arange(b)[:, None]
