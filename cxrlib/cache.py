@@ -150,10 +150,10 @@ def open_cache(dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[s
         >>> import tempfile
         >>> from cxrlib import data, phantom
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     phantom.write(folder + "/films", n=4)
-        ...     films = open_cache(data.scan(folder + "/films"), size=64, folder=folder + "/cache", progress=False)
-        ...     films.shape, films[[0, 3]].dtype
-        ((4, 64, 64), dtype('uint8'))
+        ...     drawn = phantom.write(folder + "/films", n=2, size=64)
+        ...     films = open_cache(data.scan(drawn), size=32, folder=folder + "/cache", progress=False)
+        >>> films.shape, films[[0, 3]].dtype
+        ((4, 32, 32), dtype('uint8'))
     """
     decoded = decode(dataset, size=size, folder=folder, workers=workers, progress=progress)
     bad = [f"{path}: {facts.error}" for path, facts in zip(dataset.paths, decoded.facts, strict=True) if facts.error]

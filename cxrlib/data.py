@@ -161,8 +161,7 @@ def scan(data: Data, *, labels: Sequence[str] | None = None, patient_pattern: st
         >>> import tempfile
         >>> from cxrlib import phantom
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     phantom.write(folder, n=4)
-        ...     films = scan(folder)
+        ...     films = scan(phantom.write(folder, n=2, size=32))
         >>> len(films), films.labels
         (4, ('NORMAL', 'PNEUMONIA'))
     """
@@ -323,7 +322,7 @@ def _collect(rows: list[_Row], labels: tuple[str, ...] | None) -> Dataset:
     unknown = [row for row in rows if row.label.casefold() not in spelling]
     if unknown:
         names = ", ".join(sorted({repr(row.label) for row in unknown}))
-        raise ValueError(f"{_films(len(unknown))} have a label that is none of {', '.join(labels)}: {names}. The first: {unknown[0].where}")
+        raise ValueError(f"{_films(len(unknown))} with a label that is none of {', '.join(labels)}: {names}. The first: {unknown[0].where}")
     index = {label: i for i, label in enumerate(labels)}
     extra = sorted({name for row in rows for name in row.extra})
     return Dataset(
@@ -359,8 +358,7 @@ def write_manifest(dataset: Dataset, file: str | os.PathLike[str], *, sides: Spl
         >>> import tempfile
         >>> from cxrlib import phantom
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     phantom.write(folder, n=4)
-        ...     write_manifest(scan(folder), folder + "/films.csv")
+        ...     write_manifest(scan(phantom.write(folder, n=2, size=32)), folder + "/films.csv")
         ...     len(scan(folder + "/films.csv"))
         4
     """
@@ -513,7 +511,7 @@ def weights(dataset: Dataset) -> NDArray[np.float32]:
 
     Example:
         >>> films = Dataset(tuple("abcd"), np.array([0, 1, 1, 1]), ("NORMAL", "PNEUMONIA"), (None,) * 4, ("home",) * 4, (None,) * 4)
-        >>> weights(films).round(2).tolist()
+        >>> [round(weight, 2) for weight in weights(films).tolist()]
         [2.0, 0.67, 0.67, 0.67]
     """
     strata = list(zip(dataset.sources, dataset.targets.tolist(), strict=True))

@@ -1,0 +1,464 @@
+"""Folders and manifests become films with labels, patients, sources and splits; splits keep patients together; weights balance."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrlib import data
+from cxrlib.data import Dataset, connected, oversample, scan, split, weights, write_manifest
+
+SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
+real = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"no real films in {SHARED}")
+
+
+def plant(root: Path, *names: str) -> Path:
+    """Make small pictures."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(root / name)
+    return root
+
+
+def films(patients: str, targets: str, sources: str | None = None) -> Dataset:
+    """A data set of one-letter patients (`.` is unknown), targets and sources."""
+    n = len(patients)
+    names = tuple(f"film{i}" for i in range(n))
+    known = tuple(None if p == "." else p for p in patients)
+    return Dataset(names, np.array([int(t) for t in targets]), ("NORMAL", "PNEUMONIA"), known, tuple(sources or "a" * n), (None,) * n)
+
+
+# --- folders ---
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    found = scan(plant(tmp_path / "clinic", "pneumonia/b.png", "Normal/deep/a.png", "Normal/.hidden.png"))
+    assert found.labels == ("NORMAL", "PNEUMONIA")
+    assert found.paths == (str(tmp_path / "clinic/Normal/deep/a.png"), str(tmp_path / "clinic/pneumonia/b.png"))
+    assert found.targets.tolist() == [0, 1]
+    assert found.sources == ("clinic", "clinic")
+    assert found.names == ("clinic/Normal/deep/a.png", "clinic/pneumonia/b.png")
+    assert found.splits == found.patients == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("folders", "labels"),
+    [
+        (("covid", "NORMAL", "TB"), ("NORMAL", "TB", "covid")),
+        (("positive", "negative"), ("negative", "positive")),
+        (("B", "A"), ("A", "B")),
+        (("Sick", "Healthy"), ("Healthy", "Sick")),
+    ],
+)
+def test_the_healthy_class_comes_first(tmp_path: Path, folders: tuple[str, ...], labels: tuple[str, ...]) -> None:
+    found = scan(plant(tmp_path, *(f"{name}/x.png" for name in folders)))
+    assert found.labels == labels
+    assert [found.labels[t] for t in found.targets] == [Path(path).parent.name for path in found.paths]
+
+
+def test_given_labels_fix_the_order(tmp_path: Path) -> None:
+    plant(tmp_path, "normal/a.png", "pneumonia/b.png")
+    found = scan(tmp_path, labels=["Pneumonia", "NORMAL", "TB"])
+    assert found.labels == ("Pneumonia", "NORMAL", "TB")
+    assert found.targets.tolist() == [1, 0]
+
+
+def test_kaggle_layout(tmp_path: Path) -> None:
+    root = tmp_path / "chest_xray"
+    for part in ("train", "val", "test"):
+        plant(root / part, f"NORMAL/{part}.png", f"PNEUMONIA/{part}.png")
+    plant(root / "chest_xray" / "train", "NORMAL/again.png")  # as the archive holds itself once more
+    plant(root / "__MACOSX" / "train", "NORMAL/._x.png")
+    for place in (root, tmp_path):
+        found = scan(place)
+        assert Counter(found.splits) == {"train": 2, "val": 2, "test": 2}
+        assert set(found.targets) == {0, 1}
+        assert all(f"/{part}/" in path for part, path in zip(found.splits, found.paths, strict=True))
+    assert [Path(path).stem for path in scan(root, split="test").paths] == ["test", "test"]
+    assert [Path(path).stem for path in scan(root, split="validation").paths] == ["val", "val"]
+
+
+def test_a_split_folder_by_itself_is_named_after_the_folder_above(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        plant(tmp_path / "clinic" / part, "NORMAL/a.png", "PNEUMONIA/b.png")
+    alone, whole = scan(tmp_path / "clinic" / "test"), scan(tmp_path / "clinic", split="test")
+    assert alone.names == whole.names == ("clinic/test/NORMAL/a.png", "clinic/test/PNEUMONIA/b.png")
+    both = scan([tmp_path / "clinic" / "train", tmp_path / "clinic" / "test"])
+    assert set(both.sources) == {"clinic"}
+    assert both.splits == ("train", "train", "test", "test")
+
+
+def test_several_sources_get_names_of_their_own(tmp_path: Path) -> None:
+    places = [plant(tmp_path / name, "NORMAL/a.png", "PNEUMONIA/b.png") for name in ("x/clinic", "y/clinic", "z/clinic")]
+    assert scan(places).sources == ("clinic", "clinic", "clinic-2", "clinic-2", "clinic-3", "clinic-3")
+
+
+def test_labels_of_several_sources_are_one_list(tmp_path: Path) -> None:
+    plant(tmp_path / "a", "normal/a.png")
+    plant(tmp_path / "b", "NORMAL/a.png", "Covid/b.png")
+    plant(tmp_path / "c", "covid/c.png")
+    found = scan([tmp_path / "a", tmp_path / "b", tmp_path / "c"], labels=None)
+    assert found.labels == ("NORMAL", "Covid")
+    assert found.targets.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "error"),
+    [
+        ((), {}, r"has no images: looked for \.bmp.*\.tiff"),
+        (("a.png", "b.png"), {}, r"has 2 films without a label, outside class folders such as NORMAL and PNEUMONIA: a\.png, b\.png$"),
+        (("NORMAL/a.png", "TB/a.png", "c.png"), {}, r"has 1 film without a label.*: c\.png$"),
+        (("train/NORMAL/a.png", "train/b.png"), {}, r"1 film without a label, outside train, val or test folders.*: train/b\.png"),
+        (("train/NORMAL/a.png", "extra/NORMAL/b.png"), {}, r"1 film without a label, outside train, val or test.*: extra/NORMAL/b\.png"),
+        (tuple(f"{i}.png" for i in range(7)), {}, r"4\.png and 2 more$"),
+        (("NORMAL/a.png", "NORMAL/b.png"), {}, r"all 2 films are of one class, 'NORMAL': a classifier needs two"),
+        (("nih/NORMAL/a.png", "rsna/NORMAL/a.png"), {}, r"holds several data sets; give them as a list: \['.*nih', '.*rsna'\]"),
+        (("a/x.png", "b/x.png"), {"labels": ("a", "c")}, r"1 film with a label that is none of a, c: 'b'. The first: .*b/x\.png"),
+        (("a/x.png", "b/x.png"), {"split": "test"}, r"has no split 'test'; it has none at all"),
+        (("train/a/x.png", "val/b/x.png"), {"split": "test"}, r"has no split 'test'; it has train, val"),
+        (("a/x.png", "b/x.png"), {"patient_pattern": "("}, r"must be a regular expression: .*Received: patient_pattern='\('"),
+        (("a/x.png", "b/x.png"), {"patient_pattern": "z+"}, r"matches none of 2 films, '\w+/x\.png' for one"),
+    ],
+)
+def test_what_a_folder_may_not_be(tmp_path: Path, names: tuple[str, ...], options: dict[str, object], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        scan(plant(tmp_path, *names), **options)  # type: ignore[arg-type]
+
+
+def test_one_class_is_enough_when_labels_are_given(tmp_path: Path) -> None:
+    found = scan(plant(tmp_path, "normal/a.png"), labels=("NORMAL", "PNEUMONIA"))
+    assert found.targets.tolist() == [0]
+
+
+def test_a_place_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no folder or manifest '.*nowhere'"):
+        scan(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("nothing", [[], None, 3])
+def test_no_place_at_all(nothing: object) -> None:
+    with pytest.raises(ValueError, match=r"must be a folder, a CSV manifest or a list of them. Received: data="):
+        scan(nothing)  # type: ignore[arg-type]
+
+
+# --- patients ---
+
+
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        ("PNEUMONIA/person1_bacteria_1.jpeg", "person1_bacteria"),
+        ("PNEUMONIA/person1_virus_6.jpeg", "person1_virus"),
+        ("PNEUMONIA/person1_virus_6_2.jpeg", "person1_virus"),
+        ("NORMAL/IM-0001-0001.jpeg", "IM-0001"),
+        ("NORMAL/IM-0539-0001-0002.jpeg", "IM-0539"),
+        ("NORMAL/NORMAL2-IM-0001-0001.jpeg", "NORMAL2-IM-0001"),
+        ("IM-0001-0001.dcm", None),  # what viewers call the first film of anybody
+        ("NORMAL/NORMAL-1003233-0001.jpeg", "NORMAL-1003233"),
+        ("images_001/00000013_026.png", "00000013"),
+        ("20240131_001.png", None),  # a date
+        ("train/patient00042/study2/view1_frontal.jpg", "patient00042"),
+        ("files/p10/p10000032/s50414267/02aa804e.jpg", "p10000032"),
+        ("0004cfab-14fd-4e49-80ba-63a80b6bddd6.dcm", "0004cfab-14fd-4e49-80ba-63a80b6bddd6"),
+        ("train/50a418190bc3fb1ef1633bf9678929b3.dicom", "50a418190bc3fb1ef1633bf9678929b3"),
+        ("superperson1_bacteria_1.jpeg", None),
+        ("film.png", None),
+    ],
+)
+def test_patients_of_public_collections(tmp_path: Path, name: str, patient: str | None) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+    (tmp_path / "films.csv").write_text(f"path,label\n{name},NORMAL\n")
+    assert scan(tmp_path / "films.csv", labels=("NORMAL", "PNEUMONIA")).patients == (patient,)
+
+
+def test_patients_by_pattern_belong_to_their_source(tmp_path: Path) -> None:
+    for clinic in ("a", "b"):
+        plant(tmp_path / clinic, "NORMAL/p7-1.png", "PNEUMONIA/p7-2.png", "PNEUMONIA/unnamed.png")
+    found = scan([tmp_path / "a", tmp_path / "b"], patient_pattern=r"p(\d+)-")
+    assert found.patients == ("a:7", "a:7", None, "b:7", "b:7", None)
+    assert scan(tmp_path / "a", patient_pattern=r"p\d+").patients == ("a:p7", "a:p7", None)
+
+
+# --- manifests ---
+
+
+def test_manifest(tmp_path: Path) -> None:
+    plant(tmp_path / "films", "x.png", "y.png", "z.png")
+    (tmp_path / "clinic.csv").write_text(
+        "\ufeffPath,Label,patient,source,split,Age\n"
+        'films/x.png,normal,1,,train,"4"\n'
+        f"{tmp_path / 'films/y.png'},Pneumonia,1,other,Validation,\n"
+        "\n"
+        " films/z.png , PNEUMONIA,,,test,70\n",
+        encoding="utf-8",
+    )
+    found = scan(tmp_path / "clinic.csv")
+    assert [Path(path).name for path in found.paths] == ["x.png", "y.png", "z.png"]
+    assert found.labels == ("NORMAL", "PNEUMONIA")
+    assert found.targets.tolist() == [0, 1, 1]
+    assert found.patients == ("clinic:1", "other:1", None)
+    assert found.sources == ("clinic", "other", "clinic")
+    assert found.splits == ("train", "val", "test")
+    assert found.columns == {"Age": ("4", "", "70")}
+    assert found.names == ("clinic/films/x.png", "other/y.png", "clinic/films/z.png")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_manifests_of_spreadsheets(tmp_path: Path, delimiter: str) -> None:
+    plant(tmp_path, "x.png", "y,1.png")
+    rows = [("path", "label", "note"), ('"x.png"', "A", '"two\nlines"'), ('"y,1.png"', "B", "")]
+    (tmp_path / "films.csv").write_text("\r\n".join(delimiter.join(row) for row in rows) + "\r\n", newline="")
+    found = scan(tmp_path / "films.csv")
+    assert [Path(path).name for path in found.paths] == ["x.png", "y,1.png"]
+    assert found.columns == {"note": ("two\nlines", "")}
+
+
+def test_metadata_of_image_folders_on_the_hub(tmp_path: Path) -> None:
+    plant(tmp_path, "x.png", "y.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label\nx.png,A\ny.png,B\n")
+    assert scan(tmp_path / "metadata.csv").labels == ("A", "B")
+
+
+def test_a_manifest_called_test_is_the_test_split(tmp_path: Path) -> None:
+    plant(tmp_path / "clinic", "x.png", "y.png")
+    (tmp_path / "clinic" / "test.csv").write_text("path,label\nx.png,A\ny.png,B\n")
+    found = scan(tmp_path / "clinic" / "test.csv")
+    assert found.splits == ("test", "test")
+    assert found.sources == ("clinic", "clinic")
+
+
+def test_manifest_and_folder_together(tmp_path: Path) -> None:
+    plant(tmp_path / "clinic", "NORMAL/x.png", "PNEUMONIA/y.png")
+    (tmp_path / "more.csv").write_text("path,label,age\nclinic/NORMAL/x.png,NORMAL,7\n")
+    found = scan([tmp_path / "clinic", tmp_path / "more.csv"])
+    assert found.sources == ("clinic", "clinic", "more")
+    assert found.columns == {"age": ("", "", "7")}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "error"),
+    [
+        ("", ValueError, r"must begin with a line that names its columns, path and label among them, each once. Received: ''"),
+        ("file,class\nx.png,A\n", ValueError, r"Received: 'file,class'"),
+        ("path,label,label\nx.png,A,A\n", ValueError, r"each once"),
+        ("path,label\n", ValueError, r"films\.csv lists no films"),
+        ("path,label\nx.png\n", ValueError, r"films\.csv, line 2: expected 2 cells as in the first line. Received: 1"),
+        ("path,label\nx.png,A\nx.png,\nx.png, \n", ValueError, r"has 2 films without a label: line 3, line 4$"),
+        ("path,label\nx.png,A\nlost.png,B\n", FileNotFoundError, r"lists 1 film that cannot be found below .*: lost\.png$"),
+        ("path,label\nx.png,A\n", ValueError, r"all 1 film are of one class, 'A'"),
+        ('path,label\n"x.png,A' + "x" * 200_000, ValueError, r"no CSV \(field larger than"),
+    ],
+)
+def test_what_a_manifest_may_not_be(tmp_path: Path, text: str, kind: type[Exception], error: str) -> None:
+    plant(tmp_path, "x.png")
+    (tmp_path / "films.csv").write_text(text)
+    with pytest.raises(kind, match=error):
+        scan(tmp_path / "films.csv")
+
+
+def test_a_film_is_no_manifest(tmp_path: Path) -> None:
+    plant(tmp_path, "x.png")
+    with pytest.raises(ValueError, match=r"x\.png is neither a folder nor a CSV manifest in UTF-8"):
+        scan(tmp_path / "x.png")
+
+
+def test_a_label_that_is_not_asked_for_is_named_with_its_line(tmp_path: Path) -> None:
+    plant(tmp_path, "x.png")
+    (tmp_path / "films.csv").write_text("path,label\nx.png,NORMAL\nx.png,TB\nx.png,COVID\n")
+    with pytest.raises(ValueError, match=r"2 films with a label that is none of NORMAL, PNEUMONIA: 'COVID', 'TB'. The first: .*films\.csv, line 3$"):
+        scan(tmp_path / "films.csv", labels=("NORMAL", "PNEUMONIA"))
+
+
+def test_written_manifests_read_back_the_same(tmp_path: Path) -> None:
+    plant(tmp_path / "kermany", "NORMAL/IM-0001-0001.jpeg", "PNEUMONIA/person1_virus_6.jpeg")
+    plant(tmp_path / "clinic", "x.png", "y.png")
+    (tmp_path / "clinic" / "films.csv").write_text("path,label,patient,split,age\nx.png,NORMAL,1,train,7\ny.png,PNEUMONIA,2,,\n")
+    first = scan([tmp_path / "kermany", tmp_path / "clinic" / "films.csv"])
+    for place in (tmp_path / "all.csv", tmp_path / "elsewhere" / "all.csv"):
+        place.parent.mkdir(exist_ok=True)
+        write_manifest(first, place)
+        again = scan(place)
+        for name in ("paths", "labels", "patients", "sources", "splits", "columns"):
+            assert getattr(again, name) == getattr(first, name), name
+        assert again.targets.tolist() == first.targets.tolist()
+    assert not list(tmp_path.glob("**/*.part"))
+    assert str(tmp_path) not in (tmp_path / "all.csv").read_text()
+
+
+def test_a_split_is_written_down(tmp_path: Path) -> None:
+    found = scan(plant(tmp_path, *(f"{label}/{i}.png" for label in ("A", "B") for i in range(4))))
+    sides = split(found, fraction=0.25)
+    write_manifest(found, tmp_path / "split.csv", sides=sides)
+    assert np.flatnonzero(np.array(scan(tmp_path / "split.csv").splits) == "val").tolist() == sides.validation.tolist()
+
+
+# --- data sets ---
+
+
+def test_take() -> None:
+    whole = Dataset(
+        ("a", "b", "c"), np.array([0, 1, 0]), ("N", "P"), ("1", None, "3"), ("x", "y", "x"), (None, "test", None), {"age": ("7", "", "9")}, ("k", "l", "m")
+    )
+    for indices in ([2, 1], np.array([2, 1]), (2, 1)):
+        part = whole.take(indices)
+        assert (part.paths, part.patients, part.sources, part.splits, part.names) == (("c", "b"), ("3", None), ("x", "y"), (None, "test"), ("m", "l"))
+        assert part.columns == {"age": ("9", "")}
+        assert part.targets.tolist() == [0, 1]
+    assert whole.take([True, False, True]).paths == ("a", "c")
+    assert len(whole.take([])) == 0
+    with pytest.raises(ValueError, match="read-only"):
+        whole.targets[0] = 1
+
+
+def test_data_sets_are_checked_when_made() -> None:
+    with pytest.raises(ValueError, match=r"one entry per film in every field. Received: paths: 1, targets: 2"):
+        Dataset(("a",), np.array([0, 1]), ("N", "P"), (None,), ("x",), (None,))
+    with pytest.raises(ValueError, match=r"age: 0"):
+        Dataset(("a",), np.array([0]), ("N", "P"), (None,), ("x",), (None,), {"age": ()})
+    with pytest.raises(ValueError, match=r"targets must index the 2 labels. Received: targets from 0 to 2"):
+        Dataset(("a", "b"), np.array([0, 2]), ("N", "P"), (None,) * 2, ("x",) * 2, (None,) * 2)
+    with pytest.raises(ValueError, match=r"labels must be two or more"):
+        Dataset(("a",), np.array([0]), ("N",), (None,), ("x",), (None,))
+
+
+# --- splits ---
+
+
+def many(n: int = 400, seed: int = 0) -> Dataset:
+    draw = np.random.default_rng(seed)
+    patients = [None if draw.random() < 0.1 else f"p{draw.integers(n // 3)}" for _ in range(n)]
+    sources = [str(x) for x in draw.choice(["a", "b", "c"], n, p=[0.6, 0.3, 0.1])]
+    targets = (draw.random(n) < 0.7).astype(int)
+    return Dataset(tuple(f"/films/{i}" for i in range(n)), targets, ("N", "P"), tuple(patients), tuple(sources), (None,) * n)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_patient_is_on_both_sides(seed: int) -> None:
+    whole = many(seed=seed)
+    sides = split(whole, seed=seed)
+    assert sorted([*sides.train, *sides.validation]) == list(range(len(whole)))
+    left, right = ({whole.patients[i] for i in side} - {None} for side in (sides.train, sides.validation))
+    assert not left & right
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.15, 0.3, 0.5])
+def test_every_class_of_every_source_is_set_aside_in_proportion(fraction: float) -> None:
+    whole = many(3000)
+    sides = split(whole, fraction=fraction)
+    strata = list(zip(whole.sources, whole.targets.tolist(), strict=True))
+    for stratum, n in Counter(strata).items():
+        aside = sum(strata[i] == stratum for i in sides.validation)
+        assert aside == pytest.approx(fraction * n, abs=max(3, 0.03 * n)), stratum
+
+
+def test_a_split_is_the_same_everywhere_and_another_with_another_seed() -> None:
+    whole = many()
+    order = np.random.default_rng(1).permutation(len(whole))
+    first, again, shuffled, other = split(whole), split(whole), split(whole.take(order)), split(whole, seed=1)
+    assert first.digest == again.digest == shuffled.digest != other.digest
+    assert first.validation.tolist() == again.validation.tolist()
+    assert sorted(order[shuffled.validation]) == first.validation.tolist()
+    moved = Dataset(
+        tuple(f"/elsewhere{path}" for path in whole.paths), whole.targets, whole.labels, whole.patients, whole.sources, whole.splits, names=whole.paths
+    )
+    assert split(moved).digest == first.digest
+
+
+def test_a_split_hardly_changes_when_films_are_added() -> None:
+    whole = many(1000)
+    first = split(whole.take(np.arange(900))).validation
+    later = split(whole).validation
+    assert len(set(first.tolist()) - set(later.tolist())) < 0.2 * len(first)
+
+
+def test_duplicates_stay_together() -> None:
+    whole = films("." * 40, "01" * 20)
+    groups = [[f"film{i}", f"film{i + 20}"] for i in range(20)]
+    aside = set(split(whole, fraction=0.3, together=groups).validation.tolist())
+    assert aside
+    assert all((i in aside) == (i + 20 in aside) for i in range(20))
+    assert split(whole, together=[["not there", "film1"], []])
+
+
+def test_small_sources_are_on_both_sides_where_they_can_be() -> None:
+    whole = films("aaabbbcccddd" + "." * 60 + "z", "111111000000" + "01" * 30 + "1", "s" * 12 + "t" * 60 + "u")
+    aside = split(whole, fraction=0.1).validation.tolist()
+    assert len(whole) - 1 not in aside  # the only patient of its source trains
+    assert Counter((whole.sources[i], int(whole.targets[i])) for i in aside) == {("s", 0): 3, ("s", 1): 3, ("t", 0): 3, ("t", 1): 3}
+
+
+def test_a_class_whose_patients_are_each_alone_in_their_source_is_still_on_both_sides() -> None:
+    whole = films("abcdef", "010101", "ssttuu")
+    sides = split(whole)
+    for side in (sides.train, sides.validation):
+        assert {int(whole.targets[i]) for i in side} == {0, 1}
+
+
+def test_what_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match=r"class 'PNEUMONIA' cannot be both trained on and validated: it has 1 independent patients, and two are needed"):
+        split(films("abcc", "0011"))
+    for fraction in (0, 1, -0.1):
+        with pytest.raises(ValueError, match=rf"fraction must lie in \(0, 1\). Received: fraction={fraction}"):
+            split(films("ab", "01"), fraction=fraction)
+
+
+def test_connected() -> None:
+    assert connected(6, [[5, 3], [0], [], [3, 1], [2, 4]]) == [[0], [1, 3, 5], [2, 4]]
+
+
+# --- balance ---
+
+
+def test_weights_balance_classes_within_each_source() -> None:
+    whole = films("." * 10, "0111110001", "aaaaaabbbc")
+    found = weights(whole)
+    assert found.dtype == np.float32
+    assert found.mean() == pytest.approx(1)
+    total = Counter[tuple[str, int]]()
+    for source, target, weight in zip(whole.sources, whole.targets.tolist(), found.tolist(), strict=True):
+        total[source, target] += weight
+    assert total == pytest.approx({("a", 0): 3, ("a", 1): 3, ("b", 0): 3, ("c", 1): 1})
+
+
+def test_oversampling_balances_by_repetition() -> None:
+    whole = films("." * 12, "011111100001", "aaaaaaabbbbb")
+    chosen = oversample(whole, seed=3)
+    counts = Counter((whole.sources[i], int(whole.targets[i])) for i in chosen)
+    assert counts == {("a", 0): 6, ("a", 1): 6, ("b", 0): 4, ("b", 1): 4}
+    assert set(chosen) == set(range(12))
+    assert chosen.tolist() == oversample(whole, seed=3).tolist()
+    assert np.bincount(oversample(films("." * 8, "00011111"), seed=0))[:3].tolist() in ([1, 2, 2], [2, 1, 2], [2, 2, 1])
+    assert oversample(whole.take([])).tolist() == []
+
+
+# --- real films ---
+
+
+@real
+def test_the_official_split_has_no_patient_in_common() -> None:
+    found = scan(SHARED / "data" / "chest_xray")
+    assert Counter(found.splits) == {"train": 5216, "test": 624}
+    assert Counter(found.targets.tolist()) == {0: 1575, 1: 4265}
+    assert None not in found.patients
+    train, test = ({p for p, s in zip(found.patients, found.splits, strict=True) if s == side} for side in ("train", "test"))
+    assert not train & test
+    assert len(train) == 3654
+
+
+@real
+def test_three_real_sources() -> None:
+    found = scan([SHARED / "data" / name for name in ("chest_xray/train", "nih", "rsna")])
+    assert Counter(found.sources) == {"chest_xray": 5216, "nih": 519, "rsna": 1530}
+    sides = split(found)
+    assert len(sides.validation) == pytest.approx(0.15 * len(found), abs=5)
+    assert len({p for p, s in zip(found.patients, found.sources, strict=True) if s == "nih"}) == 341
+
+
+def test_patterns_are_documented_by_name() -> None:
+    assert all(name and pattern.startswith("(?:^|/)") for name, pattern in data.PATIENT_PATTERNS.items())
