@@ -50,46 +50,61 @@ def decode(source: Any, *, check_size: Callable[[int, int], None]) -> tuple[np.n
     data = source if isinstance(source, Dataset) else _parse(source)
     if "PixelData" not in data:
         raise ValueError("it holds no DICOM picture")
-    photometric = data.get("PhotometricInterpretation")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2") or data.get("SamplesPerPixel", 1) != 1:
-        raise ValueError(f"it is no radiograph: its photometric interpretation is {photometric}, not MONOCHROME1 or MONOCHROME2")
-    height, width, bits = (int(data.get(name) or 0) for name in ("Rows", "Columns", "BitsStored"))
+    photometric = "".join(_strings(data, "PhotometricInterpretation"))
+    if photometric not in ("MONOCHROME1", "MONOCHROME2") or _whole(data, "SamplesPerPixel", 1) != 1:
+        raise ValueError(f"it is no radiograph: its photometric interpretation is {photometric or 'missing'}, not MONOCHROME1 or MONOCHROME2")
+    height, width, bits, allocated = (_whole(data, tag) for tag in ("Rows", "Columns", "BitsStored", "BitsAllocated"))
     check_size(height, width)
-    if not 1 <= bits <= 16 or data.get("BitsAllocated") not in (8, 16):
-        raise ValueError(f"it stores {bits} bits in {data.get('BitsAllocated')}; radiographs store at most 16 in 8 or 16")
+    if not 1 <= bits <= allocated or allocated not in (8, 16):
+        raise ValueError(f"it stores {bits} bits in {allocated}; radiographs store at most 16, in 8 or 16")
 
     notes = []
     codes = np.arange(2**bits)
-    signed = data.get("PixelRepresentation") == 1
-    values = _modality(np.where(codes >= 2 ** (bits - 1), codes - 2**bits, codes) if signed else codes, data)
-    try:
-        grey = _voi(values, data)
-    except (ValueError, TypeError, IndexError, AttributeError):
-        grey = None
-        notes.append("its window or VOI LUT is unusable; the full range of values is shown")
+    values = np.where(codes >= 2 ** (bits - 1), codes - 2**bits, codes) if _whole(data, "PixelRepresentation") == 1 else codes
+    with np.errstate(all="ignore"):
+        values = _modality(values, data)
+        try:
+            grey = _voi(values, data)
+        except (ValueError, TypeError, IndexError, AttributeError):
+            grey = None
+            notes.append("its window or VOI LUT is unusable; the full range of values is shown")
     if grey is None:
         low, high = values.min(), values.max()
-        if not high > low:
-            raise ValueError("its modality LUT gives every pixel the same value")
+        if not 0 < high - low < np.inf:
+            raise ValueError("its modality LUT or rescale slope gives no range of values")
         grey = (values - low) / (high - low)
     if photometric == "MONOCHROME1":
         grey = 1 - grey
     white = 255 if bits <= 8 else 65535
     table = np.rint(grey * white).astype(np.uint8 if bits <= 8 else np.uint16)  # (2 ** bits,)
 
-    if int(data.get("NumberOfFrames") or 1) > 1:
-        notes.append(f"it holds {int(data.NumberOfFrames)} frames; the first is used")
-    part = str(data.get("BodyPartExamined") or "").strip().upper()
+    if (frames := _whole(data, "NumberOfFrames", 1)) > 1:
+        notes.append(f"it holds {frames} frames; the first is used")
+    part = "".join(_strings(data, "BodyPartExamined")).upper()
     if part and not any(word in part for word in ("CHEST", "THORAX", "LUNG", "RIB", "TORSO")):
         notes.append("its header names another body part than the chest")
-    stored = _frame(data, height, width)
-    shift = max(int(data.get("HighBit") or bits - 1) + 1 - bits, 0)
-    stored = stored.view(f"u{stored.dtype.itemsize}")
+    stored = _frame(data, height, width, allocated)
+    shift = max(_whole(data, "HighBit", bits - 1) + 1 - bits, 0)
     pixels = np.empty((height, width), table.dtype)
     for top in range(0, height, 256):  # in strips, for NumPy widens indices to 64 bits
         pixels[top : top + 256] = table[stored[top : top + 256] >> shift & (2**bits - 1)]  # overlays may sit in the other bits
-    said = {name: str(data.get(tag) or "").strip().upper() or None for name, tag in (("view", "ViewPosition"), ("modality", "Modality"))}
+    said = {name: "".join(_strings(data, tag)[:1]).upper() or None for name, tag in (("view", "ViewPosition"), ("modality", "Modality"))}
     return pixels, float(white), {**said, "notes": tuple(notes)}
+
+
+def _strings(data: Any, tag: str) -> list[str]:
+    """The values of an element, unchecked: pydicom would warn, and log the value, where one bends the standard's rules."""
+    value = getattr(data.get_item(tag), "value", None)
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace").split("\\")
+    if value is None or isinstance(value, (str, int, float)):
+        value = [value]
+    return [text for item in value if item is not None and (text := str(item).strip(" \0"))]
+
+
+def _whole(data: Any, tag: str, default: int = 0) -> int:
+    value = data.get(tag)
+    return int(value) if isinstance(value, (int, str)) and str(value).strip() else default
 
 
 def _parse(source: bytes) -> Any:
@@ -104,7 +119,10 @@ def _parse(source: bytes) -> Any:
             raise ValueError(f"it is damaged, or inflates to more than {_MAX_BYTES // 2**20} MiB")
         uid = ExplicitVRLittleEndian.encode() + b"\0"
         source = source[:132] + b"\2\0\x10\0UI" + len(uid).to_bytes(2, "little") + uid + plain
-    return dcmread(io.BytesIO(source), specific_tags=_TAGS, force=source[128:132] != b"DICM")
+    try:
+        return dcmread(io.BytesIO(source), specific_tags=_TAGS, force=source[128:132] != b"DICM")
+    except Exception as error:  # pydicom raises nearly anything on damaged bytes
+        raise ValueError(f"it is a damaged DICOM file ({error})") from error
 
 
 def _modality(values: np.ndarray, data: Any) -> np.ndarray:
@@ -112,13 +130,8 @@ def _modality(values: np.ndarray, data: Any) -> np.ndarray:
     if data.get("ModalityLUTSequence"):
         entries, _ = _lut(data.ModalityLUTSequence[0], values, data)
         return entries
-    slope, intercept = data.get("RescaleSlope"), data.get("RescaleIntercept")
-    if slope is None or intercept is None:
-        return values
-    rescaled = values * float(slope) + float(intercept)
-    if not np.isfinite(rescaled).all():
-        raise ValueError(f"its rescale slope {slope} and intercept {intercept} are no usable numbers")
-    return rescaled
+    slope, intercept = _strings(data, "RescaleSlope"), _strings(data, "RescaleIntercept")
+    return values * float(slope[0]) + float(intercept[0]) if slope and intercept else values
 
 
 def _voi(values: np.ndarray, data: Any) -> np.ndarray | None:
@@ -126,10 +139,10 @@ def _voi(values: np.ndarray, data: Any) -> np.ndarray | None:
     if data.get("VOILUTSequence"):
         entries, white = _lut(data.VOILUTSequence[0], values, data)
         return np.clip(entries / white, 0, 1)
-    if data.get("WindowCenter") is None or data.get("WindowWidth") is None:
+    centres, widths = _strings(data, "WindowCenter"), _strings(data, "WindowWidth")
+    if not centres or not widths:
         return None
-    centre, width = (float(np.atleast_1d(data[tag].value)[0]) for tag in ("WindowCenter", "WindowWidth"))
-    function = data.get("VOILUTFunction") or "LINEAR"
+    centre, width, function = float(centres[0]), float(widths[0]), "".join(_strings(data, "VOILUTFunction")) or "LINEAR"
     if function == "LINEAR":  # the standard's off-by-one: a window of 256 about 128 shows 0 to 255
         centre, width = centre - 0.5, width - 1
     if not (width > 0 or (function == "LINEAR" and width == 0)) or not np.isfinite([centre, width]).all():
@@ -156,8 +169,8 @@ def _lut(item: Any, values: np.ndarray, data: Any) -> tuple[np.ndarray, float]:
     return entries[index].astype(np.float64), 2.0**depth - 1
 
 
-def _frame(data: Any, height: int, width: int) -> np.ndarray:
-    """Stored values of the first frame, (H, W), uint8, uint16, int8 or int16."""
+def _frame(data: Any, height: int, width: int, allocated: int) -> np.ndarray:
+    """The first frame as it is stored, (H, W), uint8 or uint16 whatever the sign."""
     from pydicom.encaps import get_frame
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import as_pixel_options
@@ -165,6 +178,11 @@ def _frame(data: Any, height: int, width: int) -> np.ndarray:
 
     little = data.original_encoding[1] is not False
     syntax = UID(getattr(data, "file_meta", {}).get("TransferSyntaxUID") or (ExplicitVRLittleEndian if little else ExplicitVRBigEndian))
+    if not syntax.is_encapsulated:
+        dtype = np.dtype(np.uint8 if allocated == 8 else "<u2" if syntax.is_little_endian else ">u2")
+        if len(data.PixelData) < height * width * dtype.itemsize:
+            raise ValueError(f"it is not complete: {len(data.PixelData)} of {height * width * dtype.itemsize} bytes of pixels are there")
+        return np.frombuffer(data.PixelData, dtype, height * width).reshape(height, width)
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
@@ -174,22 +192,20 @@ def _frame(data: Any, height: int, width: int) -> np.ndarray:
     options = as_pixel_options(data)
     if syntax.is_encapsulated:
         size = _coded_size(get_frame(data.PixelData, 0, number_of_frames=options["number_of_frames"]))
-        if size not in (None, (height, width)):
-            raise ValueError(f"its header says {height} x {width} pixels, its compressed picture {size}")
+        if size and size != (height, width):
+            raise ValueError(f"its header says {height} x {width} pixels, its compressed picture {size[0]} x {size[1]}")
     plugin = "pillow" if syntax == JPEGBaseline8Bit else ""  # the same decoder as for JPEG files
     try:
         stored: np.ndarray = decoder.as_array(data, index=0, raw=True, decoding_plugin=plugin, **options)[0]
-    except RuntimeError as error:  # each decoder's own words, a line each
-        raise ValueError(
-            f"its pixels, {syntax.name}, cannot be decoded ({'; '.join(line.strip() for line in str(error).splitlines()[1:]) or error})"
-        ) from error
-    return stored
+    except Exception as error:  # decoders raise nearly anything; each one's own words come on a line
+        raise ValueError(f"its pixels, {syntax.name}, cannot be decoded ({'; '.join(map(str.strip, str(error).splitlines()))})") from error
+    return stored.view(f"u{stored.dtype.itemsize}")
 
 
 def _coded_size(frame: bytes) -> tuple[int, int] | None:
     """Height and width that a JPEG, JPEG-LS or JPEG 2000 stream declares, before anything is allocated for them; None for others."""
-    if frame[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: extents less offsets
-        right, bottom, left, top = (int.from_bytes(frame[k : k + 4], "big") for k in (8, 12, 16, 20))
+    if (at := frame.find(b"\xff\x4f\xff\x51", 0, 4096)) >= 0:  # JPEG 2000, bare or in its boxes: extents less offsets
+        right, bottom, left, top = (int.from_bytes(frame[at + k : at + k + 4], "big") for k in (8, 12, 16, 20))
         return bottom - top, right - left
     if frame[:2] != b"\xff\xd8":
         return None

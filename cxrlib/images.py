@@ -27,7 +27,7 @@ else:
 
 DECODER = 1  # version of the path from bytes to model input; part of every cache key
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
-MAX_PIXELS = 40_000_000  # a 43 x 43 cm detector with 0.1 mm pixels has 18.5 million
+MAX_PIXELS = 30_000_000  # a 43 x 43 cm detector with 0.1 mm pixels has 18.5 million
 MAX_BYTES = 256 * 2**20  # of a file or a download
 URL_TIMEOUT = 20.0  # seconds for a whole download
 _TOO_LARGE = f"it is larger than {MAX_BYTES // 2**20} MiB"
@@ -41,6 +41,7 @@ _STRANGERS = {
     b"ftyp": "HEIC, AVIF or video",
     b"<": "a web page or XML",
 }
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G and B, ITU-R BT.601, as Pillow has it
 _KINDS = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image)
 _DRAFT = 6  # a JPEG is decoded at a reduced scale only where this many times the model's side remain
 
@@ -104,7 +105,8 @@ def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS)
     Args:
         source: A path, a `file://` or `http(s)://` URL, the bytes of a file, a binary file object (read from its start), a PIL image, a pydicom dataset, or
             an ndarray of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16, or float in [0, 1].
-        model_size: Side in pixels of the network's input; far larger JPEGs are decoded at a reduced scale that stays well above it.
+        model_size: Side in pixels of the network's input. JPEG files at least 12 times as wide and as high are decoded at a reduced scale; all others, and all
+            films of another kind of source, at full size.
         max_pixels: Films with more pixels are refused before they are decoded.
 
     Returns:
@@ -226,8 +228,10 @@ def _begins_as_dicom(path: Path) -> bool:
     if path.suffix and not path.suffix[1:].isdigit():  # exports name files IM0001 or by their UID
         return False
     try:
+        if not path.is_file():
+            return False
         with open(path, "rb") as file:
-            return path.is_file() and file.read(132)[128:] == b"DICM"
+            return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
 
@@ -361,9 +365,10 @@ def _from_pillow(image: Image.Image, name: str, max_pixels: int, model_size: int
     if model_size is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (_DRAFT * model_size, _DRAFT * model_size))
     image.load()
-    if orientation := _orientation(image):
-        image = image.transpose(orientation)
-        if orientation not in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180):
+    turn = _orientation(image)
+    if turn is not None:
+        image = image.transpose(turn)
+        if turn not in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180):
             width, height = height, width
     pixels, white, colour = _grey(image)
     return _film(pixels, white, name, (height, width), colour, notes)
@@ -423,11 +428,11 @@ def _deep(image: Image.Image) -> tuple[np.ndarray, float]:
 
 
 def _unit(pixels: np.ndarray) -> np.ndarray:
-    if not np.isfinite(pixels).all():
-        raise ImageError("it holds NaN or infinite values")
     low, high = float(pixels.min()), float(pixels.max())
+    if math.isnan(low):
+        raise ImageError("it holds NaN values")
     if low < -1e-6 or high > 1 + 1e-6:
-        raise ImageError(f"floating-point pixels must lie in [0, 1]. Received: from {low:g} to {high:g}; divide by the value that means white")
+        raise ImageError(f"floating-point pixels must lie in [0, 1]; divide by the value that means white. Received: from {low:g} to {high:g}")
     unit: np.ndarray = np.clip(pixels, 0, 1).astype(np.float32, copy=False)
     return unit
 
@@ -451,11 +456,13 @@ def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Film:
     if pixels.dtype == np.uint8:
         grey, white, colour = _grey(Image.fromarray(np.ascontiguousarray(pixels)))
     else:
-        rgb = pixels[..., :3].astype(np.float32)
-        if pixels.shape[2] == 4:
-            rgb *= pixels[..., 3:] / np.float32(white)
-        grey = (rgb @ np.array([0.299, 0.587, 0.114], np.float32)).astype(pixels.dtype)
-        colour = float(np.ptp(rgb, axis=2).mean() / white)
+        grey, colour = np.empty(pixels.shape[:2], pixels.dtype), 0.0
+        for top in range(0, len(pixels), 256):  # in strips, to spare memory
+            rgb = pixels[top : top + 256, :, :3].astype(np.float32)
+            if pixels.shape[2] == 4:
+                rgb *= pixels[top : top + 256, :, 3:] / np.float32(white)
+            grey[top : top + 256] = rgb @ _LUMA
+            colour += float(np.ptp(rgb, axis=2).sum() / white / grey.size)
     return _film(grey, white, name, grey.shape, colour)
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+_DRAWN = 256  # largest side at which the anatomy is worked out; the grain is always drawn at full size
+
 
 def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray:
     """Draw a frontal chest film that passes for one at a glance.
 
-    The film is a sum of thicknesses: body, lungs of air, heart, great vessels, diaphragm, spine, ribs, clavicles and shoulder blades, with noise. Every seed gives another
-    person; the same seed with and without the opacity gives the same person.
+    The film is a sum of what the rays pass: body, lungs of air, heart, great vessels, diaphragm, spine, ribs, clavicles and shoulder blades, then scatter, exposure
+    and grain. Every seed is another person; the same seed with and without the opacity is the same person.
 
     Args:
-        seed: Which person.
-        opacity: Whether a consolidation lies in one lung.
+        seed: Which person, 0 or above.
+        opacity: Whether one lung holds a consolidation.
         size: Side of the film in pixels.
 
     Returns:
@@ -33,105 +36,113 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
     if size < 16:
         raise ValueError(f"size must be at least 16. Received: size={size}")
     rng = np.random.default_rng(seed)
-    axis = (np.arange(size) + 0.5) / size * 2 - 1
-    y, x = axis[:, None], axis[None, :]
-    x = x - rng.uniform(-0.04, 0.04)
+    side = min(size, _DRAWN)
+    axis = ((np.arange(side) + 0.5) / side * 2 - 1).astype(np.float32)  # -1 to 1, right and down
+    y, x = axis[:, None], axis[None, :] - np.float32(rng.uniform(-0.04, 0.04))
+    across = np.abs(x)  # (1, side): how far from the midline
 
-    def jitter(value: float, part: float = 0.06) -> float:
-        return value * (1 + rng.uniform(-part, part))
+    def about(value: float, part: float = 0.06) -> float:
+        return float(value * (1 + rng.uniform(-part, part)))
 
-    def inside(cx: float, cy: float, rx: float, ry: float, soft: float, power: float = 2.0) -> np.ndarray:
-        """A soft-edged superellipse: 1 inside, 0 outside."""
-        r = (np.abs((x - cx) / rx) ** power + np.abs((y - cy) / ry) ** power) ** (1 / power)
-        return 1 / (1 + np.exp(np.clip((r - 1) * min(rx, ry) / soft, -30, 30)))
+    def below(r: np.ndarray, soft: float) -> np.ndarray:
+        """1 where r is negative, 0 where it is positive, with an edge as wide as `soft`."""
+        return 1 / (1 + np.exp(np.clip(r / soft, -30, 30)))
 
-    # body: trunk, shoulders, neck and, lower, the arms' edge
-    trunk = inside(0, 0.5, jitter(0.86), 1.5, 0.02, 4)
-    shoulders = inside(0, 0.62, jitter(1.1), jitter(1.3), 0.03, 2.6)
-    neck = inside(0, -1.05, jitter(0.2), 0.55, 0.03)
-    body = np.maximum(np.maximum(trunk, shoulders) * (y > -2), neck)
-    density = 0.62 * body * (0.85 + 0.15 * np.clip(y, -1, 1))
+    def oval(cx: float, cy: float, rx: float, ry: float, soft: float, *, turn: float = 0.0) -> np.ndarray:
+        u, v = (x - cx) * math.cos(turn) + (y - cy) * math.sin(turn), (y - cy) * math.cos(turn) - (x - cx) * math.sin(turn)
+        return below((np.hypot(u / rx, v / ry) - 1) * min(rx, ry), soft)  # (side, side)
 
-    # lungs: seen from the front the left of the picture is the right lung, a little wider and shorter
-    lungs = np.zeros((size, size))
-    top, base = jitter(-0.72, 0.05), jitter(0.56, 0.08)
-    for side in (-1, 1):
-        centre, width = side * jitter(0.4, 0.04), jitter(0.335 if side < 0 else 0.31, 0.05)
-        bottom = base - (0.05 if side < 0 else 0.0)
-        middle, half = (top + bottom) / 2, (bottom - top) / 2
-        taper = 1 - 0.42 * np.clip((middle - y) / half, 0, 1) ** 2  # narrower towards the apex
-        lean = centre - side * 0.1 * np.clip((middle - y) / half, 0, 1) ** 2
-        r = (np.abs((x - lean) / (width * taper)) ** 2.5 + np.abs((y - middle) / half) ** 2.8) ** (1 / 2.6)
-        lung = 1 / (1 + np.exp(np.clip((r - 1) * 0.3 / 0.018, -30, 30)))
-        dome = bottom - 0.14 + 0.22 * np.abs((x - centre) / width) ** 2.2  # diaphragm, with a sharp outer angle
-        lung = lung / (1 + np.exp(np.clip((y - dome - 0.08) / 0.014, -30, 30)))
-        lungs = np.maximum(lungs, lung)
+    def band(distance: np.ndarray, half: float) -> np.ndarray:
+        square = (distance / half) ** 2
+        return np.exp(-square * square)
 
-    heart = np.maximum(
-        inside(jitter(0.13, 0.2), base - 0.26, jitter(0.31, 0.1), jitter(0.27, 0.1), 0.022, 2.2),
-        inside(-0.06, base - 0.3, 0.17, 0.26, 0.022),
-    )
-    mediastinum = inside(0, -0.2, jitter(0.12, 0.15), 0.9, 0.03, 4)
-    knuckle = inside(jitter(0.13), jitter(-0.33), 0.075, 0.08, 0.015)
-    air = lungs * (1 - 0.93 * np.maximum(np.maximum(heart, mediastinum), 0.8 * knuckle))
-    density = density - 0.47 * air
+    # body: the shoulders slope down from the neck and narrow to the trunk; the belly is denser than the chest
+    waist, shoulder = about(0.84), about(1.08, 0.05)
+    flank = waist + (shoulder - waist) * below(y + 0.28, 0.06) + 0.03 * (y - 0.2) ** 2  # (side, 1)
+    slope = -about(0.93, 0.02) + 0.34 * np.clip(across - 0.17, 0, None) ** 0.8  # (1, side)
+    body = np.maximum(below(across - flank, 0.012) * below(slope - y, 0.012), below(across - about(0.18), 0.015) * below(y + 0.6, 0.05))
+    density = body * (0.58 + 0.08 * np.clip(y, -1, 1) - 0.12 * across**2)
 
-    # hilar vessels: dark-to-bright branches that thin out from each hilum
-    for side in (-1, 1):
-        for _ in range(16):
-            angle, length = rng.uniform(-1.25, 1.25), rng.uniform(0.14, 0.36)
-            hx, hy = side * 0.17, -0.05 + rng.uniform(-0.08, 0.08)
-            dx, dy = side * np.cos(angle), np.sin(angle) + 0.25
-            along = np.clip(((x - hx) * dx + (y - hy) * dy) / (dx * dx + dy * dy) / length, 0, 1)
-            far = np.hypot(x - hx - along * dx * length, y - hy - along * dy * length)
-            wide = 0.017 * (1 - 0.75 * along)
-            density = density + 0.05 * air * (1 - along) * np.exp(-((far / wide) ** 2))
+    # lungs: the film's left is the person's right lung, wider and shorter; narrower towards the apex, cut off by the diaphragm's dome
+    lungs = np.zeros_like(body)
+    top, base = about(-0.74, 0.04), about(0.5, 0.1)
+    for hand in (-1, 1):
+        bottom = base - (0.06 if hand < 0 else 0.0)
+        up = np.clip((0.15 - y) / (0.15 - top), 0, 1)  # 0 low, 1 at the apex
+        inner, outer = 0.10 + 0.06 * up**3, about(0.745, 0.03) * np.sqrt(np.clip(1 - 0.80 * up**2.6, 0.02, 1))
+        middle, half = (inner + outer) / 2, (outer - inner) / 2
+        lung = below(np.abs(hand * x - middle) - half, 0.010) * below(top - y + 0.6 * (hand * x - 0.33) ** 2, 0.012)
+        dome = bottom - 0.06 + 1.1 * (hand * x - 0.36) ** 2 + 0.25 * np.clip(hand * x - 0.5, 0, 1)
+        lungs = np.maximum(lungs, lung * below(y - dome, 0.008))
+    left = oval(about(0.16, 0.15), base - 0.24, about(0.33, 0.08), about(0.22, 0.08), 0.012, turn=0.55)  # its apex points down and outwards
+    heart = np.maximum(left, oval(-0.04, base - 0.30, about(0.18, 0.1), 0.28, 0.012))
+    narrowing = np.clip((y + 0.5) / 0.5, 0, 1)
+    mediastinum = below(across - about(0.11, 0.15) - 0.03 * narrowing, 0.012)
+    knuckle = oval(about(0.115), about(-0.34), 0.075, 0.085, 0.010)
+    air = lungs * (1 - 0.92 * np.maximum(np.maximum(heart, mediastinum), 0.85 * knuckle))
+    depth = 0.75 + 0.25 * np.clip(1 - ((across - 0.4) / 0.5) ** 2, 0, 1)  # less air where the lung is thin
+    density = density - 0.43 * air * depth + 0.10 * np.maximum(heart, mediastinum) * body
 
-    # bones: vertebrae, ribs (rear ones bend down outwards, front ones inwards), clavicles, shoulder blades
-    spine = inside(0, 0, jitter(0.085), 1.6, 0.012, 6)
-    density = density + 0.1 * spine * (0.75 + 0.25 * np.cos(y * np.pi / 0.075))
-    chest = inside(0, -0.02, jitter(0.79), jitter(0.98), 0.03, 2.6)
-    gap = jitter(0.145)
-    for i in range(9):
-        rear = top + 0.03 + i * gap + 0.5 * (np.abs(x) - 0.3) ** 2 + (0.1 + 0.03 * i) * np.abs(x)
-        edge = np.abs(y - rear) / 0.03
-        cortex = np.exp(-(edge**4)) * (0.5 + 0.5 * np.clip(edge, 0, 1) ** 2)
-        density = density + 0.085 * chest * (np.abs(x) > 0.07) * cortex
-        front = top + 0.2 + i * gap + 0.75 * (0.75 - np.abs(x)) * (0.45 + 0.02 * i)
-        density = density + 0.05 * chest * (np.abs(x) > 0.3) * np.exp(-(((y - front) / 0.034) ** 4))
-    tilt = rng.uniform(-0.05, 0.05)
-    for side in (-1, 1):
-        bar = -0.66 + tilt * side - 0.3 * (np.abs(x) - 0.12) + 0.12 * np.sin((np.abs(x) - 0.1) * 5)
-        reach = (side * x > 0.07) & (side * x < 0.78)
-        density = density + 0.1 * reach * np.exp(-(((y - bar) / 0.034) ** 4))
-        blade = inside(side * jitter(0.78, 0.03), jitter(-0.3, 0.1), 0.12, 0.36, 0.02)
-        density = density + 0.07 * blade * body
+    # vessels: branches that leave each hilum and thin out
+    for hand in (-1, 1):
+        for _ in range(26):
+            angle, length = rng.uniform(-1.35, 1.35), rng.uniform(0.15, 0.5)
+            hx, hy = hand * rng.uniform(0.13, 0.2), -0.06 + rng.uniform(-0.1, 0.12)
+            dx, dy = hand * math.cos(angle) * length, (math.sin(angle) + 0.3) * length
+            along = np.clip(((x - hx) * dx + (y - hy) * dy) / (dx * dx + dy * dy), 0, 1)
+            wide = 0.015 * (1 - 0.75 * along)
+            density = density + 0.07 * air * (1 - along) * np.exp(-((x - hx - along * dx) ** 2 + (y - hy - along * dy) ** 2) / wide**2)
 
-    # a consolidation: a ragged bright area in one lung, with air bronchograms left to the noise
-    person = rng.spawn(1)[0]
+    # bones: vertebrae and the dark windpipe before them, rear ribs falling outwards, front ribs falling inwards, clavicles, shoulder blades
+    density = density + 0.07 * below(across - about(0.085), 0.008) * (0.75 + 0.25 * np.cos(y * (math.pi / 0.072)))
+    density = density - 0.06 * below(across - 0.035, 0.010) * below(y + 0.3, 0.03) * body
+    cage = 0.79 * np.sqrt(np.clip(1 - ((y - 0.15) / 1.12) ** 2, 0.01, 1))  # (side, 1): half width of the rib cage
+    inside = below(across - cage, 0.010)
+    gap = about(0.135, 0.05)
+    for i in range(10):
+        reach = across / np.maximum(cage, 0.2)
+        rear = y - (top - 0.03 + i * gap + 0.26 * reach**2 - 0.05 * np.sin(reach * math.pi))
+        density = density + 0.085 * inside * below(0.08 - across, 0.01) * (band(rear, 0.030) - 0.45 * band(rear, 0.018)) * (0.6 + 0.4 * reach)
+        front = y - (top + 0.17 + i * gap + 0.36 * (1 - reach))
+        density = density + 0.04 * inside * below(0.26 + 0.02 * i - across, 0.03) * band(front, 0.034) * (i < 7)
+    density = density + 0.08 * inside * np.exp(-(((across - cage + 0.02) / 0.02) ** 2)) * below(y - base - 0.2, 0.05) * below(-0.62 - y, 0.05)  # ribs edge on
+    tilt = rng.uniform(-0.04, 0.04)
+    for hand in (-1, 1):
+        run = hand * x
+        bar = y - (-0.66 + tilt * hand - 0.22 * (run - 0.1) + 0.05 * np.sin((run - 0.1) * 8))
+        ends = below(0.09 - run, 0.010) * below(run - 0.80, 0.02)
+        density = density + 0.12 * ends * (band(bar, 0.036) - 0.35 * band(bar, 0.022)) * body
+        edge = run - 0.70 - 0.25 * (y + 0.35)
+        density = density + 0.05 * below(-edge, 0.008) * below(edge - 0.25, 0.02) * below(np.abs(y + 0.33) - 0.33, 0.02) * body
+
+    # a consolidation: a ragged cloud in one lung, thick enough to hide the vessels behind it
+    ill = rng.spawn(1)[0]
     if opacity:
-        side = person.choice((-1, 1))
-        cx, cy = side * person.uniform(0.36, 0.5), person.uniform(-0.25, 0.3)
-        cloud = np.zeros((size, size))
-        for _ in range(14):
-            px, py = cx + person.normal(0, 0.08), cy + person.normal(0, 0.09)
-            cloud = cloud + person.uniform(0.25, 0.6) * np.exp(-(((x - px) / 0.09) ** 2) - ((y - py) / 0.085) ** 2)
-        density = density + 0.3 * air * np.clip(cloud, 0, 1.1)
+        cx, cy = float(ill.choice((-1, 1))) * ill.uniform(0.36, 0.5), ill.uniform(-0.25, base - 0.2)
+        cloud = np.zeros_like(body)
+        for _ in range(24):
+            px, py, r = cx + ill.normal(0, 0.10), cy + ill.normal(0, 0.10), ill.uniform(0.035, 0.11)
+            cloud = cloud + ill.uniform(0.2, 0.55) * np.exp(-((x - px) ** 2 + (y - py) ** 2) / r**2)
+        density = density + 0.26 * air * np.clip(cloud, 0, 1)
 
-    # scatter and exposure, a detector's curve, grain of two sizes
-    fine = rng.normal(0, 0.012, (size, size))
-    coarse = np.asarray(Image.fromarray(rng.normal(0, 0.012, (48, 48)).astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
-    density = (density + 0.03 * inside(0, 0.2, 0.8, 0.9, 0.2) + coarse * body + fine * (0.4 + 0.6 * body)) * jitter(1.0) + 0.05
-    pixels = 255 * np.clip(density, 0, 1) ** jitter(0.85, 0.1)
-    film: np.ndarray = np.clip(pixels, 0, 255).astype(np.uint8)
-    return film
+    # scatter, the detector's curve and exposure, grain of two sizes
+    strength, gamma = about(2.3, 0.12), about(1.25, 0.08)
+    density = density + 0.05 * oval(0, 0.2, 0.8, 0.9, 0.2) + _grown(rng.normal(0, 0.010, (40, 40)), side) * body
+    full = _grown(density, size) + rng.normal(0, 0.010, (size, size)) * (0.3 + 0.7 * _grown(body, size))
+    film: np.ndarray = np.clip(262 * (1 - np.exp(-strength * np.clip(full + 0.02, 0, None) ** gamma)), 0, 255)
+    return film.astype(np.uint8)
+
+
+def _grown(picture: np.ndarray, size: int) -> np.ndarray:
+    grown: np.ndarray = np.asarray(Image.fromarray(picture.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
+    return grown
 
 
 def write(folder: str | os.PathLike[str], n: int = 8, *, seed: int = 0, size: int = 256) -> Path:
     """Write drawn films as two class folders.
 
     Args:
-        folder: Where `NORMAL/` and `PNEUMONIA/` are made; the latter hold films with an opacity.
+        folder: Where `NORMAL/` and `PNEUMONIA/` are made; the latter's films have an opacity.
         n: Films per class, each of another person.
         seed: Of the first person.
         size: Side of the films in pixels.
@@ -153,7 +164,6 @@ def write(folder: str | os.PathLike[str], n: int = 8, *, seed: int = 0, size: in
     folder = Path(folder)
     for k, label in enumerate(("NORMAL", "PNEUMONIA")):
         (folder / label).mkdir(parents=True, exist_ok=True)
-        for i in range(n):
-            person = seed + k * n + i
+        for person in range(seed + k * n, seed + (k + 1) * n):
             Image.fromarray(draw(person, opacity=bool(k), size=size)).save(folder / label / f"phantom{person:05d}.png")
     return folder

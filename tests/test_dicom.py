@@ -1,0 +1,338 @@
+"""DICOM: the same bits as a picture of the same film; the standard's steps in the standard's order."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrlib import dicom, images, phantom
+from cxrlib.images import ImageError, fit, name_of, read
+
+pydicom = pytest.importorskip("pydicom")
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    RLELossless,
+)
+
+GREY = phantom.draw(1, size=160)[:, :150]  # (160, 150) uint8
+DEEP = (GREY.astype(np.uint16) * 16 + np.arange(150, dtype=np.uint16) % 16).astype(np.uint16)  # 12 bits
+
+
+def dataset(pixels: np.ndarray, *, syntax: str = ExplicitVRLittleEndian, coded: bytes | None = None, **tags: Any) -> Dataset:
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = syntax
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    data.PatientName = "Secret^Name"
+    data.Rows, data.Columns = pixels.shape[-2:]
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated = data.BitsStored = 8 * pixels.dtype.itemsize
+    data.PixelRepresentation = int(pixels.dtype.kind == "i")
+    big = syntax == ExplicitVRBigEndian
+    data.PixelData = encapsulate([coded]) if coded else pixels.astype(pixels.dtype.newbyteorder(">" if big else "<")).tobytes()
+    data["PixelData"].VR = "OB" if coded or pixels.dtype.itemsize == 1 else "OW"
+    for name, value in tags.items():
+        setattr(data, name, value)
+    data.HighBit = tags.get("HighBit", data.BitsStored - 1)
+    return data
+
+
+def saved(data: Dataset) -> bytes:
+    file = io.BytesIO()
+    data.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def jpeg(pixels: np.ndarray, kind: str = "JPEG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def lut(first: int, depth: int, entries: list[int], *, packed: bool = False) -> Dataset:
+    item = Dataset()
+    item.LUTDescriptor = [len(entries), first, depth]
+    item.LUTData = struct.pack(f"<{len(entries)}{'B' if packed else 'H'}", *entries)
+    item["LUTDescriptor"].VR, item["LUTData"].VR = "US" if first >= 0 else "SS", "OW"
+    return item
+
+
+# --- the same film ---
+
+
+def test_eight_bits_give_the_bits_of_a_picture(tmp_path: Path) -> None:
+    path = tmp_path / "film.dcm"
+    path.write_bytes(saved(dataset(GREY)))
+    expected = fit(read(GREY))
+    for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes()), dataset(GREY), pydicom.dcmread(path)):
+        film = read(source)
+        assert (film.pixels == GREY).all() and film.pixels.dtype == np.uint8 and film.white == 255 and not film.pixels.flags.writeable
+        assert (fit(film) == expected).all()
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize("pixels", [GREY, DEEP])
+def test_plain_transfer_syntaxes(syntax: str, pixels: np.ndarray) -> None:
+    film = read(saved(dataset(pixels, syntax=syntax)))
+    assert (film.pixels == pixels).all() and film.white == np.iinfo(pixels.dtype).max
+
+
+def test_compressed_transfer_syntaxes() -> None:
+    coded = jpeg(GREY, quality=90)
+    film = read(saved(dataset(GREY, syntax=JPEGBaseline8Bit, coded=coded)))
+    assert (film.pixels == read(coded).pixels).all()
+    film = read(saved(dataset(GREY, syntax=JPEG2000Lossless, coded=jpeg(GREY, "JPEG2000", no_jp2=True))))
+    assert (film.pixels == GREY).all()
+    run_lengths = dataset(DEEP, BitsStored=12)
+    run_lengths.compress(RLELossless, generate_instance_uid=False)
+    assert np.abs(read(saved(run_lengths)).pixels / 65535 - DEEP / 4095).max() < 1e-5
+
+
+def test_all_of_pydicoms_own_films_agree_with_their_uncompressed_twin() -> None:
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    if not (folder / "MR_small.dcm").is_file():
+        pytest.skip("this pydicom comes without its test files")
+    plain = read(folder / "MR_small.dcm").pixels
+    names = ["MR_small_RLE.dcm", "MR_small_implicit.dcm", "MR_small_padded.dcm", "MR_small_jp2klossless.dcm"]
+    if pydicom.pixels.decoders.JPEGLSLosslessDecoder.is_available:
+        names.append("MR_small_jpeg_ls_lossless.dcm")
+    for name in names:
+        assert (read(folder / name).pixels == plain).all()
+
+
+def test_without_preamble_or_transfer_syntax() -> None:
+    whole = saved(dataset(GREY))
+    assert (read(whole[132:]).pixels == GREY).all()
+    bare = dataset(GREY)
+    del bare.file_meta
+    assert (read(bare).pixels == GREY).all()
+    implicit = saved(dataset(GREY, syntax=ImplicitVRLittleEndian))
+    body = implicit[implicit.index(b"\x08\0\x16\0") :]
+    assert (read(body).pixels == GREY).all()
+
+
+def test_a_dataset_is_left_as_it_is() -> None:
+    data = dataset(DEEP, BitsStored=12, PhotometricInterpretation="MONOCHROME1", WindowCenter=2000, WindowWidth=1000)
+    before = data.to_json()
+    read(data)
+    assert data.to_json() == before
+
+
+# --- stored value -> grey ---
+
+
+def test_bits_stored_is_the_declared_depth() -> None:
+    film = read(dataset(DEEP, BitsStored=12))
+    assert film.white == 65535 and np.abs(film.pixels / 65535 - DEEP / 4095).max() < 1e-5
+    assert np.abs(fit(film) - fit(read(GREY))).max() < 2 / 255
+    six = GREY // 4
+    film = read(dataset(six, BitsStored=6))
+    assert film.white == 255 and np.abs(film.pixels / 255 - six / 63).max() <= 0.5 / 255
+
+
+def test_other_bits_are_masked_and_high_bits_shifted() -> None:
+    expected = read(dataset(DEEP, BitsStored=12)).pixels
+    overlay = DEEP | (np.uint16(1) << 15)
+    assert (read(dataset(overlay, BitsStored=12)).pixels == expected).all()
+    assert (read(dataset(DEEP << 4, BitsStored=12, HighBit=15)).pixels == expected).all()
+
+
+def test_signed_values() -> None:
+    signed = DEEP.astype(np.int16) - 2048
+    assert (read(dataset(signed, BitsStored=12)).pixels == read(dataset(DEEP, BitsStored=12)).pixels).all()
+
+
+def test_monochrome1_is_inverted() -> None:
+    assert (read(dataset(255 - GREY, PhotometricInterpretation="MONOCHROME1")).pixels == GREY).all()
+
+
+def test_window_comes_before_inversion() -> None:
+    narrow = {"WindowCenter": 1000, "WindowWidth": 501}
+    plain = read(dataset(DEEP, BitsStored=12, **narrow)).pixels
+    inverted = read(dataset(DEEP, BitsStored=12, PhotometricInterpretation="MONOCHROME1", **narrow)).pixels
+    assert (inverted == 65535 - plain).all() and plain[DEEP < 749].max() == 0 and plain[DEEP > 1250].min() == 65535
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize("slope", [1, 0.5, -2])
+def test_windows_agree_with_pydicom(function: str, slope: float) -> None:
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    codes = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    data = dataset(
+        codes, BitsStored=12, RescaleSlope=slope, RescaleIntercept=-100, WindowCenter=[slope * 2000, 1], WindowWidth=[900, 1], VOILUTFunction=function
+    )
+    theirs = apply_voi_lut(apply_modality_lut(codes, data), data)
+    low, high = sorted(np.array([0, 4095]) * slope - 100)
+    expected = (theirs - low) / (high - low) if slope > 0 else (high - theirs) / (high - low)  # pydicom turns its range over where the slope is negative
+    assert np.abs(read(data).pixels / 65535 - expected).max() < 1e-4
+
+
+def test_a_full_window_changes_nothing() -> None:
+    assert (read(dataset(GREY, WindowCenter=128, WindowWidth=256)).pixels == GREY).all()
+    assert (read(dataset(GREY, WindowCenter=127.5, WindowWidth=255, VOILUTFunction="LINEAR_EXACT")).pixels == GREY).all()
+    assert (read(dataset(GREY, RescaleSlope=3, RescaleIntercept=-7)).pixels == GREY).all()
+    assert (read(dataset(GREY, RescaleSlope=-1, RescaleIntercept=255)).pixels == 255 - GREY).all()
+
+
+def test_a_window_of_one_is_a_threshold() -> None:
+    pixels = read(dataset(GREY, WindowCenter=101, WindowWidth=1)).pixels
+    assert (pixels == np.where(GREY > 100, 255, 0)).all()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_luts(packed: bool) -> None:
+    entries = [int(255 * (i / 255) ** 2) for i in range(256)]
+    squared = np.array(entries, np.uint8)[GREY]
+    assert (read(saved(dataset(GREY, VOILUTSequence=[lut(0, 8, entries, packed=packed)], WindowCenter=1, WindowWidth=2))).pixels == squared).all()
+    film = read(dataset(GREY, ModalityLUTSequence=[lut(0, 8, entries, packed=packed)], WindowCenter=128, WindowWidth=256))
+    assert (film.pixels == squared).all()
+
+
+def test_lut_ends_and_first_value() -> None:
+    codes = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    pixels = read(dataset(codes, VOILUTSequence=[lut(100, 10, [0, 341, 1023])])).pixels.ravel()
+    assert pixels[[0, 100, 101, 102, 255]].tolist() == [0, 0, 85, 255, 255]
+    signed = np.arange(-128, 128, dtype=np.int8).reshape(16, 16)
+    film = read(saved(dataset(signed, VOILUTSequence=[lut(-1, 8, [0, 128, 255])])))
+    assert film.pixels.ravel()[[0, 127, 128, 129, 255]].tolist() == [0, 0, 128, 255, 255]
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"WindowCenter": 10, "WindowWidth": 0},
+        {"WindowCenter": 10, "WindowWidth": -5, "VOILUTFunction": "SIGMOID"},
+        {"VOILUTSequence": [Dataset()]},
+        {"VOILUTSequence": [lut(0, 20, [1, 2])]},
+    ],
+)
+def test_an_unusable_window_is_noted(tags: dict[str, Any]) -> None:
+    film = read(dataset(GREY, **tags))
+    assert film.notes == ("its window or VOI LUT is unusable; the full range of values is shown",)
+    assert (film.pixels == GREY).all()
+
+
+# --- the header ---
+
+
+def test_view_modality_and_notes() -> None:
+    film = read(saved(dataset(GREY, ViewPosition="PA", Modality="DX", BodyPartExamined="CHEST")))
+    assert (film.view, film.modality, film.notes) == ("PA", "DX", ())
+    loose = saved(dataset(GREY, ViewPosition="XXXX", WindowCenter="1111111111", WindowWidth="256"))
+    film = read(loose.replace(b"XXXX", b"l l ").replace(b"1111111111", b"128.000000"))
+    assert film.view == "L L" and (film.pixels == GREY).all()
+    film = read(dataset(GREY, ViewPosition="", BodyPartExamined="HAND"))
+    assert (film.view, film.modality, film.notes) == (None, None, ("its header names another body part than the chest",))
+
+
+def test_first_of_several_frames() -> None:
+    film = read(saved(dataset(np.stack([GREY, GREY // 2]), NumberOfFrames=2)))
+    assert (film.pixels == GREY).all() and film.notes == ("it holds 2 frames; the first is used",)
+
+
+def test_no_name_of_a_patient_is_read_or_said() -> None:
+    data = saved(dataset(GREY))
+    assert b"Secret" in data
+    assert "Secret" not in repr(read(data)) and name_of(dataset(GREY)) == "DICOM dataset"
+    with pytest.raises(ImageError) as caught:
+        read(data[:-100])
+    assert "Secret" not in str(caught.value)
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            dataset(GREY, PhotometricInterpretation="RGB"),
+            "DICOM dataset: it is no radiograph: its photometric interpretation is RGB, not MONOCHROME1 or MONOCHROME2",
+        ),
+        (dataset(GREY, PhotometricInterpretation="PALETTE COLOR"), "its photometric interpretation is PALETTE COLOR"),
+        (dataset(GREY, SamplesPerPixel=3), "it is no radiograph"),
+        (dataset(GREY, BitsAllocated=32, BitsStored=32), "it stores 32 bits in 32; radiographs store at most 16, in 8 or 16"),
+        (dataset(GREY, BitsStored=0, HighBit=0), "it stores 0 bits in 8"),
+        (dataset(GREY, Rows=0), "it has no pixels (0 x 150)"),
+        (dataset(GREY, Rows=30_000, Columns=30_000), "it has 30000 x 30000 pixels, more than the 30,000,000 that are read"),
+        (dataset(GREY, RescaleSlope=0, RescaleIntercept=1), "its modality LUT or rescale slope gives no range of values"),
+        (dataset(GREY, RescaleSlope="1e308", RescaleIntercept="1e308"), "its modality LUT or rescale slope gives no range of values"),
+        (dataset(GREY, BitsStored=12), "it stores 12 bits in 8; radiographs store at most 16, in 8 or 16"),
+        (dataset(GREY, ModalityLUTSequence=[lut(0, 20, [1, 2])]), "its LUT has 2 of 2 entries of 20 bits"),
+        (dataset(GREY, syntax=JPEGBaseline8Bit, coded=jpeg(GREY[:100])), "its header says 160 x 150 pixels, its compressed picture 100 x 150"),
+        (dataset(GREY, syntax=JPEG2000Lossless, coded=jpeg(GREY[:100], "JPEG2000")), "its compressed picture 100 x 150"),
+        (dataset(GREY, syntax=JPEGBaseline8Bit, coded=jpeg(GREY)[:400]), "its pixels, JPEG Baseline (Process 1), cannot be decoded ("),
+        (dataset(GREY, syntax=RLELossless, coded=bytes(200)), "its pixels, RLE Lossless, cannot be decoded ("),
+        (dataset(GREY, syntax="1.2.840.10008.1.2.4.100", coded=b"MPEG"), "its transfer syntax is not supported: MPEG2 Main Profile"),
+        (saved(dataset(GREY))[:-1000], "bytes: it is not complete: 23000 of 24000 bytes of pixels are there"),
+        (bytes(128) + b"DICM", "bytes: it holds no DICOM picture"),
+        (bytes(128) + b"DICM" + b"\xff" * 50, "bytes: it "),
+        (b"\x08\0" + bytes(200), "bytes: it "),
+        (Dataset(), "DICOM dataset: it holds no DICOM picture"),
+    ],
+)
+def test_what_is_refused(source: Any, message: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        read(source)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_deflated_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = saved(dataset(GREY, syntax=DeflatedExplicitVRLittleEndian))
+    monkeypatch.setattr(dicom, "_MAX_BYTES", 20_000)
+    with pytest.raises(ImageError, match="it is damaged, or inflates to more than 0 MiB"):
+        read(data)
+    end = 144 + int.from_bytes(data[140:144], "little")
+    with pytest.raises(ImageError, match="incorrect|invalid"):
+        read(data[:end] + b"\xff" * 100)
+    assert zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[end:])[:4] == b"\x08\0\x16\0"
+
+
+def test_a_decoder_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = pydicom.pixels.decoders.JPEGLosslessSV1Decoder
+    monkeypatch.setattr(decoder, "_available", {})
+    with pytest.raises(ImageError, match=r'its transfer syntax, JPEG Lossless.*, needs a decoder: pip install "cxrlib\[dicom\]"'):
+        read(dataset(GREY, syntax=JPEGLosslessSV1, coded=b"\xff\xd8\xff\xd9"))
+
+
+def test_without_pydicom(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = saved(dataset(GREY))
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(ImportError, match=r'reading DICOM needs pydicom: pip install "cxrlib\[dicom\]"'):
+        read(data)
+    assert images.read(GREY).size == GREY.shape
+
+
+def test_damaged_bytes_give_a_film_or_an_image_error() -> None:
+    rng = np.random.default_rng(0)
+    seeds = [saved(dataset(GREY[::8, ::8], VOILUTSequence=[lut(0, 8, list(range(256)))])), saved(dataset(DEEP[::8, ::8], WindowCenter=5, WindowWidth=9))]
+    seeds += [saved(dataset(GREY[::8, ::8], syntax=JPEGBaseline8Bit, coded=jpeg(np.ascontiguousarray(GREY[::8, ::8]))))]
+    films = 0
+    for _ in range(300):
+        data = bytearray(seeds[rng.integers(len(seeds))])
+        for at in rng.integers(132, 900, rng.choice((1, 3, 9))):
+            data[min(at, len(data) - 1)] = rng.integers(256)
+        try:
+            read(bytes(data))
+            films += 1
+        except ImageError as error:
+            assert str(error).startswith("bytes: ")
+    assert films > 20

@@ -1,0 +1,555 @@
+"""Films from every kind of source, bit for bit alike; everything else a named error."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.server
+import io
+import os
+import random
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrlib import images, phantom
+from cxrlib.images import Film, ImageError, find, fit, name_of, read
+
+SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
+GREY = phantom.draw(1, size=320)[:, :300]  # (320, 300) uint8
+
+
+def encode(image: Image.Image | np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, kind, **options)
+    return file.getvalue()
+
+
+def tiff(pixels: np.ndarray, *, bits: int, photometric: int = 1, sample_format: int = 1, order: str = "<", raw: bytes | None = None) -> bytes:
+    """A minimal uncompressed TIFF, for the kinds that Pillow reads and does not write."""
+    data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes() if raw is None else raw
+    h, w = pixels.shape
+    tags = {256: w, 257: h, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: h, 279: len(data), 339: sample_format}
+    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8 + len(data))
+    return start + data + struct.pack(order + "H", len(tags)) + entries + bytes(4)
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    pixels = zlib.compress(bytes(10))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.startswith("/film.png"):
+                body = encode(GREY)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+            elif self.path in ("/to-film", "/to-file"):
+                self.send_response(302)
+                self.send_header("Location", "/film.png" if self.path == "/to-film" else "file:///etc/hostname")
+                self.end_headers()
+            elif self.path in ("/slow", "/endless"):
+                self.send_response(200)
+                self.end_headers()
+                try:
+                    for _ in range(40):
+                        self.wfile.write(bytes(2**16 if self.path == "/endless" else 1))
+                        time.sleep(0.02 if self.path == "/slow" else 0)
+                except OSError:
+                    pass
+            else:
+                self.send_error(404)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+        thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
+        thread.join()
+
+
+# --- one film, every source ---
+
+
+def test_every_kind_of_source_gives_the_same_bits(tmp_path: Path, server: str) -> None:
+    path = tmp_path / "film with space.png"
+    path.write_bytes(encode(GREY))
+    data = path.read_bytes()
+    with path.open("rb") as file, Image.open(path) as image:
+        file.read(7)  # a file object is read from its start, wherever it stands
+        sources = [path, str(path), path.as_uri(), f"file://localhost{path.as_uri()[7:]}", data, bytearray(data), memoryview(data), file, io.BytesIO(data)]
+        sources += [image, GREY, GREY[..., None], np.repeat(GREY[..., None], 3, 2), np.dstack([GREY] * 3 + [np.full_like(GREY, 255)]), np.asfortranarray(GREY)]
+        sources += [encode(GREY, "BMP"), encode(GREY, "TIFF"), encode(GREY, "TIFF", compression="tiff_lzw"), encode(Image.fromarray(GREY).convert("RGB"))]
+        sources += [encode(Image.fromarray(GREY).convert("RGBA"), "WEBP", lossless=True), f"{server}/film.png?token=1", f"{server}/to-film"]
+        for source in sources:
+            film = read(source)
+            assert (film.pixels == GREY).all() and film.pixels.dtype == np.uint8 and film.white == 255 and film.size == GREY.shape
+            assert film.colour == 0 and film.view is None and film.notes == ()
+            assert (fit(film) == fit(read(GREY))).all()
+
+
+def test_jpeg_is_the_same_from_path_bytes_image_and_array(tmp_path: Path) -> None:
+    for kind in ("L", "RGB"):
+        path = tmp_path / f"{kind}.jpg"
+        path.write_bytes(encode(Image.fromarray(phantom.draw(2, size=1000)).convert(kind), "JPEG"))
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+            fitted = [fit(read(source)) for source in (path, path.read_bytes(), image, pixels)]
+        assert all((other == fitted[0]).all() for other in fitted)
+
+
+def test_a_film_cannot_be_changed_through_what_it_came_from() -> None:
+    array = GREY.copy()
+    film = read(array)
+    array[:] = 0
+    assert (film.pixels == GREY).all()
+    assert array.flags.writeable and not film.pixels.flags.writeable
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        film.white = 1.0  # type: ignore[misc]
+
+
+def test_many_threads_read_alike_and_leave_no_file_open(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.jpg" for i in range(6)]
+    for i, path in enumerate(paths):
+        path.write_bytes(encode(phantom.draw(i, size=200), "JPEG"))
+    alone = [fit(read(path)) for path in paths]
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda path: fit(read(path)), paths * 8))
+    assert all((a == b).all() for a, b in zip(together, alone * 8, strict=True))
+    assert before == (len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0)
+
+
+def test_pillow_is_left_as_it_was() -> None:
+    before = (Image.MAX_IMAGE_PIXELS, list(Image.ID))
+    read(encode(GREY))
+    with pytest.raises(ImageError):
+        read(png_header(40_000, 40_000))  # Pillow's own opening would warn or raise another error here
+    assert before == (Image.MAX_IMAGE_PIXELS, list(Image.ID))
+
+
+# --- depth ---
+
+
+@pytest.mark.parametrize(
+    ("source", "white"),
+    [
+        (np.array([[0, 65535], [257, 514]], np.uint16), 65535),
+        (np.array([[0, 65535], [257, 514]], ">u2"), 65535),
+        (encode(np.array([[0, 65535], [257, 514]], np.uint16)), 65535),
+        (encode(np.array([[0, 65535], [257, 514]], np.uint16), "TIFF"), 65535),
+        (tiff(np.array([[0, 65535], [257, 514]], np.uint16), bits=16, order=">"), 65535),
+        (tiff(np.array([[65535, 0], [65278, 65021]], np.uint16), bits=16, photometric=0), 65535),
+        (tiff(np.array([[-32768, 32767], [-32511, -32254]], np.int16), bits=16, sample_format=2), 65535),
+        (Image.fromarray(np.array([[0, 65535], [257, 514]], np.int32)), 65535),
+    ],
+)
+def test_sixteen_bits_keep_their_depth(source: object, white: float) -> None:
+    film = read(source)
+    assert film.white == white and film.pixels.dtype == np.uint16
+    assert film.pixels.tolist() == [[0, 65535], [257, 514]]
+
+
+def test_twelve_declared_bits() -> None:
+    film = read(tiff(np.zeros((2, 2)), bits=12, raw=bytes([0x00, 0x0F, 0xFF, 0x80, 0x00, 0x01])))
+    assert film.white == 4095 and film.pixels.tolist() == [[0, 4095], [2048, 1]]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        tiff(np.array([[0, 2**32 - 1], [2**31, 2**30]], np.uint32), bits=32),
+        tiff(np.array([[-(2**31), 2**31 - 1], [0, -(2**30)]], np.int32), bits=32, sample_format=2),
+        encode(np.array([[0, 1], [0.5, 0.25]], np.float32), "TIFF"),
+        tiff(np.array([[1, 0], [0.5, 0.75]], np.float32), bits=32, sample_format=3, photometric=0),
+        np.array([[0, 1], [0.5, 0.25]], np.float64),
+        np.array([[0, 1], [0.5, 0.25]], np.float16),
+        np.array([[-1e-7, 1 + 1e-7], [0.5, 0.25]]),
+    ],
+)
+def test_deeper_and_floating_point_sources(source: object) -> None:
+    film = read(source)
+    assert film.white == 1 and film.pixels.dtype == np.float32
+    np.testing.assert_allclose(film.pixels, [[0, 1], [0.5, 0.25]], atol=1e-6)
+    assert film.pixels.min() >= 0 and film.pixels.max() <= 1
+
+
+def test_sixteen_bits_fit_like_eight() -> None:
+    eight = fit(read(GREY))
+    for deep in (GREY.astype(np.uint16) * 257, GREY / 255):
+        assert np.abs(fit(read(deep)) - eight).max() < 1.5 / 255
+
+
+def test_values_far_below_white_are_noted() -> None:
+    (note,) = read(np.array([[0, 4095]], np.uint16)).notes
+    assert note == "no pixel is above 4095 where white is 65535: were the values scaled to their full range?"
+    assert read(np.array([[0, 5000]], np.uint16)).notes == ()
+
+
+# --- modes ---
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_one_bit(kind: str) -> None:
+    bits = Image.fromarray(GREY).convert("1")
+    assert (read(encode(bits, kind)).pixels == np.asarray(bits) * np.uint8(255)).all()
+
+
+def test_white_is_zero() -> None:
+    assert (read(tiff(255 - GREY, bits=8, photometric=0)).pixels == GREY).all()
+
+
+def test_palette_is_resolved_and_its_transparent_parts_are_black() -> None:
+    palette = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "L").convert("P")
+    palette.putpalette([10, 10, 10, 200, 200, 200, 90, 90, 90])
+    assert read(encode(palette)).pixels.tolist() == [[10, 200, 90]]
+    assert read(encode(palette, transparency=1)).pixels.tolist() == [[10, 0, 90]]
+    assert read(palette).pixels.tolist() == [[10, 200, 90]]
+
+
+def test_alpha_lies_over_black() -> None:
+    alpha = np.array([[255, 0], [128, 255]], np.uint8)
+    grey = np.array([[100, 200], [200, 50]], np.uint8)
+    expected = [[100, 0], [100, 50]]
+    la = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
+    rgba = np.dstack([grey, grey, grey, alpha])
+    for source in (la, encode(la), Image.fromarray(rgba), encode(rgba), encode(rgba, "TIFF"), rgba, la.convert("La"), Image.fromarray(rgba).convert("RGBa")):
+        assert np.abs(read(source).pixels.astype(int) - expected).max() <= 1
+    assert np.abs(read(rgba.astype(np.uint16) * 257).pixels / 257 - expected).max() <= 0.5
+    assert np.abs(read(rgba / 255).pixels * 255 - expected).max() <= 0.5
+    assert read(encode(Image.fromarray(grey), transparency=200)).pixels.tolist() == [[100, 0], [0, 50]]
+
+
+def test_other_colour_models_become_luma() -> None:
+    rgb = Image.fromarray(np.stack([GREY, GREY // 2, 255 - GREY], 2))
+    luma = np.asarray(rgb.convert("L"), int)
+    for source in (rgb, encode(rgb), encode(rgb, "TIFF"), np.asarray(rgb)):
+        assert (read(source).pixels == luma).all()
+    for source in (rgb.convert("CMYK"), encode(rgb.convert("CMYK"), "TIFF"), rgb.convert("YCbCr"), rgb.convert("HSV")):
+        assert np.abs(read(source).pixels - luma).mean() < 4
+    assert np.abs(read(encode(rgb.convert("CMYK"), "JPEG", quality=100)).pixels - luma).mean() < 4
+    deep = read(np.asarray(rgb).astype(np.uint16) * 257)
+    assert np.abs(deep.pixels / 257 - luma).max() <= 0.51 and deep.white == 65535
+
+
+def test_colour_is_the_mean_chroma() -> None:
+    assert read(np.repeat(GREY[..., None], 3, 2)).colour == 0
+    red = np.zeros((50, 70, 3), np.uint8)
+    red[..., 0] = 102
+    assert read(red).colour == pytest.approx(0.4)
+    assert read(red.astype(np.uint16) * 257).colour == pytest.approx(0.4)
+    assert read(red / 255).colour == pytest.approx(0.4)
+    half = red.copy()
+    half[:25] = 60
+    assert read(encode(half)).colour == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = np.zeros((40, 60), np.uint8)
+    upright[:10, :15] = 255
+    turned = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: upright.T[::-1],
+        7: upright.T[::-1, ::-1],
+        8: upright.T[:, ::-1],
+    }
+    stored = np.ascontiguousarray(turned[orientation])
+    for kind, options in (("JPEG", {"quality": 100}), ("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})):
+        film = read(encode(stored, kind, exif=exif, **options))
+        assert film.size == (40, 60) == film.pixels.shape
+        assert np.abs(film.pixels.astype(int) - upright).mean() < 1
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's own words
+def test_damaged_exif_is_left_aside() -> None:
+    assert read(encode(GREY, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")).size == GREY.shape
+
+
+def test_first_of_several_pictures() -> None:
+    first = Image.fromarray(GREY)
+    for kind in ("TIFF", "PNG", "WEBP"):
+        film = read(encode(first, kind, save_all=True, append_images=[first.rotate(180)], lossless=True))
+        assert film.notes == ("the file holds several pictures; the first is used",)
+        assert (film.pixels == GREY).all()
+
+
+# --- scale ---
+
+
+def test_only_far_larger_jpegs_are_decoded_at_a_reduced_scale() -> None:
+    large = np.repeat(np.repeat(phantom.draw(0, size=210), 4, 0), 4, 1)  # (840, 840)
+    data = encode(large, "JPEG")
+    assert read(data, model_size=71).pixels.shape == (840, 840)
+    film = read(data, model_size=70)
+    assert film.pixels.shape == (420, 420) and film.size == (840, 840)
+    assert np.abs(fit(film, 70) - fit(read(large), 70)).mean() < 0.004
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = read(encode(large[:, :800], "JPEG", exif=exif), model_size=60)
+    assert turned.pixels.shape == (400, 420) and turned.size == (800, 840)
+    with Image.open(io.BytesIO(data)) as image:
+        assert read(image, model_size=70).pixels.shape == (840, 840)  # a caller's image is not changed
+
+
+def test_fit_is_close_to_the_plain_bicubic_squash() -> None:
+    large = phantom.draw(5, size=1400)[:, :1100]
+    plain = np.asarray(Image.fromarray(large).resize((224, 224), Image.Resampling.BICUBIC), int)
+    fitted = fit(read(large))
+    assert fitted.shape == (224, 224, 1) and fitted.dtype == np.float32
+    steps = fitted[..., 0] * 255
+    assert np.abs(steps - np.rint(steps)).max() < 1e-4  # 8-bit films land on k / 255
+    assert np.abs(steps - plain).mean() < 0.4 and np.abs(steps - plain).max() <= 8
+
+
+def test_fit_leaves_a_film_of_the_right_size_as_it_is() -> None:
+    pixels = phantom.draw(1, size=64)
+    assert (fit(read(pixels), 64)[..., 0] == pixels / np.float32(255)).all()
+
+
+def test_fit_of_deep_films_stays_in_range() -> None:
+    edge = np.zeros((40, 40), np.float32)
+    edge[:, 20:] = 1
+    for film in (read(edge), read((edge * 65535).astype(np.uint16))):
+        fitted = fit(film, 16)
+        assert fitted.min() == 0 and fitted.max() == 1 and fitted.shape == (16, 16, 1)
+
+
+# --- what is no film ---
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("/no/such/film.png", "/no/such/film.png: no such file"),
+        ("", ": no such file"),
+        ("a\0b", "a\0b: it cannot be opened (embedded null byte)"),
+        ("x" * 5000, "x: it cannot be opened (File name too long)"),
+        (os.path.dirname(__file__), "tests: it is a folder, not a film"),
+        (os.devnull, "/dev/null: it is no regular file"),
+        ("file://elsewhere/film.png", "a file URL must name this machine, file:///folder/film.png. Received: host 'elsewhere'"),
+        (b"", "bytes: it is empty"),
+        (io.BytesIO(), "file object: it is empty"),
+        (b"just some text", "bytes: it is no JPEG, PNG, TIFF, BMP, WebP or DICOM file"),
+        (b"PK\3\4 and so on", "bytes: it is a zip archive, no JPEG, PNG, TIFF, BMP, WebP or DICOM file"),
+        (b"%PDF-1.7", "it is a PDF, no JPEG"),
+        (b"GIF89a", "it is a GIF, no JPEG"),
+        (b"\x1f\x8b\x08", "it is a gzip archive, no JPEG"),
+        (b"<!doctype html>", "it is a web page or XML, no JPEG"),
+        (b"\0\0\0\x18ftypheic", "it is HEIC, AVIF or video, no JPEG"),
+        (io.StringIO("text"), "a file object must be opened in binary mode ('rb'). Received: one that reads str"),
+        (png_header(40_000, 40_000), "it has 40000 x 40000 pixels, more than the 30,000,000 that are read"),
+        (png_header(1, 100_000), "it is a strip of 100000 x 1 pixels, no film"),
+        (np.zeros((1, 100_000), np.uint8), "array: it is a strip of 1 x 100000 pixels, no film"),
+        (png_header(200, 200), "it is damaged or not complete (image file is truncated"),
+        (encode(GREY, "JPEG")[:2000], "it is damaged or not complete (image file is truncated"),
+        (encode(GREY)[:2000], "it is damaged or not complete (image file is truncated"),
+        (encode(GREY, "WEBP")[:500], "it is damaged or not complete ("),
+        (encode(GREY, "BMP")[:500], "it is damaged or not complete (image file is truncated"),
+        (b"\xff\xd8\xff" + bytes(100), "it is damaged or not complete ("),
+        (b"\xff\xd8\xff" + b"\xff\xda" * 33, "it is a JPEG of 33 scans; at most 32 are read"),
+        (np.zeros((0, 5), np.uint8), "array: it has no pixels (0 x 5)"),
+        (np.zeros(5, np.uint8), "an array must have the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: shape=(5,)"),
+        (np.zeros((5, 5, 2), np.uint8), "Received: shape=(5, 5, 2)"),
+        (np.zeros((1, 5, 5, 1), np.uint8), "Received: shape=(1, 5, 5, 1)"),
+        (np.zeros((5, 5), np.int64), "an array must be uint8, uint16, or floating point in [0, 1]. Received: dtype=int64"),
+        (np.zeros((5, 5), bool), "Received: dtype=bool"),
+        (np.zeros((5, 5), complex), "Received: dtype=complex128"),
+        (np.full((5, 5), None), "Received: dtype=object"),
+        (np.full((5, 5), "a"), "Received: dtype=<U1"),
+        (np.array([[0.5, np.nan]]), "array: it holds NaN values"),
+        (np.array([[0.5, np.inf]]), "floating-point pixels must lie in [0, 1]; divide by the value that means white. Received: from 0.5 to inf"),
+        (np.array([[0, 255.0]]), "Received: from 0 to 255"),
+        (np.array([[-1.0, 1.0]]), "Received: from -1 to 1"),
+        (encode(np.full((4, 4), 7, np.float32), "TIFF"), "bytes: floating-point pixels must lie in [0, 1]"),
+        (Image.fromarray(np.array([[0, 70_000]], np.int32)), "image: it holds values outside 16 bits: from 0 to 70000"),
+        (Image.fromarray(np.array([[-5, 7]], np.int32)), "image: it holds values outside 16 bits: from -5 to 7"),
+    ],
+)
+def test_what_is_no_film_is_named(source: object, message: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        read(source)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("source", "kind"), [(None, "NoneType"), (3, "int"), ([GREY], "list"), (True, "bool"), ({"path": "x"}, "dict")])
+def test_what_is_no_source_is_a_type_error(source: object, kind: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        read(source)
+    assert (
+        str(caught.value) == f"a source must be a path, a URL, bytes, a binary file object, a PIL image, a NumPy array or a pydicom dataset. Received: {kind}"
+    )
+
+
+def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImageError, match="it has 320 x 300 pixels, more than the 90,000 that are read"):
+        read(GREY, max_pixels=90_000)
+    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    path = tmp_path / "film.png"
+    path.write_bytes(encode(GREY))
+    for source in (path, io.BytesIO(path.read_bytes()), path.open("rb", buffering=0)):
+        with pytest.raises(ImageError, match="it is larger than 256 MiB"):
+            read(source)
+        if hasattr(source, "close"):
+            source.close()
+
+
+def test_a_file_object_that_fails_or_cannot_seek() -> None:
+    class Broken(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: object) -> int:
+            raise OSError("the line is dead")
+
+    with pytest.raises(ImageError, match="the line is dead"):
+        read(Broken())
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as out:
+        out.write(encode(GREY[:50, :50]))
+    with os.fdopen(reader, "rb") as pipe:
+        assert (read(pipe).pixels == GREY[:50, :50]).all()
+
+
+def test_a_closed_image() -> None:
+    image = Image.open(io.BytesIO(encode(GREY)))
+    image.close()
+    with pytest.raises(ImageError, match="image: it is damaged or not complete"):
+        read(image)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    path = tmp_path / "film.png"
+    path.write_bytes(b"PK\3\4 a zip in disguise")
+    with pytest.raises(ImageError, match="film.png: it is a zip archive"):
+        read(path)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(ImageError, match="it is no regular file"):
+        read(fifo)
+
+
+def test_any_bytes_give_a_film_or_an_image_error() -> None:
+    rng = random.Random(0)
+    small = Image.fromarray(GREY[::8, ::8])
+    seeds = [encode(small, kind) for kind in ("JPEG", "PNG", "BMP", "WEBP", "TIFF")] + [encode(small.convert("RGB"), "JPEG", progressive=True)]
+    seeds += [encode(small.convert("P")), encode(small.convert("RGBA")), encode(small, "TIFF", compression="tiff_adobe_deflate")]
+    films = 0
+    for _ in range(1500):
+        data = bytearray(rng.choice(seeds))
+        if rng.random() < 0.2:
+            data = data[: rng.choice((4, 12, 40))] + rng.randbytes(200)
+        for _ in range(rng.choice((1, 2, 8))):
+            data[rng.randrange(min(len(data), 400))] = rng.randrange(256)
+        try:
+            fitted = fit(read(bytes(data[: rng.choice((None, len(data) // 2))])), 32)
+        except ImageError as error:
+            assert str(error).startswith("bytes: ")
+        else:
+            films += 1
+            assert fitted.shape == (32, 32, 1) and fitted.min() >= 0 and fitted.max() <= 1
+    assert films > 50
+
+
+# --- URLs ---
+
+
+def test_url_errors(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImageError, match=r"^http://127\.0\.0\.1:\d+/none: it cannot be downloaded \(HTTP Error 404: Not Found\)$"):
+        read(f"{server}/none")
+    with pytest.raises(ImageError, match="it cannot be downloaded"):
+        read(f"{server}/to-file")
+    with pytest.raises(ImageError, match="it cannot be downloaded .*refused"):
+        read("http://127.0.0.1:1/film.png")
+    with pytest.raises(ImageError, match="no host given|URL"):
+        read("http:///film.png")
+    with pytest.raises(ImageError, match="IPv6"):
+        read("http://[bad/film.png")
+    monkeypatch.setattr(images, "MAX_BYTES", 2**20)
+    with pytest.raises(ImageError, match="it is larger than 256 MiB"):
+        read(f"{server}/endless")
+    monkeypatch.setattr(images, "URL_TIMEOUT", 0.2)
+    with pytest.raises(ImageError, match=r"the download took more than 0\.2 s"):
+        read(f"{server}/slow")
+
+
+# --- names and folders ---
+
+
+def test_name_of(tmp_path: Path) -> None:
+    path = tmp_path / "film.png"
+    path.write_bytes(encode(GREY))
+    assert name_of("a/b.png") == "a/b.png" and name_of(Path("a/b.png")) == "a/b.png"
+    assert name_of("HTTPS://me:secret@host:8/a%20b.png?token=x#y") == "HTTPS://host:8/a%20b.png"
+    assert name_of("file:///a/b.png") == "file:///a/b.png"
+    assert name_of(b"..") == name_of(bytearray()) == "bytes" and name_of(GREY) == "array"
+    assert name_of(io.BytesIO()) == "file object" and name_of(Image.fromarray(GREY)) == "image"
+    with path.open("rb") as file, Image.open(path) as image:
+        assert name_of(file) == str(path) == name_of(image)
+    with os.fdopen(os.open(path, os.O_RDONLY), "rb") as unnamed:
+        assert name_of(unnamed) == "file object"
+
+
+def test_find(tmp_path: Path) -> None:
+    dicom = bytes(128) + b"DICM"
+    wanted = ["NORMAL/b.JPEG", "NORMAL/deep/er/c.png", "a.jpg", "d.dcm", "scan/1.2.840.7", "scan/IM0001"]
+    for name in [*wanted, ".hidden.png", "._a.jpg", "__MACOSX/a.jpg", ".cache/a.png", "notes.txt", "README", "empty"]:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(dicom if name.startswith("scan/") else b"something else" * (name != "empty"))
+    os.mkfifo(tmp_path / "fifo")
+    assert [path.relative_to(tmp_path).as_posix() for path in find(tmp_path)] == sorted(wanted)
+    assert find(str(tmp_path)) == find(tmp_path)
+    with pytest.raises(NotADirectoryError, match="no such folder: .*none"):
+        find(tmp_path / "none")
+    with pytest.raises(NotADirectoryError, match=r"no such folder: .*a\.jpg"):
+        find(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((2, 2, 1), np.uint8), np.zeros((2, 2)), np.zeros((0, 2), np.uint8)])
+def test_film_checks_its_pixels(pixels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"pixels must be \(H, W\) of uint8, uint16 or float32. Received: shape="):
+        Film(pixels, 255.0, "film", (2, 2))
+    with pytest.raises(ValueError, match="white must be a positive number. Received: white=0"):
+        Film(np.zeros((2, 2), np.uint8), 0, "film", (2, 2))
+
+
+# --- real films ---
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "native").is_dir(), reason="needs the films of CXRLIB_SHARED")
+def test_native_films_agree_with_their_small_copies_and_across_sources() -> None:
+    paths = find(SHARED / "data" / "native")[::10]
+    assert len(paths) >= 10
+    for path in paths:
+        fitted = fit(read(path))
+        with Image.open(path) as image:
+            assert (fit(read(image)) == fitted).all()
+            assert (fit(read(np.asarray(image))) == fitted).all()
+        copy = SHARED / "data" / "chest_xray" / "train" / path.parent.name / path.name
+        assert np.abs(fitted - fit(read(copy))).mean() < 4 / 255  # what JPEG compression of the copy costs
