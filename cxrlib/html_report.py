@@ -82,7 +82,8 @@ def _subtitle(report: Report) -> str:
         if report.threshold is None
         else f"{report.labels[1]} is predicted from a probability of {report.threshold:.3g} on"
     )
-    return f"{' versus '.join(report.labels)} · {report.n:,} films{patients}{refused} · {rule}"
+    data = f"{report.data} · " if report.data else ""
+    return f"{data}{' versus '.join(report.labels)} · {report.n:,} films{patients}{refused} · {rule}"
 
 
 def _tile(name: str, estimate: Estimate) -> str:

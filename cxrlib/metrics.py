@@ -74,7 +74,7 @@ class Row:
         probabilities: One per label, in the report's order, in [0, 1]; `nan` when the film was refused.
         refused: Why it was refused, in words; empty when it was not, or when nobody said why.
         patient: Whose film it is; `None` when unknown.
-        source: Which collection it comes from; empty when there is only one.
+        source: Which collection it comes from; empty when unknown.
         groups: The subgroup it belongs to, for every column of subgroups.
 
     Example:
@@ -146,7 +146,8 @@ class Report(Summary):
         labels: The class names, in the order of the probabilities.
         threshold: Probability of the second label from which on it is predicted; `None` with three or more labels, where the most probable one is.
         predictions: One row per film.
-        by_source: The same metrics for each source; empty when there is only one.
+        data: What the films are, in a few words; empty when nobody said.
+        by_source: The same metrics for each source; empty when sources are unknown.
         by_label: With three or more labels, the metrics of each label against the others; empty with two.
         subgroups: The same metrics for each column and each of its values.
         intervals: How the intervals were made, in one sentence.
@@ -162,6 +163,7 @@ class Report(Summary):
     labels: tuple[str, ...]
     threshold: float | None
     predictions: tuple[Row, ...]
+    data: str
     by_source: dict[str, Summary]
     by_label: dict[str, Summary]
     subgroups: dict[str, dict[str, Summary]]
@@ -270,6 +272,7 @@ def make_report(
     sources: Sequence[str] | None = None,
     groups: Mapping[str, Sequence[str | None]] | None = None,
     refused: Sequence[str | None] | None = None,
+    data: str = "",
     seed: int = 0,
     n_bootstrap: int = 1000,
 ) -> Report:
@@ -289,6 +292,7 @@ def make_report(
         sources: Which collections they come from.
         groups: Columns of n values, such as age or view: each is reported apart. Columns of many numbers are cut at their quartiles.
         refused: Why films were refused, in words; empty or `None` for the others.
+        data: What the films are, in a few words: "validation patients", "official test split".
         seed: Of the resampling.
         n_bootstrap: Number of resamples.
 
@@ -337,7 +341,7 @@ def make_report(
 
     everything = summarise(np.ones(n, bool))
     where = np.array([str(s) for s in sources]) if sources is not None else np.full(n, "")
-    by_source = {str(s): Summary(**summarise(where == s)) for s in np.unique(where)} if len(np.unique(where)) > 1 else {}
+    by_source = {str(s): Summary(**(everything if (where == s).all() else summarise(where == s))) for s in np.unique(where) if sources is not None}
     by_label = {}
     for c in range(k) if k > 2 else ():
         against = np.stack([1 - p[:, c], p[:, c]], axis=1)
@@ -356,7 +360,7 @@ def make_report(
         left_out.append(f"{(~accepted).sum():,} of {n:,} films were refused and count in no metric but the two that say so.")
     if small:
         left_out.append(f"Subgroups of fewer than {SMALLEST_GROUP} films are not measured: {', '.join(small)}.")
-    if by_source:
+    if len(by_source) > 1:
         left_out.append("The overall figures pool several sources: read them beside those of each source.")
     rows = tuple(
         Row(
@@ -376,6 +380,7 @@ def make_report(
         labels=labels,
         threshold=None if threshold is None else float(threshold),
         predictions=rows,
+        data=data,
         by_source=by_source,
         by_label=by_label,
         subgroups=subgroups,

@@ -102,7 +102,7 @@ def save(
         "reliability": lambda: reliability_diagram(report),
         "decision_curve": lambda: decision_curve(report, points),
     }
-    if report.by_source or any(report.subgroups.values()) or report.by_label:
+    if len(report.by_source) > 1 or any(report.subgroups.values()) or report.by_label:
         drawn["groups"] = lambda: groups(report)
     if films:
         drawn["samples"] = lambda: samples(report, films, heatmaps)

@@ -471,7 +471,9 @@ def test_sources_and_subgroups_are_reported_apart() -> None:
     )
     assert r.predictions[84].groups == {"age": "0 to below 7", "view": "PA", "empty": "unknown"}
     assert r.predictions[0].groups["age"] == "unknown"
-    assert not report(y, p, sources=["one"] * 90).by_source
+    assert not report(y, p).by_source
+    single = report(y, p, sources=["one"] * 90, data="validation patients")
+    assert single.by_source["one"].auroc == single.auroc and not single.statements and single.data == "validation patients"
 
 
 # --- the report itself
