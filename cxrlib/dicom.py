@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -84,7 +85,8 @@ def decode(source: Any, *, check_size: Callable[[int, int], None]) -> tuple[np.n
     if part and not any(word in part for word in ("CHEST", "THORAX", "LUNG", "RIB", "TORSO")):
         notes.append("its header names another body part than the chest")
     stored = _frame(data, height, width, allocated)
-    shift = max(_whole(data, "HighBit", bits - 1) + 1 - bits, 0)
+    high = _whole(data, "HighBit", bits - 1)
+    shift = high + 1 - bits if bits <= high + 1 <= allocated else 0
     pixels = np.empty((height, width), table.dtype)
     for top in range(0, height, 256):  # in strips, for NumPy widens indices to 64 bits
         pixels[top : top + 256] = table[stored[top : top + 256] >> shift & (2**bits - 1)]  # overlays may sit in the other bits
@@ -102,6 +104,17 @@ def _strings(data: Any, tag: str) -> list[str]:
     return [text for item in value if item is not None and (text := str(item).strip(" \0"))]
 
 
+def _number(data: Any, tag: str) -> float | None:
+    texts = _strings(data, tag)
+    try:
+        number = float(texts[0]) if texts else None
+    except ValueError:
+        number = math.nan
+    if number is not None and not math.isfinite(number):
+        raise ValueError(f"its {tag} is no usable number")
+    return number
+
+
 def _whole(data: Any, tag: str, default: int = 0) -> int:
     value = data.get(tag)
     return int(value) if isinstance(value, (int, str)) and str(value).strip() else default
@@ -111,15 +124,15 @@ def _parse(source: bytes) -> Any:
     from pydicom import dcmread
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-    if DeflatedExplicitVRLittleEndian.encode() in source:  # inflated here, to a limit, and handed on as what it then is
-        end = 144 + int.from_bytes(source[140:144], "little")  # of the file meta information
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        plain = inflater.decompress(source[end:], _MAX_BYTES)
-        if not inflater.eof:
-            raise ValueError(f"it is damaged, or inflates to more than {_MAX_BYTES // 2**20} MiB")
-        uid = ExplicitVRLittleEndian.encode() + b"\0"
-        source = source[:132] + b"\2\0\x10\0UI" + len(uid).to_bytes(2, "little") + uid + plain
     try:
+        if DeflatedExplicitVRLittleEndian.encode() in source:  # inflated here, to a limit, and handed on as what it then is
+            end = 144 + int.from_bytes(source[140:144], "little")  # of the file meta information
+            inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+            plain = inflater.decompress(source[end:], _MAX_BYTES)
+            if not inflater.eof:
+                raise ValueError(f"it is cut short, or inflates to more than {_MAX_BYTES // 2**20} MiB")
+            uid = ExplicitVRLittleEndian.encode() + b"\0"
+            source = source[:132] + b"\2\0\x10\0UI" + len(uid).to_bytes(2, "little") + uid + plain
         return dcmread(io.BytesIO(source), specific_tags=_TAGS, force=source[128:132] != b"DICM")
     except Exception as error:  # pydicom raises nearly anything on damaged bytes
         raise ValueError(f"it is a damaged DICOM file ({error})") from error
@@ -130,8 +143,8 @@ def _modality(values: np.ndarray, data: Any) -> np.ndarray:
     if data.get("ModalityLUTSequence"):
         entries, _ = _lut(data.ModalityLUTSequence[0], values, data)
         return entries
-    slope, intercept = _strings(data, "RescaleSlope"), _strings(data, "RescaleIntercept")
-    return values * float(slope[0]) + float(intercept[0]) if slope and intercept else values
+    slope, intercept = _number(data, "RescaleSlope"), _number(data, "RescaleIntercept")
+    return values if slope is None or intercept is None else values * slope + intercept
 
 
 def _voi(values: np.ndarray, data: Any) -> np.ndarray | None:
@@ -139,14 +152,13 @@ def _voi(values: np.ndarray, data: Any) -> np.ndarray | None:
     if data.get("VOILUTSequence"):
         entries, white = _lut(data.VOILUTSequence[0], values, data)
         return np.clip(entries / white, 0, 1)
-    centres, widths = _strings(data, "WindowCenter"), _strings(data, "WindowWidth")
-    if not centres or not widths:
+    centre, width, function = _number(data, "WindowCenter"), _number(data, "WindowWidth"), "".join(_strings(data, "VOILUTFunction")) or "LINEAR"
+    if centre is None or width is None:
         return None
-    centre, width, function = float(centres[0]), float(widths[0]), "".join(_strings(data, "VOILUTFunction")) or "LINEAR"
     if function == "LINEAR":  # the standard's off-by-one: a window of 256 about 128 shows 0 to 255
         centre, width = centre - 0.5, width - 1
-    if not (width > 0 or (function == "LINEAR" and width == 0)) or not np.isfinite([centre, width]).all():
-        raise ValueError("unusable")
+    if width < 0 or (width == 0 and function != "LINEAR"):
+        raise ValueError(f"its window is {width:g} wide")
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
     return np.clip((values - centre) / width + 0.5, 0, 1) if width else (values > centre).astype(np.float64)
@@ -178,24 +190,23 @@ def _frame(data: Any, height: int, width: int, allocated: int) -> np.ndarray:
 
     little = data.original_encoding[1] is not False
     syntax = UID(getattr(data, "file_meta", {}).get("TransferSyntaxUID") or (ExplicitVRLittleEndian if little else ExplicitVRBigEndian))
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise ValueError(f"its transfer syntax is not supported: {syntax.name}") from None
     if not syntax.is_encapsulated:
         dtype = np.dtype(np.uint8 if allocated == 8 else "<u2" if syntax.is_little_endian else ">u2")
         if len(data.PixelData) < height * width * dtype.itemsize:
             raise ValueError(f"it is not complete: {len(data.PixelData)} of {height * width * dtype.itemsize} bytes of pixels are there")
         return np.frombuffer(data.PixelData, dtype, height * width).reshape(height, width)
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        raise ValueError(f"its transfer syntax is not supported: {syntax.name}") from None
     if not decoder.is_available:
         raise ValueError(f'its transfer syntax, {syntax.name}, needs a decoder: pip install "cxrlib[dicom]"')
-    options = as_pixel_options(data)
-    if syntax.is_encapsulated:
+    try:
+        options = as_pixel_options(data)
         size = _coded_size(get_frame(data.PixelData, 0, number_of_frames=options["number_of_frames"]))
         if size and size != (height, width):
-            raise ValueError(f"its header says {height} x {width} pixels, its compressed picture {size[0]} x {size[1]}")
-    plugin = "pillow" if syntax == JPEGBaseline8Bit else ""  # the same decoder as for JPEG files
-    try:
+            raise ValueError(f"the header says {height} x {width} pixels, the compressed picture {size[0]} x {size[1]}")
+        plugin = "pillow" if syntax == JPEGBaseline8Bit else ""  # the same decoder as for JPEG files
         stored: np.ndarray = decoder.as_array(data, index=0, raw=True, decoding_plugin=plugin, **options)[0]
     except Exception as error:  # decoders raise nearly anything; each one's own words come on a line
         raise ValueError(f"its pixels, {syntax.name}, cannot be decoded ({'; '.join(map(str.strip, str(error).splitlines()))})") from error
@@ -204,15 +215,14 @@ def _frame(data: Any, height: int, width: int, allocated: int) -> np.ndarray:
 
 def _coded_size(frame: bytes) -> tuple[int, int] | None:
     """Height and width that a JPEG, JPEG-LS or JPEG 2000 stream declares, before anything is allocated for them; None for others."""
-    if (at := frame.find(b"\xff\x4f\xff\x51", 0, 4096)) >= 0:  # JPEG 2000, bare or in its boxes: extents less offsets
-        right, bottom, left, top = (int.from_bytes(frame[at + k : at + k + 4], "big") for k in (8, 12, 16, 20))
-        return bottom - top, right - left
     if frame[:2] != b"\xff\xd8":
-        return None
+        at = frame.find(b"\xff\x4f\xff\x51", 0, 4096)  # JPEG 2000, bare or in its boxes: extents less offsets
+        right, bottom, left, top = (int.from_bytes(frame[at + k : at + k + 4], "big") for k in (8, 12, 16, 20))
+        return (bottom - top, right - left) if at >= 0 else None
     at = 2
     while at + 9 < len(frame) and frame[at] == 0xFF:
         marker = frame[at + 1]
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):  # start of frame
             return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
         at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
     return None

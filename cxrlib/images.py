@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 from PIL import Image
@@ -69,8 +69,8 @@ class Film:
         size: Height and width in pixels of the film at full size, as displayed; `pixels` may be smaller where a JPEG was decoded at a reduced scale.
         colour: 0 for a grey source; else the mean of max(R, G, B) - min(R, G, B), in [0, 1].
         view: What the file declares as its view position, such as "PA", "AP" or "LL"; None where it says nothing.
-        modality: What a DICOM file declares as its modality, such as "CR", "DX" or "CT"; None where it says nothing.
         notes: Warnings in plain words.
+        modality: What a DICOM file declares as its modality, such as "CR", "DX" or "CT"; None where it says nothing.
 
     Raises:
         ValueError: If `pixels` or `white` are not as above.
@@ -86,8 +86,8 @@ class Film:
     size: tuple[int, int]
     colour: float = 0.0
     view: str | None = None
-    modality: str | None = None
     notes: tuple[str, ...] = ()
+    modality: str | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 2 or not self.pixels.size or self.pixels.dtype not in (np.uint8, np.uint16, np.float32):
@@ -100,7 +100,7 @@ def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS)
     """Decode a film from any kind of source.
 
     Grey levels are scaled by the declared bit depth, never by the values found. MONOCHROME1 and white-is-zero films are inverted, EXIF orientation is
-    applied, transparent parts become black, palettes are resolved, colours become luma.
+    applied, transparent parts become black, palettes are resolved, colours become luma; colour files of 16 bits are read at 8.
 
     Args:
         source: A path, a `file://` or `http(s)://` URL, the bytes of a file, a binary file object (read from its start), a PIL image, a pydicom dataset, or
@@ -303,15 +303,20 @@ def _download(url: str) -> bytes:
     from http.client import HTTPException
     from urllib import request
 
+    if "@" in urlsplit(url).netloc:
+        raise ImageError("a URL must not hold a user name or password")
     opener = request.OpenerDirector()  # http and https only, also after a redirect
     handlers = ("Proxy", "Unknown", "HTTP", "HTTPS", "HTTPDefaultError", "HTTPRedirect")
     for handler in (*(getattr(request, name + "Handler") for name in handlers), request.HTTPErrorProcessor):
         opener.add_handler(handler())
     deadline = time.monotonic() + URL_TIMEOUT
     try:
-        with opener.open(request.Request(url, headers={"User-Agent": "cxrlib"}), timeout=URL_TIMEOUT) as answer:
+        query = request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers={"User-Agent": "cxrlib"})
+        with opener.open(query, timeout=URL_TIMEOUT) as answer:
             return _drain(answer.read1, deadline)  # read1 returns with what has come, so a trickle meets the deadline
-    except (OSError, HTTPException) as error:
+    except ImageError:
+        raise
+    except (OSError, HTTPException, ValueError) as error:
         raise ImageError(f"it cannot be downloaded ({error})") from error
 
 
@@ -324,9 +329,10 @@ def _open(data: bytes) -> Image.Image:
     if data[:3] == b"\xff\xd8\xff":
         from PIL import JpegImagePlugin
 
-        if (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+        image = JpegImagePlugin.jpeg_factory(file)
+        if (image.mode != "L" or "progressive" in image.info) and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
             raise ImageError(f"it is a JPEG of {scans} scans; at most {_MAX_SCANS} are read")
-        return JpegImagePlugin.jpeg_factory(file)
+        return image
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         from PIL import PngImagePlugin
 
@@ -360,9 +366,9 @@ def _from_pillow(image: Image.Image, name: str, max_pixels: int, model_size: int
     width, height = image.size
     _check_size(height, width, max_pixels)
     notes: tuple[str, ...] = ()
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        notes = ("the file holds several pictures; the first is used",)
-    if model_size is not None and image.format in ("JPEG", "MPO"):
+    if model_size is not None:  # opened here: a caller's image keeps its scale and its frame
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            notes = ("the file holds several pictures; the first is used",)
         image.draft(None, (_DRAFT * model_size, _DRAFT * model_size))
     image.load()
     turn = _orientation(image)

@@ -15,8 +15,8 @@ _DRAWN = 256  # largest side at which the anatomy is worked out; the grain is al
 def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray:
     """Draw a frontal chest film that passes for one at a glance.
 
-    The film is a sum of what the rays pass: body, lungs of air, heart, great vessels, diaphragm, spine, ribs, clavicles and shoulder blades, then scatter, exposure
-    and grain. Every seed is another person; the same seed with and without the opacity is the same person.
+    The film is a sum of what the rays pass: body, lungs of air, heart, great vessels, diaphragm, spine, ribs, clavicles and shoulder blades; then scatter,
+    exposure and grain. Every seed is another person; the same seed with and without the opacity is the same person.
 
     Args:
         seed: Which person, 0 or above.

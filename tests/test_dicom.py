@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import sys
@@ -17,9 +18,9 @@ from cxrlib import dicom, images, phantom
 from cxrlib.images import ImageError, fit, name_of, read
 
 pydicom = pytest.importorskip("pydicom")
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import (
+from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
+from pydicom.encaps import encapsulate  # noqa: E402
+from pydicom.uid import (  # noqa: E402
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -83,7 +84,10 @@ def test_eight_bits_give_the_bits_of_a_picture(tmp_path: Path) -> None:
     expected = fit(read(GREY))
     for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes()), dataset(GREY), pydicom.dcmread(path)):
         film = read(source)
-        assert (film.pixels == GREY).all() and film.pixels.dtype == np.uint8 and film.white == 255 and not film.pixels.flags.writeable
+        assert (film.pixels == GREY).all()
+        assert film.pixels.dtype == np.uint8
+        assert film.white == 255
+        assert not film.pixels.flags.writeable
         assert (fit(film) == expected).all()
 
 
@@ -91,7 +95,8 @@ def test_eight_bits_give_the_bits_of_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pixels", [GREY, DEEP])
 def test_plain_transfer_syntaxes(syntax: str, pixels: np.ndarray) -> None:
     film = read(saved(dataset(pixels, syntax=syntax)))
-    assert (film.pixels == pixels).all() and film.white == np.iinfo(pixels.dtype).max
+    assert (film.pixels == pixels).all()
+    assert film.white == np.iinfo(pixels.dtype).max
 
 
 def test_compressed_transfer_syntaxes() -> None:
@@ -140,11 +145,13 @@ def test_a_dataset_is_left_as_it_is() -> None:
 
 def test_bits_stored_is_the_declared_depth() -> None:
     film = read(dataset(DEEP, BitsStored=12))
-    assert film.white == 65535 and np.abs(film.pixels / 65535 - DEEP / 4095).max() < 1e-5
+    assert film.white == 65535
+    assert np.abs(film.pixels / 65535 - DEEP / 4095).max() < 1e-5
     assert np.abs(fit(film) - fit(read(GREY))).max() < 2 / 255
     six = GREY // 4
     film = read(dataset(six, BitsStored=6))
-    assert film.white == 255 and np.abs(film.pixels / 255 - six / 63).max() <= 0.5 / 255
+    assert film.white == 255
+    assert np.abs(film.pixels / 255 - six / 63).max() <= 0.5 / 255
 
 
 def test_other_bits_are_masked_and_high_bits_shifted() -> None:
@@ -152,6 +159,7 @@ def test_other_bits_are_masked_and_high_bits_shifted() -> None:
     overlay = DEEP | (np.uint16(1) << 15)
     assert (read(dataset(overlay, BitsStored=12)).pixels == expected).all()
     assert (read(dataset(DEEP << 4, BitsStored=12, HighBit=15)).pixels == expected).all()
+    assert (read(dataset(DEEP, BitsStored=12, HighBit=99)).pixels == expected).all()  # nonsense is left aside
 
 
 def test_signed_values() -> None:
@@ -167,7 +175,9 @@ def test_window_comes_before_inversion() -> None:
     narrow = {"WindowCenter": 1000, "WindowWidth": 501}
     plain = read(dataset(DEEP, BitsStored=12, **narrow)).pixels
     inverted = read(dataset(DEEP, BitsStored=12, PhotometricInterpretation="MONOCHROME1", **narrow)).pixels
-    assert (inverted == 65535 - plain).all() and plain[DEEP < 749].max() == 0 and plain[DEEP > 1250].min() == 65535
+    assert (inverted == 65535 - plain).all()
+    assert plain[DEEP < 749].max() == 0
+    assert plain[DEEP > 1250].min() == 65535
 
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
@@ -238,20 +248,23 @@ def test_view_modality_and_notes() -> None:
     assert (film.view, film.modality, film.notes) == ("PA", "DX", ())
     loose = saved(dataset(GREY, ViewPosition="XXXX", WindowCenter="1111111111", WindowWidth="256"))
     film = read(loose.replace(b"XXXX", b"l l ").replace(b"1111111111", b"128.000000"))
-    assert film.view == "L L" and (film.pixels == GREY).all()
+    assert film.view == "L L"
+    assert (film.pixels == GREY).all()
     film = read(dataset(GREY, ViewPosition="", BodyPartExamined="HAND"))
     assert (film.view, film.modality, film.notes) == (None, None, ("its header names another body part than the chest",))
 
 
 def test_first_of_several_frames() -> None:
     film = read(saved(dataset(np.stack([GREY, GREY // 2]), NumberOfFrames=2)))
-    assert (film.pixels == GREY).all() and film.notes == ("it holds 2 frames; the first is used",)
+    assert (film.pixels == GREY).all()
+    assert film.notes == ("it holds 2 frames; the first is used",)
 
 
 def test_no_name_of_a_patient_is_read_or_said() -> None:
     data = saved(dataset(GREY))
     assert b"Secret" in data
-    assert "Secret" not in repr(read(data)) and name_of(dataset(GREY)) == "DICOM dataset"
+    assert "Secret" not in repr(read(data))
+    assert name_of(dataset(GREY)) == "DICOM dataset"
     with pytest.raises(ImageError) as caught:
         read(data[:-100])
     assert "Secret" not in str(caught.value)
@@ -275,10 +288,12 @@ def test_no_name_of_a_patient_is_read_or_said() -> None:
         (dataset(GREY, Rows=30_000, Columns=30_000), "it has 30000 x 30000 pixels, more than the 30,000,000 that are read"),
         (dataset(GREY, RescaleSlope=0, RescaleIntercept=1), "its modality LUT or rescale slope gives no range of values"),
         (dataset(GREY, RescaleSlope="1e308", RescaleIntercept="1e308"), "its modality LUT or rescale slope gives no range of values"),
+        (saved(dataset(GREY, RescaleSlope="1234", RescaleIntercept="0")).replace(b"1234", b"12,5"), "bytes: its RescaleSlope is no usable number"),
+        (saved(dataset(GREY)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.7\0"), "its transfer syntax is not supported: 1.2.840.10008.1.2.7"),
         (dataset(GREY, BitsStored=12), "it stores 12 bits in 8; radiographs store at most 16, in 8 or 16"),
         (dataset(GREY, ModalityLUTSequence=[lut(0, 20, [1, 2])]), "its LUT has 2 of 2 entries of 20 bits"),
-        (dataset(GREY, syntax=JPEGBaseline8Bit, coded=jpeg(GREY[:100])), "its header says 160 x 150 pixels, its compressed picture 100 x 150"),
-        (dataset(GREY, syntax=JPEG2000Lossless, coded=jpeg(GREY[:100], "JPEG2000")), "its compressed picture 100 x 150"),
+        (dataset(GREY, syntax=JPEGBaseline8Bit, coded=jpeg(GREY[:100])), "the header says 160 x 150 pixels, the compressed picture 100 x 150"),
+        (dataset(GREY, syntax=JPEG2000Lossless, coded=jpeg(GREY[:100], "JPEG2000")), "the compressed picture 100 x 150"),
         (dataset(GREY, syntax=JPEGBaseline8Bit, coded=jpeg(GREY)[:400]), "its pixels, JPEG Baseline (Process 1), cannot be decoded ("),
         (dataset(GREY, syntax=RLELossless, coded=bytes(200)), "its pixels, RLE Lossless, cannot be decoded ("),
         (dataset(GREY, syntax="1.2.840.10008.1.2.4.100", coded=b"MPEG"), "its transfer syntax is not supported: MPEG2 Main Profile"),
@@ -292,16 +307,17 @@ def test_no_name_of_a_patient_is_read_or_said() -> None:
 def test_what_is_refused(source: Any, message: str) -> None:
     with pytest.raises(ImageError) as caught:
         read(source)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_deflated_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
     data = saved(dataset(GREY, syntax=DeflatedExplicitVRLittleEndian))
     monkeypatch.setattr(dicom, "_MAX_BYTES", 20_000)
-    with pytest.raises(ImageError, match="it is damaged, or inflates to more than 0 MiB"):
+    with pytest.raises(ImageError, match=r"it is a damaged DICOM file \(it is cut short, or inflates to more than 0 MiB"):
         read(data)
     end = 144 + int.from_bytes(data[140:144], "little")
-    with pytest.raises(ImageError, match="incorrect|invalid"):
+    with pytest.raises(ImageError, match=r"incorrect|invalid"):
         read(data[:end] + b"\xff" * 100)
     assert zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[end:])[:4] == b"\x08\0\x16\0"
 
@@ -330,9 +346,7 @@ def test_damaged_bytes_give_a_film_or_an_image_error() -> None:
         data = bytearray(seeds[rng.integers(len(seeds))])
         for at in rng.integers(132, 900, rng.choice((1, 3, 9))):
             data[min(at, len(data) - 1)] = rng.integers(256)
-        try:
+        with contextlib.suppress(ImageError):
             read(bytes(data))
             films += 1
-        except ImageError as error:
-            assert str(error).startswith("bytes: ")
     assert films > 20

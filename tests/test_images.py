@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.server
 import io
@@ -102,8 +103,13 @@ def test_every_kind_of_source_gives_the_same_bits(tmp_path: Path, server: str) -
         sources += [encode(Image.fromarray(GREY).convert("RGBA"), "WEBP", lossless=True), f"{server}/film.png?token=1", f"{server}/to-film"]
         for source in sources:
             film = read(source)
-            assert (film.pixels == GREY).all() and film.pixels.dtype == np.uint8 and film.white == 255 and film.size == GREY.shape
-            assert film.colour == 0 and film.view is None and film.notes == ()
+            assert (film.pixels == GREY).all()
+            assert film.pixels.dtype == np.uint8
+            assert film.white == 255
+            assert film.size == GREY.shape
+            assert film.colour == 0
+            assert film.view is None
+            assert film.notes == ()
             assert (fit(film) == fit(read(GREY))).all()
 
 
@@ -122,7 +128,8 @@ def test_a_film_cannot_be_changed_through_what_it_came_from() -> None:
     film = read(array)
     array[:] = 0
     assert (film.pixels == GREY).all()
-    assert array.flags.writeable and not film.pixels.flags.writeable
+    assert array.flags.writeable
+    assert not film.pixels.flags.writeable
     with pytest.raises(dataclasses.FrozenInstanceError):
         film.white = 1.0  # type: ignore[misc]
 
@@ -165,13 +172,15 @@ def test_pillow_is_left_as_it_was() -> None:
 )
 def test_sixteen_bits_keep_their_depth(source: object, white: float) -> None:
     film = read(source)
-    assert film.white == white and film.pixels.dtype == np.uint16
+    assert film.white == white
+    assert film.pixels.dtype == np.uint16
     assert film.pixels.tolist() == [[0, 65535], [257, 514]]
 
 
 def test_twelve_declared_bits() -> None:
     film = read(tiff(np.zeros((2, 2)), bits=12, raw=bytes([0x00, 0x0F, 0xFF, 0x80, 0x00, 0x01])))
-    assert film.white == 4095 and film.pixels.tolist() == [[0, 4095], [2048, 1]]
+    assert film.white == 4095
+    assert film.pixels.tolist() == [[0, 4095], [2048, 1]]
 
 
 @pytest.mark.parametrize(
@@ -188,9 +197,11 @@ def test_twelve_declared_bits() -> None:
 )
 def test_deeper_and_floating_point_sources(source: object) -> None:
     film = read(source)
-    assert film.white == 1 and film.pixels.dtype == np.float32
+    assert film.white == 1
+    assert film.pixels.dtype == np.float32
     np.testing.assert_allclose(film.pixels, [[0, 1], [0.5, 0.25]], atol=1e-6)
-    assert film.pixels.min() >= 0 and film.pixels.max() <= 1
+    assert film.pixels.min() >= 0
+    assert film.pixels.max() <= 1
 
 
 def test_sixteen_bits_fit_like_eight() -> None:
@@ -248,7 +259,8 @@ def test_other_colour_models_become_luma() -> None:
         assert np.abs(read(source).pixels - luma).mean() < 4
     assert np.abs(read(encode(rgb.convert("CMYK"), "JPEG", quality=100)).pixels - luma).mean() < 4
     deep = read(np.asarray(rgb).astype(np.uint16) * 257)
-    assert np.abs(deep.pixels / 257 - luma).max() <= 0.51 and deep.white == 65535
+    assert np.abs(deep.pixels / 257 - luma).max() <= 0.51
+    assert deep.white == 65535
 
 
 def test_colour_is_the_mean_chroma() -> None:
@@ -307,12 +319,14 @@ def test_only_far_larger_jpegs_are_decoded_at_a_reduced_scale() -> None:
     data = encode(large, "JPEG")
     assert read(data, model_size=71).pixels.shape == (840, 840)
     film = read(data, model_size=70)
-    assert film.pixels.shape == (420, 420) and film.size == (840, 840)
+    assert film.pixels.shape == (420, 420)
+    assert film.size == (840, 840)
     assert np.abs(fit(film, 70) - fit(read(large), 70)).mean() < 0.004
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = read(encode(large[:, :800], "JPEG", exif=exif), model_size=60)
-    assert turned.pixels.shape == (400, 420) and turned.size == (800, 840)
+    assert turned.pixels.shape == (400, 420)
+    assert turned.size == (800, 840)
     with Image.open(io.BytesIO(data)) as image:
         assert read(image, model_size=70).pixels.shape == (840, 840)  # a caller's image is not changed
 
@@ -321,10 +335,12 @@ def test_fit_is_close_to_the_plain_bicubic_squash() -> None:
     large = phantom.draw(5, size=1400)[:, :1100]
     plain = np.asarray(Image.fromarray(large).resize((224, 224), Image.Resampling.BICUBIC), int)
     fitted = fit(read(large))
-    assert fitted.shape == (224, 224, 1) and fitted.dtype == np.float32
+    assert fitted.shape == (224, 224, 1)
+    assert fitted.dtype == np.float32
     steps = fitted[..., 0] * 255
     assert np.abs(steps - np.rint(steps)).max() < 1e-4  # 8-bit films land on k / 255
-    assert np.abs(steps - plain).mean() < 0.4 and np.abs(steps - plain).max() <= 8
+    assert np.abs(steps - plain).mean() < 0.4
+    assert np.abs(steps - plain).max() <= 8
 
 
 def test_fit_leaves_a_film_of_the_right_size_as_it_is() -> None:
@@ -337,7 +353,9 @@ def test_fit_of_deep_films_stays_in_range() -> None:
     edge[:, 20:] = 1
     for film in (read(edge), read((edge * 65535).astype(np.uint16))):
         fitted = fit(film, 16)
-        assert fitted.min() == 0 and fitted.max() == 1 and fitted.shape == (16, 16, 1)
+        assert fitted.min() == 0
+        assert fitted.max() == 1
+        assert fitted.shape == (16, 16, 1)
 
 
 # --- what is no film ---
@@ -372,7 +390,7 @@ def test_fit_of_deep_films_stays_in_range() -> None:
         (encode(GREY, "WEBP")[:500], "it is damaged or not complete ("),
         (encode(GREY, "BMP")[:500], "it is damaged or not complete (image file is truncated"),
         (b"\xff\xd8\xff" + bytes(100), "it is damaged or not complete ("),
-        (b"\xff\xd8\xff" + b"\xff\xda" * 33, "it is a JPEG of 33 scans; at most 32 are read"),
+        (encode(GREY, "JPEG", progressive=True) + b"\xff\xda" * 30, "it is a JPEG of 36 scans; at most 32 are read"),
         (np.zeros((0, 5), np.uint8), "array: it has no pixels (0 x 5)"),
         (np.zeros(5, np.uint8), "an array must have the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: shape=(5,)"),
         (np.zeros((5, 5, 2), np.uint8), "Received: shape=(5, 5, 2)"),
@@ -394,7 +412,8 @@ def test_fit_of_deep_films_stays_in_range() -> None:
 def test_what_is_no_film_is_named(source: object, message: str) -> None:
     with pytest.raises(ImageError) as caught:
         read(source)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("source", "kind"), [(None, "NoneType"), (3, "int"), ([GREY], "list"), (True, "bool"), ({"path": "x"}, "dict")])
@@ -446,7 +465,7 @@ def test_a_closed_image() -> None:
 def test_unreadable_files(tmp_path: Path) -> None:
     path = tmp_path / "film.png"
     path.write_bytes(b"PK\3\4 a zip in disguise")
-    with pytest.raises(ImageError, match="film.png: it is a zip archive"):
+    with pytest.raises(ImageError, match=r"film\.png: it is a zip archive"):
         read(path)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -466,13 +485,11 @@ def test_any_bytes_give_a_film_or_an_image_error() -> None:
             data = data[: rng.choice((4, 12, 40))] + rng.randbytes(200)
         for _ in range(rng.choice((1, 2, 8))):
             data[rng.randrange(min(len(data), 400))] = rng.randrange(256)
-        try:
+        with contextlib.suppress(ImageError):
             fitted = fit(read(bytes(data[: rng.choice((None, len(data) // 2))])), 32)
-        except ImageError as error:
-            assert str(error).startswith("bytes: ")
-        else:
             films += 1
-            assert fitted.shape == (32, 32, 1) and fitted.min() >= 0 and fitted.max() <= 1
+            assert fitted.shape == (32, 32, 1)
+            assert 0 <= fitted.min() <= fitted.max() <= 1
     assert films > 50
 
 
@@ -484,10 +501,14 @@ def test_url_errors(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
         read(f"{server}/none")
     with pytest.raises(ImageError, match="it cannot be downloaded"):
         read(f"{server}/to-file")
-    with pytest.raises(ImageError, match="it cannot be downloaded .*refused"):
+    with pytest.raises(ImageError, match=r"it cannot be downloaded .*refused"):
         read("http://127.0.0.1:1/film.png")
-    with pytest.raises(ImageError, match="no host given|URL"):
+    with pytest.raises(ImageError, match=r"no host given|URL"):
         read("http:///film.png")
+    with pytest.raises(ImageError, match=r"^http://127\.0\.0\.1/film\.png: a URL must not hold a user name or password$"):
+        read("http://me:secret@127.0.0.1/film.png?token=secret")
+    with pytest.raises(ImageError, match="404"):
+        read(f"{server}/übung film.png")
     with pytest.raises(ImageError, match="IPv6"):
         read("http://[bad/film.png")
     monkeypatch.setattr(images, "MAX_BYTES", 2**20)
@@ -504,11 +525,14 @@ def test_url_errors(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_name_of(tmp_path: Path) -> None:
     path = tmp_path / "film.png"
     path.write_bytes(encode(GREY))
-    assert name_of("a/b.png") == "a/b.png" and name_of(Path("a/b.png")) == "a/b.png"
+    assert name_of("a/b.png") == "a/b.png"
+    assert name_of(Path("a/b.png")) == "a/b.png"
     assert name_of("HTTPS://me:secret@host:8/a%20b.png?token=x#y") == "HTTPS://host:8/a%20b.png"
     assert name_of("file:///a/b.png") == "file:///a/b.png"
-    assert name_of(b"..") == name_of(bytearray()) == "bytes" and name_of(GREY) == "array"
-    assert name_of(io.BytesIO()) == "file object" and name_of(Image.fromarray(GREY)) == "image"
+    assert name_of(b"..") == name_of(bytearray()) == "bytes"
+    assert name_of(GREY) == "array"
+    assert name_of(io.BytesIO()) == "file object"
+    assert name_of(Image.fromarray(GREY)) == "image"
     with path.open("rb") as file, Image.open(path) as image:
         assert name_of(file) == str(path) == name_of(image)
     with os.fdopen(os.open(path, os.O_RDONLY), "rb") as unnamed:
@@ -525,7 +549,7 @@ def test_find(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     assert [path.relative_to(tmp_path).as_posix() for path in find(tmp_path)] == sorted(wanted)
     assert find(str(tmp_path)) == find(tmp_path)
-    with pytest.raises(NotADirectoryError, match="no such folder: .*none"):
+    with pytest.raises(NotADirectoryError, match=r"no such folder: .*none"):
         find(tmp_path / "none")
     with pytest.raises(NotADirectoryError, match=r"no such folder: .*a\.jpg"):
         find(tmp_path / "a.jpg")
@@ -535,7 +559,7 @@ def test_find(tmp_path: Path) -> None:
 def test_film_checks_its_pixels(pixels: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"pixels must be \(H, W\) of uint8, uint16 or float32. Received: shape="):
         Film(pixels, 255.0, "film", (2, 2))
-    with pytest.raises(ValueError, match="white must be a positive number. Received: white=0"):
+    with pytest.raises(ValueError, match=r"white must be a positive number\. Received: white=0"):
         Film(np.zeros((2, 2), np.uint8), 0, "film", (2, 2))
 
 
