@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -171,8 +172,8 @@ class HubServer:
 
     def fault(self, pattern: str, kind: int | str, *, times: int = 1_000_000, skip: int = 0, headers: Mapping[str, str] | None = None) -> None:
         """Let requests that match fail: an HTTP status, or disconnect, stall (no answer), hang-up (the upload is cut in its middle), truncate (half a
-        body, then the line breaks), pause (half a body, then silence), short (half a body that claims to be whole), corrupt (one bit wrong), portal (a page in HTML,
-        status 200, as a network that wants a login gives)."""
+        body, then the line breaks), pause (half a body, then silence), short (half a body that claims to be whole), corrupt (one bit wrong), portal (an
+        HTML page with status 200, as a network that wants a login gives)."""
         self.faults.append(Fault(pattern, kind, times, skip, dict(headers or {})))
 
     def create(self, repo_id: str, *, kind: str = "model", private: bool = False, gated: bool = False, sdk: str | None = None) -> Repo:
@@ -721,5 +722,6 @@ def serving(**options: Any) -> Iterator[HubServer]:
 if __name__ == "__main__":
     with serving() as local, contextlib.suppress(KeyboardInterrupt):
         local.add_user("hf_local", "local")
-        print(f"export HF_ENDPOINT={local.url} HF_HUB_DISABLE_XET=1 HF_TOKEN=hf_local  # user: local", flush=True)
+        sys.stdout.write(f"export HF_ENDPOINT={local.url} HF_HUB_DISABLE_XET=1 HF_TOKEN=hf_local  # user: local\n")
+        sys.stdout.flush()
         threading.Event().wait()

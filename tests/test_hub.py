@@ -95,9 +95,11 @@ def test_parse_address(address: str, expected: tuple[str, str | None]) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["alice/model", "hf://alice", "hf://alice/model@", "hf://alice/a/b", "hf://../model", "hf://alice/..", "hf://alice/model@../../x", "hf://alice/model@a//b"]
-    + ["hf://alice/model@-x", "hf://alice/mo del", "hf://alice/model.git", "hf://alice/a--b", "hf://@v1", "HF://alice/model", "hf://alice/model@a/.b", ""]
-    + [f"hf://alice/{'x' * 100}", "hf://alice/model@v1\n", "hf://alice/model\n"],
+    [
+        *("alice/model", "hf://alice", "hf://alice/model@", "hf://alice/a/b", "hf://../model", "hf://alice/..", "hf://alice/model@../../x", ""),
+        *("hf://alice/model@a//b", "hf://alice/model@-x", "hf://alice/mo del", "hf://alice/model.git", "hf://alice/a--b", "hf://@v1", "HF://alice/model"),
+        *("hf://alice/model@a/.b", f"hf://alice/{'x' * 100}", "hf://alice/model@v1\n", "hf://alice/model\n"),
+    ],
 )
 def test_parse_address_refuses(address: str) -> None:
     with pytest.raises(ValueError, match=r"has the form hf://user/repo or hf://user/repo@revision\. Received: address="):
@@ -111,13 +113,13 @@ def test_names_are_checked_before_any_request(server: HubServer, tmp_path: Path)
         pull(revision="../x")
     with pytest.raises(ValueError, match="is named user/repo"):
         hub.push(write(tmp_path, {"a": b""}), "../x", files=["a"])
-    with pytest.raises(ValueError, match="tag must be a valid name for a version, such as v1. Received: tag='no good'"):
+    with pytest.raises(ValueError, match=r"tag must be a valid name for a version, such as v1\. Received: tag='no good'"):
         push(tmp_path, tag="no good")
     with pytest.raises(ValueError, match=r"files must name at least one file\. Received: files=\[\]"):
         hub.push(tmp_path, REPO, files=[])
-    with pytest.raises(BundleError, match="unsafe name: '../secret'"):
+    with pytest.raises(BundleError, match=r"unsafe name: '\.\./secret'"):
         hub.push(tmp_path, REPO, files=["../secret"])
-    with pytest.raises(FileNotFoundError, match="lacks missing.json, none.txt"):
+    with pytest.raises(FileNotFoundError, match=r"lacks missing\.json, none\.txt"):
         hub.push(tmp_path, REPO, files=["missing.json", "none.txt"])
     assert not server.asked("/api/repos|/api/models")
 
@@ -178,7 +180,7 @@ def test_push_to_a_branch_creates_it(server: HubServer, tmp_path: Path) -> None:
     repo = server.repos["model", REPO]
     assert repo.branches["try/1"] == repo.tags["v1"] == published.revision != repo.branches["main"]
     assert_whole(pull(revision="try/1")[0])
-    with pytest.raises(BundleError, match="alice/model is no cxrlib bundle: it has no config.json"):
+    with pytest.raises(BundleError, match=r"alice/model is no cxrlib bundle: it has no config\.json"):
         pull()
 
 
@@ -401,7 +403,7 @@ def test_a_server_that_lies_about_the_size(server: HubServer, monkeypatch: pytes
     monkeypatch.setattr(hub, "MAX_CONFIG_BYTES", 1000)
     server.plant(REPO, {"config.json": b" " * 2000})
     monkeypatch.setattr(hub._Repository, "_size", lambda self, name: 1)
-    with pytest.raises(BundleError, match="its config.json has more than the 1,000 bytes allowed"):
+    with pytest.raises(BundleError, match=r"its config\.json has more than the 1,000 bytes allowed"):
         pull()
 
 
@@ -463,7 +465,7 @@ def test_nothing_is_deserialised() -> None:
 def test_every_interrupted_push_leaves_the_old_or_the_new(server: HubServer, tmp_path: Path) -> None:
     new = {**CONTENT, "report.json": b"{}", "model.tflite": b"\0other" * 800, "figures/roc.png": b"\0png"}
     push(tmp_path)
-    states = set()
+    states, messages = set(), set()
     for step in range(100):
         folder = tmp_path / str(step)
         content = {**new, "report.json": b"%d" % step, "model.tflite": b"\0%d" % step * 2000}
@@ -474,7 +476,7 @@ def test_every_interrupted_push_leaves_the_old_or_the_new(server: HubServer, tmp
             push(folder, content)
             break
         except ConnectionError as error:
-            assert f"{server.url} cannot be reached (" in str(error)
+            messages.add(str(error).split("(")[0])
         server.faults.clear()
         moved = server.repos["model", REPO].branches["main"] != before
         states.add(moved)
@@ -486,6 +488,7 @@ def test_every_interrupted_push_leaves_the_old_or_the_new(server: HubServer, tmp
         again = push(folder, content)
         assert server.repos["model", REPO].tags[str(again.tag)] == server.repos["model", REPO].branches["main"] == again.revision
         assert_whole(pull()[0], content)
+    assert messages == {f"{server.url} cannot be reached "}
     assert states == {False, True}, "interrupted before the commit, and between the commit and its tag"
     assert step > 10
 
