@@ -96,7 +96,7 @@ def render(config: BundleConfig, report: Report | None, *, repo_id: str | None =
 
 def _metadata(config: BundleConfig, report: Report | None, repo_id: str | None, license: str | None) -> str:
     tags = ["chest-x-ray", "radiology", "medical-imaging", "image-classification", "litert", "keras", config.training.backbone]
-    data: dict[str, Any] = {"library_name": "cxrlib", "pipeline_tag": "image-classification", "language": "en", "tags": tags}
+    data: dict[str, Any] = {"library_name": "cxrlib", "pipeline_tag": "image-classification", "tags": tags}
     if license:
         data["license"] = license
     if report is not None:
@@ -172,13 +172,15 @@ def _data(config: BundleConfig, population: str | None) -> str:
         if population
         else "**Population.** Ages, sexes, devices and the way the films were chosen are not recorded in the bundle."
     )
-    lines.append("Training and validation films are of different patients as far as patients are known.")
+    if config.split:
+        lines.append("Training and validation films are of different patients, as far as patients are known.")
+    prints = {"Films and labels": config.fingerprint, "split": config.split}
+    if any(prints.values()):
+        lines.append(f"**Fingerprints.** {'; '.join(f'{name} `{_plain(value)}`' for name, value in prints.items() if value)}.")
     if config.notes:
         lines.append("**What the audit of these films and the training noted.**\n\n" + _list(_text(note) for note in config.notes))
     else:
         lines.append("**Audit.** No remark is recorded.")
-    prints = {"Fingerprint of the films and labels": config.fingerprint, "Digest of the split": config.split}
-    lines += [_list(f"{name}: `{value}`" for name, value in prints.items() if value)] if any(prints.values()) else []
     return "\n\n".join(lines)
 
 
@@ -196,7 +198,7 @@ def _performance(report: Report | None) -> str:
         )
     names = [name for name in (*METRICS, *WITH_REFUSALS) if report.n_refused or name in METRICS]
     lines.append(_table(["Metric", "Value", "95 % interval"], [[_NAMES[name], *_cells(getattr(report, name))] for name in names]))
-    lines.append(f"Intervals, {report.intervals}, seed {report.seed}.")
+    lines.append(f"95 % intervals: {report.intervals}; seed {report.seed}.")
     head = ["", *(f"Predicted {label}" for label in report.labels)]
     lines.append(
         _table(head, [[f"True {label}", *(f"{n:,}" for n in row)] for label, row in zip(report.labels, report.confusion_matrix.tolist(), strict=True)])
@@ -227,7 +229,7 @@ def _points(config: BundleConfig) -> str:
         for name, p in config.operating_points.items()
     ]
     head = ["Operating point", "Threshold", "Sensitivity", "Specificity", *(f"{source}: sensitivity / specificity" for source in sources)]
-    return "Chosen on validation films, never on test films; this is what they achieved there.\n\n" + _table(head, rows)
+    return "Chosen on validation films; this is what they achieved there.\n\n" + _table(head, rows)
 
 
 def _pair(point: OperatingPoint, source: str) -> str:
@@ -236,8 +238,8 @@ def _pair(point: OperatingPoint, source: str) -> str:
 
 def _calibration(config: BundleConfig, report: Report | None) -> str:
     text = (
-        f"Logits are divided by the temperature {config.temperature:.4g}, fitted on validation films (Guo et al. 2017). A probability holds for films among which "
-        "disease is about as common as among those: where it is rarer, the model overstates it."
+        f"Logits are divided by the temperature {config.temperature:.4g}, fitted on validation films (Guo et al. 2017). A probability holds for films among "
+        "which disease is about as common as among those: where it is rarer, the model overstates it."
     )
     return text if report is None else f"{text} Measured: expected calibration error {report.ece}, Brier score {report.brier}."
 
@@ -269,16 +271,16 @@ def _recipe(config: BundleConfig) -> str:
 
 def _limitations(config: BundleConfig, report: Report | None) -> str:
     lines = [
-        "It sees one radiograph: no history, no symptoms, no laboratory values, no earlier film, no second view. Pneumonia is not a diagnosis of the film alone.",
+        "It sees one radiograph: no history, no symptoms, no laboratory values, no earlier film, no second view. A film alone seldom makes a diagnosis.",
         "Its truth is that of the sources' labels, with their errors.",
-        "Other devices, exposures, postures, ages and hospitals change how films look: ranking usually suffers less than the threshold. Measure both on your own films first.",
+        "Other devices, postures, ages and hospitals change how films look. Ranking suffers less than the threshold: measure both on your films first.",
         "A heatmap shows what moved the network, not where disease is.",
         "Predictive values and the benefit of use depend on how common disease is where it is used.",
     ]
     if len(config.sources) == 1:
         lines.insert(
             0,
-            f"**It was trained on one source ({_text(config.sources[0].name)})**: it may have learnt that place rather than the disease, and do worse than chance elsewhere.",
+            f"**It was trained on one source ({_text(config.sources[0].name)})**: it may have learnt that place, not the disease.",
         )
     elif not config.sources:
         lines.insert(0, "**What it was trained on is not recorded.**")
@@ -329,8 +331,8 @@ def _checklists(config: BundleConfig, report: Report | None, population: str | N
     known = _table(["Asked for", "TRIPOD+AI item", "Answered under"], [[topic, item, where] for topic, item, where in items if where])
     unknown = _list(f"{topic} ({item})" for topic, item, where in items if not where)
     return (
-        "After TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj-2023-078378) and CLAIM (Tejani et al. 2024, doi:10.1148/ryai.240300), as far as the bundle knows "
-        f"the answer.\n\n{known}\n\n**The bundle cannot answer** the following; ask those who made it, and the publications of the sources.\n\n{unknown}"
+        "After TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj-2023-078378) and CLAIM (Tejani et al. 2024, doi:10.1148/ryai.240300), as far as the bundle "
+        f"knows the answer.\n\n{known}\n\n**The bundle cannot answer** the following; ask those who made it, and the publications of the sources.\n\n{unknown}"
     )
 
 
@@ -385,7 +387,7 @@ def _text(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[{}\\`]", "", " ".join(text.split()))
+    return re.sub(r"[{}<>\\`]", "", " ".join(text.split()))
 
 
 def _slug(text: str) -> str:

@@ -160,7 +160,7 @@ def _listing(what: str, head: Sequence[str], rows: Sequence[Sequence[str]], numb
 
 def _method(report: Report) -> str:
     sentences = [
-        f"Intervals, {report.intervals}, seed {report.seed}.",
+        f"95 % intervals: {report.intervals}; seed {report.seed}.",
         "What is resampled has its standard error put on the logit scale; the calibration error's interval allows for the noise that raises it.",
         "Refused films are in no metric but the two that count them as errors." if report.n_refused else "No film was refused.",
         f"The calibration error has {BINS} equally wide bins of the {'second label' if len(report.labels) == 2 else 'most probable label'}'s probability.",
@@ -177,4 +177,5 @@ def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, 
 
     lines = "\n".join(f"<tr>{''.join(cell('td', i, text) for i, text in enumerate(row))}</tr>" for row in rows)
     top = "".join(cell("th", i, text) for i, text in enumerate(head))
-    return f'<div class="scroll"><table>{f"<caption>{escape(caption)}</caption>" if caption else ""}<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f'<div class="scroll"><table>{title}<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'

@@ -150,7 +150,7 @@ class Report(Summary):
         by_source: The same metrics for each source; empty when sources are unknown.
         by_label: With three or more labels, the metrics of each label against the others; empty with two.
         subgroups: The same metrics for each column and each of its values.
-        intervals: How the intervals were made, in one sentence.
+        intervals: Where the intervals come from, in words.
         seed: Of the resampling.
         n_bootstrap: Number of resamples.
 
@@ -384,7 +384,7 @@ def make_report(
         by_source=by_source,
         by_label=by_label,
         subgroups=subgroups,
-        intervals=f"95 %: {n_bootstrap} bootstrap resamples of {'patients' if known else 'films'}; Wilson for proportions where no patient has two films",
+        intervals=f"{n_bootstrap} bootstrap resamples of {'patients' if known else 'films'}; Wilson's for proportions where no patient has two films",
         seed=seed,
         n_bootstrap=n_bootstrap,
     )
@@ -700,7 +700,9 @@ def net_benefit(report: Report) -> tuple[Floats, Floats, Floats]:
     thresholds = np.arange(1, 100) / 100
     odds = thresholds / (1 - thresholds)
     called = score[None, :] >= thresholds[:, None]  # (99, n)
-    hits, alarms, all_hits, all_alarms = (_ratio(x.sum(-1).astype(np.float64), np.float64(len(y))) for x in (called & ill, called & ~ill, ill, ~ill))
+    hits, alarms, all_hits, all_alarms = (
+        _ratio(x.sum(-1).astype(np.float64), np.asarray(len(y), np.float64)) for x in (called & ill, called & ~ill, ill, ~ill)
+    )
     return thresholds, hits - odds * alarms, all_hits - odds * all_alarms
 
 
