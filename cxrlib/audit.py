@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass
@@ -59,8 +60,8 @@ class Confounder:
 
     def __str__(self) -> str:
         values = ", ".join(f"{label}: {value}" for label, value in self.typical.items())
-        where = f"in {self.source}, the" if self.source else "the"
-        return f"{where} {self.attribute} alone tells {self.label} apart with an AUROC of {self.auroc:.2f} ({values}): a network may learn that instead of the disease"
+        what = f"in {self.source}, the {self.attribute}" if self.source else f"the {self.attribute}"
+        return f"{what} alone tells {self.label} apart with an AUROC of {self.auroc:.2f} ({values}): a network may learn that instead of the disease"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Audit:
         Returns:
             What `to_dict` gives, serialised.
         """
-        return json.dumps(self.to_dict(), ensure_ascii=False)
+        return json.dumps(self.to_dict())
 
     def __str__(self) -> str:
         """Write a report for a terminal."""
@@ -268,12 +269,11 @@ def _patient_overlap(dataset: Dataset) -> dict[str, dict[str, list[int]]]:
 
 
 def _exact(readable: Sequence[int], films: Films, facts: Sequence[Facts]) -> list[list[int]]:
-    """Groups of films with the same pixels: suspects by size and checksum, proof by the cached films."""
-    suspects: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    """Groups of films of one size that are the same pixel by pixel once they are fitted, whatever their files are."""
+    suspects: dict[tuple[int, int, int], list[int]] = defaultdict(list)
     for i in readable:
-        fact = facts[i]
-        suspects[fact.height, fact.width, fact.white, fact.checksum].append(i)
-    links = [(a, b) for group in suspects.values() for a, b in itertools.pairwise(group) if np.array_equal(films[a], films[b])]
+        suspects[facts[i].height, facts[i].width, zlib.crc32(films[i].data)].append(i)
+    links = [pair for group in suspects.values() for pair in itertools.pairwise(group) if np.array_equal(films[pair[0]], films[pair[1]])]
     return [group for group in connected(len(films), links) if len(group) > 1]
 
 
@@ -364,7 +364,8 @@ def _too_few(dataset: Dataset) -> Iterator[str]:
 
 def _unknown_patients(dataset: Dataset) -> Iterator[str]:
     for source, n in Counter(source for source, patient in zip(dataset.sources, dataset.patients, strict=True) if patient is None).items():
-        yield f"{n} film{'s' * (n != 1)} of {source} name no patient, so two films of one may be torn apart by a split; a manifest or patient_pattern can name them"
+        text = f"{n} film{'s' * (n != 1)} of {source} name no patient, so a split may tear two films of one apart"
+        yield f"{text}: a manifest or patient_pattern can name them"
 
 
 def _confounders(dataset: Dataset, readable: Sequence[int], films: Films, facts: Sequence[Facts]) -> Iterator[Confounder]:

@@ -1,9 +1,9 @@
 """Every film decoded once: an append-only store of fitted films, found again by content, shared by all runs.
 
-A store is a folder per decoder version and size. Its pixels lie in shards, raw files of (rows, size, size) uint8 that never change once they have their name; an
-SQLite index knows which file has which content (by path, size and time of change) and which content lies in which row. A shard is written, flushed and renamed
-before the index speaks of it, so a process may be killed at any moment: what the index does not know is removed by the next writer. Writers take turns by
-a lock that the system releases when a process ends; readers need none.
+A store is a folder per decoder version and size. Its pixels lie in shards, raw files of (rows, size, size) uint8 that never change once they have their
+name; an SQLite index knows which file has which content (by path, size and time of change) and which content lies in which row. A shard is written, flushed
+and renamed before the index speaks of it, so a process may be killed at any moment: what the index does not know is removed by the next writer. Writers take
+turns by a lock that the system releases when a process ends; readers need none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import stat
 import sys
 import time
 import uuid
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,15 +36,17 @@ from cxrlib.progress import Progress
 T = TypeVar("T")
 U = TypeVar("U")
 
-_SCHEMA = 1
+_SCHEMA = 2  # of the index and the shards
 _SHARD_BYTES = 64 * 2**20  # lost at most when a process is killed
+_TASK = 8  # films that a thread decodes before it reports
+_AHEAD_BYTES = 32 * 2**20  # decoded films that may wait to be written
 _SHARDS = 32  # at most about this many for one call: each is an open file
 _RACY = 2 * 10**9  # nanoseconds: a file changed this shortly before it was read may change again without showing another time
 _LISTED = 100  # unreadable films that a message names
 _TABLES = """
-CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, bytes INTEGER, changed INTEGER, digest TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS films (digest TEXT PRIMARY KEY, shard TEXT, row INTEGER, height INTEGER, width INTEGER, white REAL, colour REAL, view TEXT,
-    checksum INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, bytes INTEGER, changed INTEGER, digest TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS films (digest TEXT PRIMARY KEY, shard TEXT, row INTEGER, height INTEGER, width INTEGER, white REAL, colour REAL, view TEXT)
+    WITHOUT ROWID;
 """
 
 
@@ -60,7 +61,6 @@ class Facts:
         white: The value that means 1.0: 255 for 8 bits, 65535 for 16.
         colour: 0 for a grey film, see `images.Film`.
         view: The declared view position, or `None`.
-        checksum: CRC-32 of the decoded pixels at the size they were decoded at.
         error: Why the film cannot be read; empty if it can, and then the rest holds.
     """
 
@@ -70,7 +70,6 @@ class Facts:
     white: float = 0.0
     colour: float = 0.0
     view: str | None = None
-    checksum: int = 0
     error: str = ""
 
 
@@ -180,10 +179,10 @@ def decode(dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[str] 
         ValueError: If size or workers are not positive.
         OSError: If the folder cannot be written, or the disk is too small.
     """
-    if size < 1 or workers is not None and workers < 1:
+    if size < 1 or (workers is not None and workers < 1):
         raise ValueError(f"size and workers must be positive. Received: size={size!r}, workers={workers!r}")
     paths = [os.path.abspath(path) for path in dataset.paths]
-    store = _Store(cache_folder(folder), size)
+    store = _Store(cache_folder(folder) / f"films-{_SCHEMA}-{images.DECODER}-{size}", size)
     try:
         return store.decode(paths, workers or _cores(), progress)
     except (sqlite3.DatabaseError, FileNotFoundError) as error:
@@ -231,8 +230,8 @@ def clean(folder: str | os.PathLike[str] | None = None) -> int:
         Bytes that were freed.
     """
     freed = 0
-    for place in cache_folder(folder).glob("films-*-*-*"):
-        store = _Store(place.parent, int(place.name.rpartition("-")[2]), place)
+    for place in cache_folder(folder).glob("films-*-*-*"):  # of every size and decoder
+        store = _Store(place)
         with store.locked(False):
             freed += store.forget(True)
     return freed
@@ -276,13 +275,12 @@ _Found: TypeAlias = "tuple[Facts, str, int]"  # facts, shard, row
 class _Store:
     """The films of one decoder version and size."""
 
-    def __init__(self, root: Path, size: int, place: Path | None = None) -> None:
-        self.place = place or root / f"films-{_SCHEMA}-{images.DECODER}-{size}"
-        self.size = size
+    def __init__(self, place: Path, size: int = 0) -> None:
+        self.place, self.size = place, size
         try:
             self.place.mkdir(mode=0o700, parents=True, exist_ok=True)  # these may be patients
         except OSError as error:
-            raise OSError(error.errno, f"the cache folder cannot be made ({error.strerror}); choose another with folder= or CXRLIB_CACHE", str(root)) from None
+            raise OSError(error.errno, f"the cache folder cannot be made ({error.strerror}); choose another with folder= or CXRLIB_CACHE", str(place)) from None
 
     def decode(self, paths: list[str], workers: int, progress: bool) -> Decoded:
         found, errors = self._look_up(paths), dict[str, Facts]()
@@ -339,7 +337,7 @@ class _Store:
         lengths = self._lengths()
         with self._index() as index:
             for path in paths:
-                row = index.execute("SELECT bytes, changed, digest FROM files WHERE path = ?", (path,)).fetchone()
+                row = index.execute("SELECT bytes, changed, digest FROM files WHERE path = ?", (os.fsencode(path),)).fetchone()
                 with contextlib.suppress(OSError):
                     if row is not None and row[:2] == _state(os.stat(path)) and (film := _film(index, row[2], lengths)):
                         found[path] = film
@@ -367,15 +365,19 @@ class _Store:
             pool = ThreadPoolExecutor(workers)
             stack.callback(pool.shutdown, cancel_futures=True)
             shard = stack.enter_context(_Shard(self))  # whatever stops this, decoded films are kept
-            for read in _ordered(pool, lambda path: self._read(path, known), todo, 32 * workers):
-                if read.facts.error:
-                    errors[read.path] = read.facts
-                else:
+            tasks = [todo[i : i + _TASK] for i in range(0, len(todo), _TASK)]
+            ahead = max(2 * workers, _AHEAD_BYTES // (_TASK * self.size**2))  # decoders go on while a shard is flushed
+            for reads in _ordered(pool, lambda paths: [self._read(path, known) for path in paths], tasks, ahead):
+                for read in reads:
+                    if read.facts.error:
+                        errors[read.path] = read.facts
+                        continue
                     digests[read.path] = read.facts.digest
                     shard.append(read)
+                    known.add(read.facts.digest)  # its next copy need not be decoded
                     if len(shard.films) >= rows:
                         shard.commit()
-                bar.advance()
+                bar.advance(len(reads))
         lengths = self._lengths()
         with self._index() as index:
             for path, digest in digests.items():
@@ -404,14 +406,18 @@ class _Store:
             film = images.read(_Named(content, path), model_size=self.size)
         except images.ImageError as error:
             return _Read(path, length, changed, Facts(digest, error=str(error).removeprefix(f"{path}: ")), None)
-        facts = Facts(digest, *film.size, film.white, film.colour, film.view, zlib.crc32(np.ascontiguousarray(film.pixels).data))
+        facts = Facts(digest, *film.size, film.white, film.colour, film.view)
         fitted = images.fit(film, self.size)[..., 0]  # (size, size) in [0, 1]
         return _Read(path, length, changed, facts, np.rint(fitted * 255).astype(np.uint8))
 
     def _open(self, paths: list[str], found: dict[str, _Found], errors: dict[str, Facts]) -> Decoded:
+        lengths = self._lengths()
         names = sorted({shard for _, shard, _ in found.values()})
+        if not lengths.keys() >= set(names):
+            raise FileNotFoundError(f"{self.place} was cleaned while it was opened")
         position = {name: i for i, name in enumerate(names)}
-        shards = [np.asarray(np.memmap(self.place / name, np.uint8, "r")).reshape(-1, self.size, self.size) for name in names]  # plain views index faster
+        shape = self.size, self.size
+        shards = [np.asarray(np.memmap(self.place / name, np.uint8, "r", shape=(lengths[name], *shape))) for name in names]  # plain arrays index faster
         where = np.array([(position[found[path][1]], found[path][2]) if path in found else (-1, -1) for path in paths], np.int64).reshape(-1, 2)
         return Decoded(Films(shards, where[:, 0], where[:, 1], self.size), tuple(found[path][0] if path in found else errors[path] for path in paths))
 
@@ -425,17 +431,17 @@ class _Shard:
         self._file: BinaryIO | None = None
         self._name = ""
         self.films: dict[str, Facts] = {}  # by digest, in the order of the rows
-        self._reads: list[tuple[str, int, int, str]] = []
+        self._reads: list[tuple[bytes, int, int, str]] = []
 
     def append(self, read: _Read) -> None:
         if read.changed >= 0:
-            self._reads.append((read.path, read.bytes, read.changed, read.facts.digest))
+            self._reads.append((os.fsencode(read.path), read.bytes, read.changed, read.facts.digest))
         if read.pixels is None or read.facts.digest in self.films:
             return
         if self._file is None:
             self._name = f"{uuid.uuid4().hex}.shard"
             self._file = (self._store.place / f"{self._name}.part").open("wb")
-        self._file.write(read.pixels.tobytes())
+        self._file.write(read.pixels.data)
         self.films[read.facts.digest] = read.facts
 
     def commit(self) -> None:
@@ -448,8 +454,8 @@ class _Shard:
             os.replace(self._file.name, self._store.place / self._name)
         with self._store._index() as index:
             index.executemany(
-                "INSERT OR REPLACE INTO films VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(d, self._name, i, f.height, f.width, f.white, f.colour, f.view, f.checksum) for i, (d, f) in enumerate(self.films.items())],
+                "INSERT OR REPLACE INTO films VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(d, self._name, i, f.height, f.width, f.white, f.colour, f.view) for i, (d, f) in enumerate(self.films.items())],
             )
             index.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", self._reads)
         self._file, self.films, self._reads = None, {}, []
@@ -458,7 +464,14 @@ class _Shard:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.commit()
+        try:
+            self.commit()
+        except OSError:
+            if self._file is not None:  # a full disk gets back what little it gave
+                with contextlib.suppress(OSError):
+                    self._file.close()
+                os.unlink(self._file.name)
+            raise
 
 
 def _state(info: os.stat_result) -> tuple[int, int]:
@@ -466,5 +479,5 @@ def _state(info: os.stat_result) -> tuple[int, int]:
 
 
 def _film(index: sqlite3.Connection, digest: str, lengths: dict[str, int]) -> _Found | None:
-    row = index.execute("SELECT shard, row, height, width, white, colour, view, checksum FROM films WHERE digest = ?", (digest,)).fetchone()
+    row = index.execute("SELECT shard, row, height, width, white, colour, view FROM films WHERE digest = ?", (digest,)).fetchone()
     return (Facts(digest, *row[2:]), row[0], row[1]) if row and row[1] < lengths.get(row[0], 0) else None

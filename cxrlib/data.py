@@ -85,7 +85,7 @@ class Dataset:
         lengths |= {name: len(column) for name, column in self.columns.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"a Dataset needs one entry per film in every field. Received: {', '.join(f'{k}: {n}' for k, n in lengths.items())}")
-        if len(targets) and not (0 <= targets.min() and targets.max() < len(self.labels)):
+        if len(targets) and not (targets.min() >= 0 and targets.max() < len(self.labels)):
             raise ValueError(f"targets must index the {len(self.labels)} labels. Received: targets from {targets.min()} to {targets.max()}")
 
     def __len__(self) -> int:
@@ -220,7 +220,7 @@ def _scan_folder(folder: Path, source: str, labels: tuple[str, ...] | None, patt
     elif len(tops) > 1 and below & (named | set(SPLITS)) and not {top.casefold() for top in tops} & named:
         raise ValueError(f"{folder} holds several data sets; give them as a list: {[str(folder / top) for top in tops]}")
     depth = 1 if has_splits else 0
-    loose = [p for p in files if len(p.parts) < depth + 2 or has_splits and p.parts[0].casefold() not in SPLITS]
+    loose = [p for p in files if len(p.parts) < depth + 2 or (has_splits and p.parts[0].casefold() not in SPLITS)]
     if loose:
         wanted = "train, val or test folders with class folders in them" if has_splits else "class folders such as NORMAL and PNEUMONIA"
         raise ValueError(f"{folder} has {_films(len(loose))} without a label, outside {wanted}: {_some(map(str, loose))}")
@@ -315,9 +315,8 @@ def _collect(rows: list[_Row], labels: tuple[str, ...] | None) -> Dataset:
             spelling.setdefault(row.label.casefold(), row.label)
         found = {spelling[row.label.casefold()] for row in rows}
         if len(found) < 2:
-            raise ValueError(
-                f"all {_films(len(rows))} are of one class, {found.pop()!r}: a classifier needs two. Add the other class, or name both with labels=(…) to evaluate on these"
-            )
+            text = f"there is one class only, {found.pop()!r} in {_films(len(rows))}, and a classifier needs two"
+            raise ValueError(f"{text}: add the other class, or name both with labels=(…) to evaluate on this one")
         labels = tuple(sorted(found, key=lambda label: (label.casefold() not in _HEALTHY, label)))
     unknown = [row for row in rows if row.label.casefold() not in spelling]
     if unknown:
@@ -422,12 +421,9 @@ def split(dataset: Dataset, *, fraction: float = 0.15, seed: int = 0, together: 
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie in (0, 1). Received: fraction={fraction!r}")
     groups = _groups(dataset, together)
-    key = {
-        group: hashlib.sha256(f"{seed}/{min(dataset.patients[i] or dataset.names[i] for i in members)}".encode()).digest() for group, members in groups.items()
-    }
+    order = sorted(groups, key=lambda group: _draw(seed, min(dataset.patients[i] or dataset.names[i] for i in groups[group])))
     strata = list(zip(dataset.sources, dataset.targets.tolist(), strict=True))
     counts = {group: Counter(strata[i] for i in members) for group, members in groups.items()}
-    order = sorted(groups, key=key.__getitem__)
     in_stratum: dict[tuple[str, int], list[int]] = defaultdict(list)
     of_class: dict[int, list[int]] = defaultdict(list)
     for group in order:
@@ -454,8 +450,12 @@ def split(dataset: Dataset, *, fraction: float = 0.15, seed: int = 0, together: 
     for group in chosen:
         aside[groups[group]] = True
     lines = sorted(f"{'validation' if aside[i] else 'train'}\t{name}" for i, name in enumerate(dataset.names))
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
     return Split(np.flatnonzero(~aside), np.flatnonzero(aside), digest)
+
+
+def _draw(seed: int, patient: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{patient}".encode(errors="surrogateescape")).digest()
 
 
 def _groups(dataset: Dataset, together: Iterable[Sequence[str]]) -> dict[int, list[int]]:

@@ -87,7 +87,7 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         seconds = time.monotonic() - self._start
-        if self._shown and (self._terminal and self._width or seconds >= _LOG_EVERY):  # a task that was over at once leaves no line
+        if self._shown and ((self._terminal and self._width) or seconds >= _LOG_EVERY):  # a task that was over at once leaves no line
             self._write(f"{self.line(seconds)}, {_clock(seconds)}{'' if kind is None else ' (stopped)'}", end="\n")
 
 

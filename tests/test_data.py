@@ -116,7 +116,7 @@ def test_labels_of_several_sources_are_one_list(tmp_path: Path) -> None:
         (("train/NORMAL/a.png", "train/b.png"), {}, r"1 film without a label, outside train, val or test folders.*: train/b\.png"),
         (("train/NORMAL/a.png", "extra/NORMAL/b.png"), {}, r"1 film without a label, outside train, val or test.*: extra/NORMAL/b\.png"),
         (tuple(f"{i}.png" for i in range(7)), {}, r"4\.png and 2 more$"),
-        (("NORMAL/a.png", "NORMAL/b.png"), {}, r"all 2 films are of one class, 'NORMAL': a classifier needs two"),
+        (("NORMAL/a.png", "NORMAL/b.png"), {}, r"there is one class only, 'NORMAL' in 2 films, and a classifier needs two: add"),
         (("nih/NORMAL/a.png", "rsna/NORMAL/a.png"), {}, r"holds several data sets; give them as a list: \['.*nih', '.*rsna'\]"),
         (("a/x.png", "b/x.png"), {"labels": ("a", "c")}, r"1 film with a label that is none of a, c: 'b'. The first: .*b/x\.png"),
         (("a/x.png", "b/x.png"), {"split": "test"}, r"has no split 'test'; it has none at all"),
@@ -136,7 +136,7 @@ def test_one_class_is_enough_when_labels_are_given(tmp_path: Path) -> None:
 
 
 def test_a_place_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no folder or manifest '.*nowhere'"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder or manifest '.*nowhere'"):
         scan(tmp_path / "nowhere")
 
 
@@ -251,7 +251,7 @@ def test_manifest_and_folder_together(tmp_path: Path) -> None:
         ("path,label\nx.png\n", ValueError, r"films\.csv, line 2: expected 2 cells as in the first line. Received: 1"),
         ("path,label\nx.png,A\nx.png,\nx.png, \n", ValueError, r"has 2 films without a label: line 3, line 4$"),
         ("path,label\nx.png,A\nlost.png,B\n", FileNotFoundError, r"lists 1 film that cannot be found below .*: lost\.png$"),
-        ("path,label\nx.png,A\n", ValueError, r"all 1 film are of one class, 'A'"),
+        ("path,label\nx.png,A\n", ValueError, r"there is one class only, 'A' in 1 film, and a classifier needs two"),
         ('path,label\n"x.png,A' + "x" * 200_000, ValueError, r"no CSV \(field larger than"),
     ],
 )

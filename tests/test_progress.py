@@ -77,10 +77,15 @@ def test_a_short_task_leaves_no_line_in_a_log(clock: list[float]) -> None:
 
 def test_an_exception_is_not_called_success(clock: list[float]) -> None:
     out = Terminal()
-    with pytest.raises(KeyError), Progress(3, "decoding", stream=out) as bar:
-        clock[0] += 1
-        bar.advance()
-        raise KeyError
+
+    def fail() -> None:
+        with Progress(3, "decoding", stream=out) as bar:
+            clock[0] += 1
+            bar.advance()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert out.getvalue().rstrip().endswith("(stopped)")
 
 
