@@ -1,0 +1,61 @@
+"""cxrlib: train, verify, publish and serve a chest X-ray classifier in four calls. Research software, not a medical device."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cxrlib.config import AugmentConfig, BundleError, TrainConfig
+    from cxrlib.evaluation import evaluate
+    from cxrlib.explain import Explanation
+    from cxrlib.images import ImageError
+    from cxrlib.metrics import Estimate, Report
+    from cxrlib.model import build_model
+    from cxrlib.predictor import Prediction, Predictor
+    from cxrlib.training import TrainingRun, train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AugmentConfig": "config",
+    "BundleError": "config",
+    "Estimate": "metrics",
+    "Explanation": "explain",
+    "ImageError": "images",
+    "Prediction": "predictor",
+    "Predictor": "predictor",
+    "Report": "metrics",
+    "TrainConfig": "config",
+    "TrainingRun": "training",
+    "build_model": "model",
+    "evaluate": "evaluation",
+    "train": "training",
+}
+__all__ = [  # noqa: PLE0604, F822 - imported on first use
+    "AugmentConfig",
+    "BundleError",
+    "Estimate",
+    "Explanation",
+    "ImageError",
+    "Prediction",
+    "Predictor",
+    "Report",
+    "TrainConfig",
+    "TrainingRun",
+    "build_model",
+    "evaluate",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(f"cxrlib.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'cxrlib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -232,7 +232,7 @@ class Augment(keras.layers.Layer):
             "gamma": ops.exp(uniform(-c.gamma, c.gamma)),
             "softness": uniform(-c.sharpen, c.blur),
             "coarse": happens(c.coarse),
-            "noise": keras.random.normal((n, size, size, 1), seed=self.generator) * uniform(0, c.noise_std),
+            "noise": keras.random.normal((1, size, size, 1), seed=self.generator) * uniform(-c.noise_std, c.noise_std),  # one field, scaled for each
             "strips": 2 * uniform(0, c.strip, 1, 1, 4) * happens(c.strip_rate, 1, 1, 4),
             "strip_level": uniform(0, 1) * happens(0.5),
             "marker_centre": uniform(-1, 1, 1, 1, 2),

@@ -69,19 +69,19 @@ class Runtime:
         self._model = model if isinstance(model, bytes) else _read(self._name)
         if self._model[4:8] != b"TFL3":
             raise BundleError(f"{self._name}: it is no LiteRT model ({len(self._model)} bytes)")
-        self._threads = threads or _cores()
+        self.threads = threads or _cores()
         self._start()
 
     def _start(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._calls = 0  # under way
-        self._wide = self._interpreter(min(self._threads, _WIDE))  # for a film that comes alone
+        self._wide = self._interpreter(min(self.threads, _WIDE))  # for a film that comes alone
         self._graph = _graph(self._wide)
         self._narrow: queue.SimpleQueue[Any] = queue.SimpleQueue()  # free interpreters of one thread each; None is one not made yet
-        for _ in range(self._threads):
+        for _ in range(self.threads):
             self._narrow.put(None)
-        self._helpers = ThreadPoolExecutor(self._threads, "cxrlib")
+        self._helpers = ThreadPoolExecutor(self.threads, "cxrlib")
 
     def _interpreter(self, threads: int) -> Any:
         from ai_edge_litert.interpreter import Interpreter
@@ -157,7 +157,7 @@ class Runtime:
                 finally:
                     self._narrow.put(interpreter)
 
-        helpers = [self._helpers.submit(work) for _ in range(min(self._threads, n) - 1)]
+        helpers = [self._helpers.submit(work) for _ in range(min(self.threads, n) - 1)]
         try:
             work()
         finally:

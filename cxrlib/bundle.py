@@ -1,0 +1,313 @@
+"""One artifact: a folder that holds a network, how it was made, what it achieved, and the proof that it is intact."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cxrlib import card
+from cxrlib.config import BundleConfig, BundleError, from_dict, to_dict
+from cxrlib.metrics import Report
+from cxrlib.runtime import Runtime
+
+if TYPE_CHECKING:
+    import keras
+
+CONFIG, RUNTIME, KERAS, H5, REPORT, CARD = "config.json", "model.tflite", "model.keras", "model.h5", "report.json", "README.md"
+DEFAULT = Path(__file__).parent / "default"  # the bundled model
+_PROBE_TOLERANCE = 1e-3  # processors round differently, to about 1e-6; an altered network is off by far more
+_MAX_CONFIG_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A bundle that was read and verified.
+
+    Args:
+        folder: Where it lies.
+        config: What `config.json` holds.
+        runtime: The network, ready to run.
+    """
+
+    folder: Path
+    config: BundleConfig
+    runtime: Runtime
+
+    @property
+    def report(self) -> Report | None:
+        """How it was measured, or `None` when the bundle holds no report."""
+        path = self.folder / REPORT
+        return Report.from_json(path.read_text("utf-8")) if path.exists() else None
+
+
+def probe_image(size: int) -> np.ndarray:
+    """Draw the image whose probabilities every bundle states: smooth waves, the same on every machine.
+
+    Args:
+        size: Side in pixels.
+
+    Returns:
+        ndarray of shape (size, size, 1), float32, multiples of 1/255 in [0, 1].
+
+    Example:
+        >>> probe_image(4).shape
+        (4, 4, 1)
+    """
+    axis = np.linspace(-1.0, 1.0, size)
+    x, y = axis[None, :], axis[:, None]
+    waves = 0.5 + 0.25 * np.cos(5 * x) * np.cos(4 * y) - 0.2 * np.exp(-8 * ((np.abs(x) - 0.4) ** 2 + y**2 / 2))
+    image: np.ndarray = (np.round(255 * np.clip(waves, 0, 1)) / 255).astype(np.float32)[..., None]
+    return image
+
+
+def save(folder: str | os.PathLike[str], model: keras.Model, config: BundleConfig, *, formats: Sequence[str] = ("keras",)) -> Path:
+    """Write a bundle: all of it or, if anything goes wrong, nothing.
+
+    Args:
+        folder: The bundle's folder; an older bundle there is replaced once the new one is complete.
+        model: A network of `build_model`.
+        config: Everything but the probe, the hashes and the versions, which are filled in here.
+        formats: Which Keras files to write beside `model.tflite`: `"keras"`, `"h5"` or both.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If a format is not known.
+        OSError: If the folder cannot be written, or holds something that is no bundle.
+    """
+    from cxrlib.model import export_litert
+
+    if unknown := set(formats) - {"keras", "h5"}:
+        raise ValueError(f"formats must be 'keras', 'h5' or both. Received: {', '.join(sorted(unknown))}")
+    target = Path(folder)
+    _check_replaceable(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
+        new = Path(place) / "bundle"
+        new.mkdir()
+        export_litert(model, new / RUNTIME)
+        if "keras" in formats:
+            model.save(new / KERAS)
+        if "h5" in formats:
+            _save_h5(model, new / H5)
+        config = dataclasses.replace(config, probe=_probe(Runtime(new / RUNTIME), config.image_size), versions=_versions())
+        _seal(new, config, None)
+        _replace(target, new)
+    return target
+
+
+def update(folder: str | os.PathLike[str], *, report: Report | None = None, history: Mapping[str, Sequence[float]] | None = None, **changes: Any) -> Path:
+    """Change what a bundle says, not its network: the config, the report, and the card, which is rendered anew.
+
+    Args:
+        folder: A bundle.
+        report: How it was measured, `None` keeps what it has. The rows, which name files and patients, stay out of the bundle.
+        history: The training history, drawn among the report's figures.
+        **changes: Fields of `BundleConfig`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BundleError: If the bundle cannot be trusted.
+    """
+    target = Path(folder)
+    old = load(target)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
+        new = Path(place) / "bundle"
+        new.mkdir()
+        config = dataclasses.replace(old.config, **changes)
+        for name in config.files:
+            (new / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(target / name, new / name)
+        if report is not None:
+            shutil.rmtree(new / "figures", ignore_errors=True)
+            _save_report(report, new, config, history)
+        _seal(new, config, report or old.report)
+        _replace(target, new)
+    return target
+
+
+def read_config(data: bytes, where: str = CONFIG) -> BundleConfig:
+    """Read and check the bytes of a `config.json`.
+
+    Args:
+        data: JSON text in UTF-8.
+        where: How messages name it.
+
+    Returns:
+        The config.
+
+    Raises:
+        BundleError: If it is no config of a bundle that this version reads.
+
+    Example:
+        >>> read_config(b"[]")
+        Traceback (most recent call last):
+        cxrlib.config.BundleError: config.json is no config of a cxrlib bundle: config must be an object with named fields. Received: list
+    """
+    try:
+        if len(data) > _MAX_CONFIG_BYTES:
+            raise ValueError(f"it has {len(data):,} bytes, more than {_MAX_CONFIG_BYTES:,}")
+        content = json.loads(data)
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if isinstance(schema, int) and schema != BundleConfig.schema:
+            raise BundleError(f"{where} has schema {schema}, this cxrlib reads schema {BundleConfig.schema}: install a cxrlib that reads it")
+        return from_dict(BundleConfig, content)
+    except BundleError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BundleError(f"{where} is no config of a cxrlib bundle: {error}") from error
+
+
+def list_files(data: bytes) -> dict[str, str]:
+    """Say which files a bundle's `config.json` lists.
+
+    Args:
+        data: The bytes of `config.json`.
+
+    Returns:
+        SHA-256, hexadecimal, by file name.
+
+    Raises:
+        BundleError: If the config cannot be trusted, or lists no network.
+    """
+    config = read_config(data)
+    if RUNTIME not in config.files:
+        raise BundleError(f"{CONFIG} lists no {RUNTIME}")
+    return config.files
+
+
+def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> Bundle:
+    """Read a bundle, check every hash and the golden probe. No Keras file is opened.
+
+    Args:
+        folder: The bundle.
+        threads: For the runtime; `None` for one per core.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        BundleError: If the bundle cannot be trusted; the message says which check failed.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no bundle at {root}")
+    if not (root / CONFIG).is_file():
+        raise BundleError(f"{root} is no cxrlib bundle: it has no {CONFIG}")
+    data = (root / CONFIG).read_bytes()
+    config = read_config(data, f"{root / CONFIG}")
+    network = b""
+    for name, digest in list_files(data).items():
+        try:
+            content = (root / name).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{root} is not complete: {name} cannot be read ({error.strerror})") from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise BundleError(f"{root / name} was altered or damaged: its SHA-256 is not the one that {CONFIG} lists")
+        if name == RUNTIME:
+            network = content
+    runtime = Runtime(network, threads=threads)
+    if runtime.input_size != config.image_size or runtime.labels_count != len(config.labels):
+        raise BundleError(f"{root / RUNTIME} does not fit {CONFIG}: another image size or number of labels")
+    found = _probe(runtime, config.image_size)
+    if not np.allclose(found, config.probe, rtol=0, atol=_PROBE_TOLERANCE):
+        raise BundleError(f"{root} fails its golden probe: the probe image gives {_round(found)}, and must give {_round(config.probe)}")
+    return Bundle(root, config, runtime)
+
+
+def load_weights(model: keras.Model, folder: str | os.PathLike[str]) -> None:
+    """Take over the weights of a verified bundle, and nothing else of its Keras file.
+
+    Args:
+        model: A network of `build_model` of the same backbone, image size and hidden units; its last layer may have other labels, and then keeps its weights.
+        folder: The bundle.
+
+    Raises:
+        BundleError: If the bundle cannot be trusted, has no `model.keras`, or is of another architecture.
+    """
+    import zipfile
+
+    loaded = load(folder)
+    if KERAS not in loaded.config.files:
+        raise BundleError(f"{folder} holds no {KERAS} to fine-tune from")
+    with tempfile.TemporaryDirectory() as place, zipfile.ZipFile(loaded.folder / KERAS) as archive:
+        weights = Path(place) / "model.weights.h5"
+        weights.write_bytes(archive.read("model.weights.h5"))  # arrays; the architecture, which could hold code, is never read
+        before = model.get_layer("probability").get_weights()
+        try:
+            model.load_weights(weights, skip_mismatch=len(loaded.config.labels) != before[0].shape[-1])
+        except (ValueError, KeyError, OSError) as error:
+            raise BundleError(f"{folder} is of another architecture: {str(error).splitlines()[0]}") from error
+
+
+def _probe(runtime: Runtime, size: int) -> tuple[float, ...]:
+    return tuple(float(p) for p in runtime.run(probe_image(size)[None]).probabilities[0])
+
+
+def _round(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4f}" if math.isfinite(value) else str(value) for value in values)
+
+
+def _save_h5(model: keras.Model, path: Path) -> None:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*HDF5.*legacy.*")  # asked for by name
+        model.save(path)
+
+
+def _save_report(report: Report, folder: Path, config: BundleConfig, history: Mapping[str, Sequence[float]] | None) -> None:
+    from cxrlib import plots
+
+    points = {name: point.threshold for name, point in config.operating_points.items()}
+    plots.save(report, folder / "figures", points=points or None, history=history)  # no samples: films of patients stay where they are
+    (folder / REPORT).write_text(report.to_json(predictions=False), "utf-8")
+
+
+def _seal(folder: Path, config: BundleConfig, report: Report | None) -> None:
+    """Render the card, hash every file, and write the config last."""
+    (folder / CARD).write_text(card.render(config, report), "utf-8")
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != CONFIG)
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    (folder / CONFIG).write_text(json.dumps(to_dict(dataclasses.replace(config, files=files)), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _check_replaceable(target: Path) -> None:
+    if target.exists() and not ((target / CONFIG).is_file() or (target.is_dir() and not any(target.iterdir()))):
+        raise FileExistsError(f"{target} exists and is no cxrlib bundle: choose another folder, nothing was written")
+
+
+def _replace(target: Path, new: Path) -> None:
+    """Put a complete bundle in the place of an older one; a reader sees the old or the new one."""
+    old = new.with_name("old")
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    versions = {"python": platform.python_version()}
+    for name in ("cxrlib", "keras", "tensorflow", "ai-edge-litert", "numpy", "pillow"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

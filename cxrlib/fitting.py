@@ -1,0 +1,270 @@
+"""The two phases of training, on decoded films: the head on frozen features, then the deeper blocks. Pure Keras 3; resumes where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrlib.cache import Films
+from cxrlib.config import TrainConfig
+from cxrlib.data import Dataset, weights
+from cxrlib.model import BACKBONES, Augment, set_trainable
+
+History = dict[str, list[float]]
+
+_LAST, _BEST, _STATE = "last.weights.h5", "best.weights.h5", "state.json"
+_HEAD_EPOCH = 10_000  # the head's views draw films as epochs from this one on, so that they differ from those of fine-tuning
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The films of one side of a split.
+
+    Args:
+        pixels: (n, s, s) uint8 of the whole data set, perhaps on disk.
+        index: ndarray of shape (m,), int64, the side's positions in it.
+        films: The m films.
+    """
+
+    pixels: Films
+    index: NDArray[np.int64]
+    films: Dataset
+
+    def batch(self, chosen: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
+        """Return pixels of some of the side's films, (b, s, s, 1) uint8."""
+        return self.pixels[self.index[chosen]][..., None]
+
+    def targets(self, chosen: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Return targets of some of them: 0 or 1 of shape (b, 1) for two labels, one-hot of shape (b, k) for more."""
+        targets = self.films.targets[chosen]
+        k = len(self.films.labels)
+        return targets.astype(np.float32)[:, None] if k == 2 else np.eye(k, dtype=np.float32)[targets]
+
+
+def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, folder: Path, say: Callable[[str], None]) -> History:
+    """Train a network of `build_model` in place; it ends with the weights that rank the validation films best.
+
+    Args:
+        net: The network.
+        train: Films to train on.
+        validation: Films to select by; they are never augmented.
+        config: The recipe.
+        folder: Where checkpoints lie; a run that was stopped goes on from there.
+        say: Called with a line now and then.
+
+    Returns:
+        One value per epoch under `loss`, `val_auroc` (the mean over the sources), `val_auroc <source>` and `seconds`.
+    """
+    trainer = _trainer(net, config)
+    steps = max(1, len(train.index) // config.batch_size)
+    state = json.loads((folder / _STATE).read_text("utf-8")) if (folder / _STATE).exists() else None
+    if state is None:
+        loss = _fit_head(net, trainer, train, config)
+        score, by_source = validate(net, validation)
+        say(f"head on frozen features: loss {loss:.4f}, validation AUROC {score:.4f} ({_list(by_source)})")
+        state = {"epoch": 0, "best": score, "best_epoch": 0, "history": {}}
+        _save(net, folder / _BEST)
+    set_trainable(net, config.fine_tune_from or BACKBONES[config.backbone].fine_tune_from)
+    _compile(trainer, config, steps)
+    if state["epoch"]:
+        trainer.load_weights(folder / _LAST)
+        say(f"goes on after epoch {state['epoch']}")
+    else:
+        net.load_weights(folder / _BEST)
+        _write(folder / _STATE, state)
+    history: History = state["history"]
+    while state["epoch"] < config.epochs and state["epoch"] - state["best_epoch"] < config.patience:
+        start = time.monotonic()
+        state["epoch"] += 1
+        _reseed(trainer, config.seed, state["epoch"])
+        done = trainer.fit(_Batches(train, config, steps, state["epoch"]), epochs=1, verbose=0, shuffle=False)
+        score, by_source = validate(net, validation)
+        values = {"loss": done.history["loss"][0], "val_auroc": score, **{f"val_auroc {s}": v for s, v in by_source.items()}}
+        for name, value in {**values, "seconds": time.monotonic() - start}.items():
+            history.setdefault(name, []).append(round(float(value), 5))
+        if score > state["best"]:
+            state |= {"best": score, "best_epoch": state["epoch"]}
+            _save(net, folder / _BEST)
+        if config.average:
+            _save(net, folder / _recent(state["epoch"], config))
+        _save(trainer, folder / _LAST)  # weights and the optimiser's state
+        _write(folder / _STATE, state)
+        say(f"epoch {state['epoch']}/{config.epochs}: loss {values['loss']:.4f}, validation AUROC {score:.4f} ({_list(by_source)}), {history['seconds'][-1]:.0f} s")
+    _choose_weights(net, validation, config, folder, state, say)
+    return history
+
+
+def validate(net: keras.Model, side: Side) -> tuple[float, dict[str, float]]:
+    """Measure how well a network ranks a side's films.
+
+    Args:
+        net: A network of `build_model`.
+        side: The films.
+
+    Returns:
+        The mean AUROC over the sources that have two classes or more, and that of each; with three or more labels, each against the others.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    starts = range(0, len(side.index), 64)
+    p = np.concatenate([np.asarray(net.predict_on_batch(side.batch(slice(i, i + 64)).astype(np.float32) / np.float32(255))) for i in starts])
+    truth, where = side.targets(slice(None)), np.array(side.films.sources)
+    by_source = {}
+    for source in np.unique(where):
+        y, q = truth[where == source], p[where == source]
+        scores = [roc_auc_score(y[:, c], q[:, c]) for c in range(y.shape[1]) if 0 < y[:, c].mean() < 1]
+        if scores:
+            by_source[str(source)] = float(np.mean(scores))
+    if not by_source:
+        raise ValueError("no source has validation films of two classes: every source must bring both (a class that comes from one hospital alone teaches the hospital)")
+    return float(np.mean(list(by_source.values()))), by_source
+
+
+def draw(films: Dataset, config: TrainConfig, n: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Draw the films of an epoch; the same ones for the same seed and epoch.
+
+    Classes count alike within a source, and a source of m films as m to the power of `config.source_power`: with `balance="sample"` films come more or less
+    often, with `"weights"` every film comes once and weighs more or less.
+
+    Args:
+        films: The films to draw from.
+        config: The recipe.
+        n: How many to draw.
+        epoch: Which epoch.
+
+    Returns:
+        Positions of shape (n,), int64, and the weight of each, float32 with mean about 1.
+    """
+    random = np.random.default_rng([config.seed, epoch])
+    _, source, size = np.unique(films.sources, return_inverse=True, return_counts=True)
+    w = (np.ones(len(films)) if config.balance == "none" else weights(films)) * size[source] ** (config.source_power - 1.0)
+    w *= len(w) / w.sum()
+    order = random.permutation(len(w))
+    if config.balance != "sample":
+        chosen = np.resize(order, n)
+        return chosen, w[chosen].astype(np.float32)
+    edges = np.cumsum(w[order]) * (n / len(w))  # systematic sampling: a film that counts 1.4 comes once or twice
+    chosen = order[np.searchsorted(edges, np.arange(n) + random.random(), side="right").clip(max=len(w) - 1)]
+    return random.permutation(chosen), np.ones(n, np.float32)
+
+
+class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
+    """The batches of one epoch, read ahead by a thread while the network computes."""
+
+    def __init__(self, side: Side, config: TrainConfig, steps: int, epoch: int) -> None:
+        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=8)
+        self.side, self.size, self.steps = side, config.batch_size, steps
+        self.chosen, self.weights = draw(side.films, config, steps * config.batch_size, epoch)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, i: int) -> tuple[NDArray[Any], ...]:
+        part = slice(i * self.size, (i + 1) * self.size)
+        return self.side.batch(self.chosen[part]), self.side.targets(self.chosen[part]), self.weights[part]
+
+
+def _trainer(net: keras.Model, config: TrainConfig) -> keras.Model:
+    """The network behind its augmentation, both on the device; films travel there as uint8."""
+    films = keras.Input((config.image_size, config.image_size, 1), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255, dtype="float32", name="unit")(films)
+    x = Augment(config.augment, seed=config.seed, dtype="float32", name="augment")(x)
+    return keras.Model(films, net(x))
+
+
+def _compile(trainer: keras.Model, config: TrainConfig, steps: int) -> None:
+    total = steps * max(config.epochs, 1)
+    rise = max(1, total // 20)
+    rate = keras.optimizers.schedules.CosineDecay(
+        config.learning_rate / 20, max(1, total - rise), alpha=0.01, warmup_target=config.learning_rate, warmup_steps=rise
+    )
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=1.0)
+    trainer.compile(optimizer, _loss(trainer.output_shape[-1], config))
+    optimizer.build(trainer.trainable_variables)
+
+
+def _loss(units: int, config: TrainConfig) -> keras.losses.Loss:
+    kind = keras.losses.BinaryCrossentropy if units == 1 else keras.losses.CategoricalCrossentropy
+    return kind(label_smoothing=config.label_smoothing)
+
+
+def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig) -> float:
+    """Phase 1: the backbone is frozen, so its features are computed once per augmented view, and the head is trained on them. Gives the last loss."""
+    films = trainer.input
+    pooled = keras.Model(net.input, net.get_layer("pool").output)
+    augmented = trainer.get_layer("augment")(trainer.get_layer("unit")(films), training=True)
+    features = keras.Model(films, pooled(augmented))
+    head_input = keras.Input(pooled.output_shape[1:])
+    x = head_input
+    for name in ("hidden", "dropout", "probability"):
+        x = net.get_layer(name)(x)
+    set_trainable(net, "pool")
+    head = keras.Model(head_input, x)
+    head.compile(keras.optimizers.AdamW(config.head_learning_rate, weight_decay=config.weight_decay), _loss(head.output_shape[-1], config))
+    n, size = len(side.index), config.batch_size
+    xs, ys, ws = [], [], []
+    for view in range(config.views):
+        chosen, w = draw(side.films, config, n, _HEAD_EPOCH + view)
+        _reseed(trainer, config.seed, _HEAD_EPOCH + view)
+        xs += [np.asarray(features.predict_on_batch(side.batch(chosen[i : i + size])), np.float32) for i in range(0, n, size)]  # (b, c) each
+        ys.append(side.targets(chosen))
+        ws.append(w)
+    done = head.fit(
+        np.concatenate(xs), np.concatenate(ys), sample_weight=np.concatenate(ws), batch_size=2 * size, epochs=config.head_epochs, verbose=0, shuffle=True
+    )
+    return float(done.history["loss"][-1])
+
+
+def _reseed(trainer: keras.Model, seed: int, epoch: int) -> None:
+    """Start every random layer from the seed and the epoch alone, so that a resumed run draws what an unbroken one would have."""
+    states = [variable for variable in trainer.variables if variable.name == "seed_generator_state"]
+    for i, state in enumerate(states):
+        state.assign(np.array([seed + i, epoch], np.uint32))
+
+
+def _choose_weights(net: keras.Model, validation: Side, config: TrainConfig, folder: Path, state: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Load the best epoch's weights, or the mean of the last epochs' where it ranks the validation films at least as well."""
+    recent = [folder / _recent(epoch, config) for epoch in range(max(1, state["epoch"] - config.average + 1), state["epoch"] + 1)] if config.average else []
+    net.load_weights(folder / _BEST)
+    if len(recent) < 2:
+        return
+    best = net.get_weights()
+    mean = [np.zeros_like(w) for w in best]
+    for path in recent:
+        net.load_weights(path)
+        mean = [m + w / len(recent) for m, w in zip(mean, net.get_weights(), strict=True)]
+    net.set_weights(mean)
+    score, by_source = validate(net, validation)
+    if score < state["best"]:
+        net.set_weights(best)
+    kept = "the mean of the last epochs" if score >= state["best"] else f"epoch {state['best_epoch']}"
+    say(f"mean of the last {len(recent)} epochs: validation AUROC {score:.4f} ({_list(by_source)}); keeps {kept}")
+
+
+def _recent(epoch: int, config: TrainConfig) -> str:
+    return f"recent-{epoch % config.average}.weights.h5"
+
+
+def _save(model: keras.Model, path: Path) -> None:
+    part = path.with_name(f"part-{path.name}")
+    model.save_weights(part, overwrite=True)
+    os.replace(part, path)
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    part = path.with_name(f"part-{path.name}")
+    part.write_text(json.dumps(state), "utf-8")
+    os.replace(part, path)
+
+
+def _list(by_source: dict[str, float]) -> str:
+    return ", ".join(f"{source} {value:.4f}" for source, value in by_source.items())

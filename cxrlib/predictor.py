@@ -1,0 +1,419 @@
+"""Predictor: any source of a film in, a calibrated answer or a stated refusal out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from cxrlib import bundle, hub, images
+from cxrlib.bundle import Bundle
+from cxrlib.config import BundleConfig
+from cxrlib.explain import Explanation, heatmap
+from cxrlib.gate import Gate, GateConfig, Verdict
+from cxrlib.images import Film, ImageError, Source
+from cxrlib.metrics import Report
+from cxrlib.progress import track
+from cxrlib.runtime import Output
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one film.
+
+    Args:
+        label: The class, such as `"NORMAL"` or `"PNEUMONIA"`; `None` when the gate refuses the picture.
+        probability: With two labels, of the second (pneumonia), with more, of `label`; calibrated, in [0, 1]; `nan` when refused.
+        probabilities: Of every label; `nan` when refused.
+        threshold: With two labels, the probability from which on the second is called; `None` with more.
+        accepted: Whether the gate takes the picture for a frontal chest radiograph.
+        reasons: Why it was refused, or what to be careful about, in plain words.
+        source: What the film was called: its path or URL, or what kind of object it was.
+
+    Example:
+        >>> Prediction("PNEUMONIA", 0.9, {"NORMAL": 0.1, "PNEUMONIA": 0.9}, 0.4, True, (), "film.png").at(0.95).label
+        'NORMAL'
+    """
+
+    label: str | None
+    probability: float
+    probabilities: dict[str, float]
+    threshold: float | None
+    accepted: bool
+    reasons: tuple[str, ...]
+    source: str
+
+    def at(self, threshold: float) -> Prediction:
+        """Decide anew at another threshold, without another pass.
+
+        Args:
+            threshold: In [0, 1].
+
+        Returns:
+            The prediction at that threshold.
+
+        Raises:
+            ValueError: If the threshold is no probability, or there are three or more labels.
+        """
+        if len(self.probabilities) != 2:
+            raise ValueError("a threshold decides between two labels; with more, the most probable one is taken")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1]. Received: threshold={threshold!r}")
+        label = tuple(self.probabilities)[self.probability >= threshold] if self.accepted else None
+        return replace(self, label=label, threshold=threshold)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; what is `nan` becomes `None`."""
+        return {
+            "label": self.label,
+            "probability": _number(self.probability),
+            "probabilities": {label: _number(p) for label, p in self.probabilities.items()},
+            "threshold": self.threshold,
+            "accepted": self.accepted,
+            "reasons": list(self.reasons),
+            "source": self.source,
+        }
+
+
+class Predictor:
+    """Predicts with a bundle. Safe to call from many threads at once; needs no TensorFlow.
+
+    Args:
+        model: A bundle's folder, `hf://user/repo[@revision]`, or `None` for the model that comes with cxrlib.
+        operating_point: Name of one of the bundle's operating points; `None` for its default.
+        threshold: A threshold of your own in [0, 1] instead.
+        gate: Whether pictures that are no frontal chest radiographs are refused.
+        threads: Cores to use; `None` for all.
+
+    Raises:
+        FileNotFoundError: If there is no such bundle.
+        BundleError: If the bundle cannot be trusted.
+        ValueError: If the operating point is not known, or both it and a threshold are given.
+
+    Example:
+        >>> from cxrlib import phantom
+        >>> predictor = Predictor()
+        >>> predictor(phantom.draw(seed=1)).source
+        'array of shape (512, 512)'
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        operating_point: str | None = None,
+        threshold: float | None = None,
+        gate: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        if isinstance(model, str) and model.startswith("hf://"):
+            repo_id, revision = hub.parse_address(model)
+            folder, commit = hub.pull(repo_id, list_files=bundle.list_files, revision=revision)
+            self._open(folder, commit, operating_point=operating_point, threshold=threshold, gate=gate, threads=threads)
+        else:
+            self._open(bundle.DEFAULT if model is None else model, None, operating_point=operating_point, threshold=threshold, gate=gate, threads=threads)
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> Predictor:
+        """Load a bundle from the Hugging Face Hub; nothing that came from there is deserialised as Keras objects or unpickled.
+
+        Args:
+            repo_id: `user/repo`.
+            revision: Branch, tag or commit; pin a commit for an answer that never changes. `None` is `main`.
+            token: For a private or gated repository; `None` takes the one you logged in with.
+            cache_dir: The cache's folder; `None` is the one that all Hugging Face libraries share.
+            local_files_only: Whether to take what is in the cache and ask nobody.
+            **options: `operating_point`, `threshold`, `gate`, `threads`, as for `Predictor`.
+
+        Returns:
+            The predictor.
+
+        Raises:
+            FileNotFoundError: If there is no such repository or revision.
+            PermissionError: If it is private or gated and the token does not open it.
+            ConnectionError: If the Hub cannot be reached and the cache has no copy.
+            BundleError: If it holds no bundle, or one that cannot be trusted.
+        """
+        folder, commit = hub.pull(repo_id, list_files=bundle.list_files, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        self = cls.__new__(cls)
+        self._open(folder, commit, **options)
+        return self
+
+    def _open(
+        self,
+        folder: str | os.PathLike[str],
+        revision: str | None,
+        *,
+        operating_point: str | None = None,
+        threshold: float | None = None,
+        gate: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        self._bundle: Bundle = bundle.load(folder, threads=threads)
+        self.revision = revision
+        self._threshold = _choose(self.config, operating_point, threshold)
+        self._gate = Gate(_gate_config(self._bundle)) if gate and self.config.gate is not None else None
+
+    @property
+    def config(self) -> BundleConfig:
+        """Everything about the bundle but its weights."""
+        return self._bundle.config
+
+    @property
+    def folder(self) -> Path:
+        """Where the bundle lies."""
+        return self._bundle.folder
+
+    @property
+    def report(self) -> Report | None:
+        """How the bundle was measured; `None` when it holds no report."""
+        return self._bundle.report
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names."""
+        return self.config.labels
+
+    @property
+    def threshold(self) -> float | None:
+        """The threshold in use; `None` with three or more labels."""
+        return self._threshold
+
+    def __call__(self, source: Source) -> Prediction:
+        """Predict one film.
+
+        Args:
+            source: A path, a `file://` or `http(s)://` URL, bytes, a binary file object, a PIL image, an ndarray (uint8, uint16, or float in [0, 1]), or a
+                pydicom dataset.
+
+        Returns:
+            The prediction; a refusal is one, too.
+
+        Raises:
+            ImageError: If the source cannot be read as a film.
+        """
+        film = images.read(source, model_size=self.config.image_size)
+        return self._decide(film, self._run(film))
+
+    def predict(self, sources: Iterable[Source], *, batch_size: int = 32, progress: bool = False) -> list[Prediction]:
+        """Predict many films, decoding some while others are computed.
+
+        Args:
+            sources: Sources, of any kinds.
+            batch_size: Films under way at once.
+            progress: Whether to show a progress line.
+
+        Returns:
+            One prediction per source, in order.
+
+        Raises:
+            ImageError: If one of them cannot be read; `stream` can go on instead.
+        """
+        _check_many(sources)
+        total = len(sources) if isinstance(sources, Sequence) else None
+        return list(track(self.stream(sources, batch_size=batch_size), "predict", total=total, shown=progress))
+
+    @overload
+    def stream(self, sources: Iterable[Source], *, batch_size: int = 32, errors: Literal["raise"] = "raise") -> Iterator[Prediction]: ...
+    @overload
+    def stream(self, sources: Iterable[Source], *, batch_size: int = 32, errors: Literal["return"]) -> Iterator[Prediction | ImageError]: ...
+    def stream(
+        self, sources: Iterable[Source], *, batch_size: int = 32, errors: Literal["raise", "return"] = "raise"
+    ) -> Iterator[Prediction] | Iterator[Prediction | ImageError]:
+        """Predict an endless iterable of films, in order, as they come.
+
+        Args:
+            sources: Sources, of any kinds; read ahead by at most `batch_size`.
+            batch_size: Films under way at once.
+            errors: `"raise"` stops at a film that cannot be read; `"return"` yields its `ImageError` in its place and goes on.
+
+        Returns:
+            An iterator of predictions.
+
+        Raises:
+            ImageError: If a film cannot be read and `errors` is `"raise"`.
+            ValueError: If `batch_size` is below 1 or `errors` is neither of the two.
+        """
+        _check_many(sources)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1. Received: batch_size={batch_size!r}")
+        if errors not in ("raise", "return"):
+            raise ValueError(f"errors must be 'raise' or 'return'. Received: errors={errors!r}")
+        return self._stream(iter(sources), batch_size, errors == "return")
+
+    def _stream(self, sources: Iterator[Source], ahead: int, tolerant: bool) -> Iterator[Any]:
+        def answer(source: Source) -> Prediction | ImageError:
+            try:
+                return self(source)
+            except ImageError as error:
+                if tolerant:
+                    return error
+                raise
+
+        with ThreadPoolExecutor(self._bundle.runtime.threads, "cxrlib-films") as pool:
+            waiting: deque[Future[Prediction | ImageError]] = deque()
+            try:
+                for source in itertools.islice(sources, ahead):
+                    waiting.append(pool.submit(answer, source))
+                while waiting:
+                    result = waiting.popleft().result()
+                    for source in itertools.islice(sources, 1):
+                        waiting.append(pool.submit(answer, source))
+                    yield result
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def explain(self, source: Source, *, label: str | None = None) -> Explanation:
+        """Predict one film and show where the evidence for a class lies.
+
+        Args:
+            source: As for `__call__`.
+            label: The class; `None` for pneumonia, or with three or more labels for the predicted one.
+
+        Returns:
+            Prediction and heatmap, the heatmap at the film's own size.
+
+        Raises:
+            ImageError: If the source cannot be read as a film.
+            ValueError: If the label is not one of the model's.
+        """
+        if label is not None and label not in self.labels:
+            raise ValueError(f"label must be one of {', '.join(self.labels)}. Received: label={label!r}")
+        film = images.read(source, model_size=self.config.image_size)
+        output = self._run(film)
+        prediction = self._decide(film, output)
+        shown = label or (self.labels[1] if len(self.labels) == 2 else self.labels[int(np.argmax(output.probabilities[0]))])
+        return Explanation(heatmap(output.evidence[0, ..., self.labels.index(shown)], film.size), film, shown, prediction)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        token: str | bool | None = None,
+    ) -> hub.Published:
+        """Publish the bundle on the Hugging Face Hub: one commit with exactly its files and its card, and a version tag.
+
+        Args:
+            repo_id: `user/repo`; created when missing.
+            private: Whether the repository must be private.
+            revision: The branch to commit to; `None` is `main`.
+            commit_message: Title of the commit.
+            create_pr: Whether to open a pull request instead.
+            token: Token with write access; `None` takes the one you logged in with.
+
+        Returns:
+            Commit, tag and address.
+
+        Raises:
+            PermissionError: If the token may not write there.
+            ConnectionError: If the Hub cannot be reached or fails.
+        """
+        return hub.push(
+            self.folder,
+            repo_id,
+            files=(bundle.CONFIG, *self.config.files),
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            token=token,
+            obsolete=("figures/*", "model.*"),
+        )
+
+    def _run(self, film: Film) -> Output:
+        return self._bundle.runtime.run(images.fit(film, self.config.image_size)[None])
+
+    def _decide(self, film: Film, output: Output) -> Prediction:
+        verdict = self._gate.check(film, output.embedding[0]) if self._gate else Verdict(True, ("the gate is off: nobody checked that this is a chest film",))
+        p = calibrate(output.probabilities, self.config.temperature)[0]
+        if not verdict.accepted:
+            p = np.full_like(p, np.nan)
+        reasons = (*verdict.reasons, *film.notes)
+        probabilities = dict(zip(self.labels, p.tolist(), strict=True))
+        if len(self.labels) == 2:
+            undecided = Prediction(None, float(p[1]), probabilities, None, verdict.accepted, reasons, film.name)
+            return undecided.at(self._threshold if self._threshold is not None else 0.5)
+        label = self.labels[int(np.argmax(p))] if verdict.accepted else None
+        return Prediction(label, float(np.max(p)), probabilities, None, verdict.accepted, reasons, film.name)
+
+
+def calibrate(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Divide logits by a temperature.
+
+    Args:
+        probabilities: ndarray of shape (n, k), raw, in [0, 1], rows adding up to 1.
+        temperature: Positive; above 1 makes probabilities less extreme.
+
+    Returns:
+        ndarray of shape (n, k), float64.
+
+    References:
+        Guo et al., On calibration of modern neural networks, 2017, arXiv:1706.04599.
+
+    Example:
+        >>> calibrate(np.array([[0.1, 0.9]]), 2.0).round(2).tolist()
+        [[0.25, 0.75]]
+    """
+    logits = np.log(np.clip(probabilities.astype(np.float64), 1e-12, 1)) / temperature
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    calibrated: np.ndarray = powers / powers.sum(1, keepdims=True)
+    return calibrated
+
+
+def _choose(config: BundleConfig, operating_point: str | None, threshold: float | None) -> float | None:
+    if len(config.labels) > 2:
+        if operating_point is not None or threshold is not None:
+            raise ValueError("operating points and thresholds decide between two labels; this model has more and takes the most probable one")
+        return None
+    if threshold is not None:
+        if operating_point is not None:
+            raise ValueError(f"give an operating point or a threshold, not both. Received: {operating_point!r} and {threshold!r}")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1]. Received: threshold={threshold!r}")
+        return threshold
+    name = operating_point or config.default_point
+    if name is None:
+        return 0.5
+    if name not in config.operating_points:
+        raise ValueError(f"operating_point must be one of {', '.join(config.operating_points) or 'none: this model has none'}. Received: {operating_point!r}")
+    return config.operating_points[name].threshold
+
+
+def _gate_config(loaded: Bundle) -> GateConfig:
+    from cxrlib.config import BundleError, from_dict
+
+    try:
+        return from_dict(GateConfig, loaded.config.gate, where="config.gate")
+    except ValueError as error:
+        raise BundleError(f"{loaded.folder} cannot be trusted: {error}") from error
+
+
+def _check_many(sources: object) -> None:
+    if isinstance(sources, (str, bytes, os.PathLike)) or not isinstance(sources, Iterable):
+        raise TypeError(f"sources must be a list or another iterable of films; call the predictor itself for a single one. Received: {type(sources).__name__}")
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,281 @@
+"""train: films in, an audited, calibrated, documented bundle out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cxrlib import bundle, gate, operating_points
+from cxrlib.audit import Audit, audit, drop_duplicates
+from cxrlib.cache import decode, fingerprint
+from cxrlib.config import BundleConfig, SourceSummary, TrainConfig, to_dict
+from cxrlib.data import Data, Dataset, Split, scan, split, write_manifest
+from cxrlib.evaluation import evaluate
+from cxrlib.images import DECODER
+from cxrlib.metrics import Report, fit_temperature
+from cxrlib.predictor import Predictor, calibrate
+
+if TYPE_CHECKING:
+    import keras
+
+    from cxrlib.fitting import Side
+
+PREPROCESSING = "grey by declared bit depth in [0, 1], MONOCHROME1 inverted, squashed with an antialiased bicubic filter; standardised inside the network"
+_RECORD, _SPLIT = "run.json", "split.csv"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRun:
+    """What `train` left.
+
+    Args:
+        bundle: The bundle's folder. Its subfolder `run` holds the split, as a manifest, and the history.
+        history: Per epoch of fine-tuning, by name: `loss`, `val_auroc` (the mean over the sources), `val_auroc <source>`, `seconds`.
+        report: How the bundle does on the validation films.
+    """
+
+    bundle: Path
+    history: dict[str, list[float]]
+    report: Report
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """A `Predictor` of the bundle."""
+        return Predictor(self.bundle)
+
+
+def train(
+    data: Data,
+    *,
+    output: str | os.PathLike[str],
+    config: TrainConfig | None = None,
+    init: str | os.PathLike[str] | None = "imagenet",
+    leaks: str = "error",
+    formats: Sequence[str] = ("keras",),
+    patient_pattern: str | None = None,
+    progress: bool = True,
+) -> TrainingRun:
+    """Train a classifier and save it as a bundle.
+
+    The films are audited and decoded once; patients are set aside for validation; the head is trained on the frozen backbone's features, then the deeper blocks
+    are fine-tuned; temperature, operating points and gate are fitted. Started again with the same arguments, a run that was stopped at any moment goes on from
+    its last epoch, and a finished one returns what it made. Where the data has `train`, `val` and `test` splits, `val` validates and `test` is left alone.
+
+    Args:
+        data: A folder of class folders, a CSV manifest, or a list of them: one entry per source.
+        output: The bundle's folder, which must not exist yet. While the training runs, its state lies beside it in `<output>.partial`.
+        config: The recipe; `None` for the default one.
+        init: `"imagenet"`, the folder of a bundle to fine-tune from, or `None` for random weights.
+        leaks: What to do about copies and patients in several splits: `"error"`, `"drop"` the surplus films, or `"allow"` them, which the bundle then says.
+        formats: Keras files to write beside `model.tflite`: `"keras"`, `"h5"`.
+        patient_pattern: Regular expression that finds the patient in a film's name, see `cxrlib.data.scan`.
+        progress: Whether to show what is going on, on stderr.
+
+    Returns:
+        The run.
+
+    Raises:
+        FileExistsError: If `output` holds something else than this very training's bundle.
+        ValueError: If the data cannot be trained on, or leak between their splits.
+        ImageError: If films cannot be read.
+        BlockingIOError: If another process is training into the same output.
+        ImportError: If TensorFlow is not installed.
+
+    Example:
+        >>> run = train(["chest_xray/train", "nih"], output="runs/first")  # doctest: +SKIP
+        >>> run.predictor("film.png").label  # doctest: +SKIP
+        'NORMAL'
+    """
+    from cxrlib import fitting
+
+    config = config or TrainConfig()
+    if leaks not in ("error", "drop", "allow"):
+        raise ValueError(f"leaks must be 'error', 'drop' or 'allow'. Received: leaks={leaks!r}")
+
+    def say(line: str) -> None:
+        if progress:
+            sys.stderr.write(f"{line}\n")
+
+    target = Path(os.path.abspath(output))
+    films, found = _prepare(data, leaks, patient_pattern, config, progress)
+    for warning in found.warnings:
+        say(f"note: {warning}")
+    sides = _sides(films, found, config)
+    decoded = decode(films, size=config.image_size, progress=progress)
+    identity = {"config": to_dict(config), "split": sides.digest, "films": fingerprint(films, decoded), "init": str(init), "leaks": leaks}
+    if target.exists():
+        return _finished(target, identity)
+    with _alone(target.with_name(f"{target.name}.partial"), identity) as work:
+        train_side = fitting.Side(decoded.films, sides.train, films.take(sides.train))
+        validation = fitting.Side(decoded.films, sides.validation, films.take(sides.validation))
+        say(f"{len(sides.train):,} films to train on, {len(sides.validation):,} to validate, {len(set(films.sources))} source(s)")
+        with _precision(config.precision):
+            net = _network(films.labels, config, init)
+            history = fitting.fit(net, train_side, validation, config, work, say)
+        settings = BundleConfig(
+            labels=films.labels,
+            image_size=config.image_size,
+            decoder=DECODER,
+            preprocessing=PREPROCESSING,
+            temperature=1.0,
+            training=config,
+            probe=(0.0,) * len(films.labels),
+            sources=_summaries(train_side.films, validation.films),
+            fingerprint=identity["films"],
+            split=sides.digest,
+            notes=found.errors if leaks == "allow" else (),
+        )
+        made = work / "bundle"
+        shutil.rmtree(made, ignore_errors=True)
+        bundle.save(made, net, settings, formats=formats)
+        say("fits temperature, operating points and gate")
+        _calibrate(made, train_side, validation)
+        report = evaluate(Predictor(made), validation.films, progress=progress)
+        bundle.update(made, report=report, history=history)
+        (made / "run").mkdir()
+        write_manifest(_with_splits(films, sides), made / "run" / _SPLIT)
+        (made / "run" / _RECORD).write_text(json.dumps({"identity": identity, "history": history}, indent=1), "utf-8")
+        made.rename(target)
+        shutil.rmtree(work, ignore_errors=True)
+    return TrainingRun(target, history, report)
+
+
+def _prepare(data: Data, leaks: str, patient_pattern: str | None, config: TrainConfig, progress: bool) -> tuple[Dataset, Audit]:
+    """Scan and audit; resolve leaks as asked; leave the test split out of it."""
+    films = scan(data, patient_pattern=patient_pattern)
+    found = audit(films, size=config.image_size, progress=progress)
+    if found.errors and leaks == "error":
+        raise ValueError("the data leak between their splits:\n" + "\n".join(found.errors) + '\nResolve it, or train with leaks="drop" (--drop-duplicates)')
+    if leaks == "drop":
+        films = drop_duplicates(films, found)
+    return films.take(np.array([s != "test" for s in films.splits])), found
+
+
+def _sides(films: Dataset, found: Audit, config: TrainConfig) -> Split:
+    """The data's own validation split where it has one, else patients set aside."""
+    own = np.array([s == "val" for s in films.splits])
+    if own.any() and not own.all():
+        import hashlib
+
+        lines = sorted(f"{'validation' if aside else 'train'}\t{name}" for aside, name in zip(own, films.names, strict=True))
+        return Split(np.flatnonzero(~own), np.flatnonzero(own), hashlib.sha256("\n".join(lines).encode()).hexdigest())
+    return split(films, fraction=config.validation, seed=config.seed, together=[*found.exact_duplicates, *found.near_duplicates])
+
+
+def _network(labels: tuple[str, ...], config: TrainConfig, init: str | os.PathLike[str] | None) -> keras.Model:
+    """A network with the asked initial weights; of a bundle, weights are all that is taken."""
+    from cxrlib.model import build_model
+
+    fresh = init if init in ("imagenet", None) else None
+    options: dict[str, Any] = {"backbone": config.backbone, "image_size": config.image_size, "hidden": config.hidden, "dropout": config.dropout}
+    net = build_model(labels, weights=fresh, seed=config.seed, **options)
+    if init not in ("imagenet", None):
+        bundle.load_weights(net, init)
+    return net
+
+
+def _calibrate(folder: Path, train_side: Side, validation: Side) -> None:
+    """Fit what turns scores into answers: temperature and operating points on validation films, the gate on both sides; through the runtime that users run."""
+    loaded = bundle.load(folder)
+    config = loaded.config
+
+    def run(pixels: np.ndarray) -> Any:
+        return loaded.runtime.run(pixels.astype(np.float32) / np.float32(255))
+
+    outputs = [run(validation.batch(slice(i, i + 64))) for i in range(0, len(validation.index), 64)]
+    raw = np.concatenate([output.probabilities for output in outputs]).astype(np.float64)
+    sources, truth = validation.films.sources, validation.films.targets
+    temperature = fit_temperature(np.log(np.clip(raw, 1e-12, 1)), truth)
+    changes: dict[str, Any] = {"temperature": temperature}
+    if len(config.labels) == 2:
+        changes["operating_points"] = operating_points.choose(truth, calibrate(raw, temperature)[:, 1], sources)
+        changes["default_point"] = "screening"
+    changes["gate"] = gate.fit_bundle_gate(run, train_side, validation)
+    bundle.update(folder, **changes)
+
+
+def _summaries(train_films: Dataset, validation: Dataset) -> tuple[SourceSummary, ...]:
+    def count(films: Dataset, source: str) -> dict[str, int]:
+        counts = Counter(films.labels[t] for s, t in zip(films.sources, films.targets.tolist(), strict=True) if s == source)
+        return {label: counts[label] for label in films.labels}
+
+    summaries = []
+    for source in dict.fromkeys(train_films.sources):
+        patients = [p for films in (train_films, validation) for p, s in zip(films.patients, films.sources, strict=True) if s == source]
+        known = len(set(patients)) if None not in patients else None
+        summaries.append(SourceSummary(source, count(train_films, source), count(validation, source), known))
+    return tuple(summaries)
+
+
+def _with_splits(films: Dataset, sides: Split) -> Dataset:
+    names = np.full(len(films), "train", object)
+    names[sides.validation] = "val"
+    return replace(films, splits=tuple(names))
+
+
+def _finished(target: Path, identity: dict[str, Any]) -> TrainingRun:
+    record = target / "run" / _RECORD
+    made = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+    if made.get("identity") != json.loads(json.dumps(identity)):
+        raise FileExistsError(f"{target} exists and comes from other data or another recipe: choose another output folder, nothing was written")
+    report = bundle.load(target).report
+    if report is None:
+        raise FileExistsError(f"{target} exists but lost its report: choose another output folder")
+    return TrainingRun(target, made["history"], report)
+
+
+@contextlib.contextmanager
+def _alone(work: Path, identity: dict[str, Any]) -> Iterator[Path]:
+    """The folder of an unfinished run, held by one process; what another recipe or other data left there is refused."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("a") as file:
+        with contextlib.suppress(ImportError):  # Windows: whoever starts two runs there must look after them
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BlockingIOError(f"another process is training into {work}: wait for it, or choose another output folder") from None
+        record = work / _RECORD
+        ours = json.dumps(identity, sort_keys=True)
+        if record.exists() and record.read_text("utf-8") != ours:
+            raise FileExistsError(f"{work} holds an unfinished run of other data or another recipe: remove it, or choose another output folder")
+        record.write_text(ours, "utf-8")
+        yield work
+
+
+@contextlib.contextmanager
+def _precision(wanted: str) -> Iterator[None]:
+    """Mixed precision where there is a GPU, and all of this machine's GPUs; what was set before is set again afterwards."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    gpus = _gpus()
+    policy = wanted if wanted != "auto" else "mixed_bfloat16" if gpus else "float32"
+    keras.config.set_dtype_policy(policy)
+    if len(gpus) > 1 and keras.distribution.distribution() is None:
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=gpus, auto_shard_dataset=False))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _gpus() -> list[str]:
+    import keras
+
+    try:
+        return list(keras.distribution.list_devices("gpu"))
+    except (RuntimeError, NotImplementedError, ValueError):  # a backend that knows none says so in its own way
+        return []
