@@ -20,7 +20,7 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -332,16 +332,23 @@ class _Store:
         """Rows that lie in each shard."""
         return {file.name: file.stat().st_size // self.size**2 for file in self.place.glob("*.shard")}
 
-    def _look_up(self, paths: list[str]) -> dict[str, _Found]:
-        found: dict[str, _Found] = {}
-        lengths = self._lengths()
+    def _look_up(self, paths: Iterable[str]) -> dict[str, _Found]:
+        digests: dict[str, str] = {}
         with self._index() as index:
             for path in paths:
                 row = index.execute("SELECT bytes, changed, digest FROM files WHERE path = ?", (os.fsencode(path),)).fetchone()
                 with contextlib.suppress(OSError):
-                    if row is not None and row[:2] == _state(os.stat(path)) and (film := _film(index, row[2], lengths)):
-                        found[path] = film
-        return found
+                    if row is not None and row[:2] == _state(os.stat(path)):
+                        digests[path] = row[2]
+        return self._find(digests)
+
+    def _find(self, digests: Mapping[str, str]) -> dict[str, _Found]:
+        """Where the films of known content lie; none that a damaged shard has lost."""
+        with self._index() as index:
+            select = "SELECT shard, row, height, width, white, colour, view FROM films WHERE digest = ?"
+            rows = {path: index.execute(select, (digest,)).fetchone() for path, digest in digests.items()}
+        lengths = self._lengths()  # asked last: a shard is there before the index speaks of it
+        return {path: (Facts(digests[path], *row[2:]), row[0], row[1]) for path, row in rows.items() if row and row[1] < lengths.get(row[0], 0)}
 
     def _add(self, todo: list[str], found: dict[str, _Found], workers: int, progress: bool, alone: bool) -> dict[str, Facts]:
         """Decode what is new and put it into `found`; return those that cannot be read."""
@@ -349,17 +356,16 @@ class _Store:
         if need > free:
             text = f"the cache needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; choose another folder with folder= or CXRLIB_CACHE"
             raise OSError(errno.ENOSPC, text, str(self.place))
-        lengths = self._lengths()
         with self._index() as index:
-            known = {digest for digest, shard, row in index.execute("SELECT digest, shard, row FROM films") if row < lengths.get(shard, 0)}
-            if alone:
-                used = {shard for (shard,) in index.execute("SELECT DISTINCT shard FROM films")}
-                for file in self.place.glob("*.shard*"):  # what a killed process left behind
-                    if file.name not in used:
-                        file.unlink()
+            rows = index.execute("SELECT digest, shard, row FROM films").fetchall()
+        lengths, used = self._lengths(), {shard for _, shard, _ in rows}
+        known = {digest for digest, shard, row in rows if row < lengths.get(shard, 0)}
+        for file in self.place.glob("*.shard*") if alone else ():
+            if file.name not in used:  # a killed process left it behind
+                file.unlink()
         errors: dict[str, Facts] = {}
         digests: dict[str, str] = {}
-        rows = max(_SHARD_BYTES // self.size**2, -(-len(todo) // _SHARDS), 1)
+        most = max(_SHARD_BYTES // self.size**2, -(-len(todo) // _SHARDS), 1)  # rows of a shard
         with contextlib.ExitStack() as stack:
             bar = stack.enter_context(Progress(len(todo), "decoding", shown=progress))
             pool = ThreadPoolExecutor(workers)
@@ -375,16 +381,13 @@ class _Store:
                     digests[read.path] = read.facts.digest
                     shard.append(read)
                     known.add(read.facts.digest)  # its next copy need not be decoded
-                    if len(shard.films) >= rows:
+                    if len(shard.films) >= most:
                         shard.commit()
                 bar.advance(len(reads))
-        lengths = self._lengths()
-        with self._index() as index:
-            for path, digest in digests.items():
-                film = _film(index, digest, lengths)
-                if film is None:
-                    raise FileNotFoundError(f"{self.place} was cleaned while it was filled")
-                found[path] = film
+        added = self._find(digests)
+        if len(added) < len(digests):
+            raise FileNotFoundError(f"{self.place} was cleaned while it was filled")
+        found |= added
         return errors
 
     def _read(self, path: str, known: set[str]) -> _Read:
@@ -476,8 +479,3 @@ class _Shard:
 
 def _state(info: os.stat_result) -> tuple[int, int]:
     return info.st_size, info.st_mtime_ns
-
-
-def _film(index: sqlite3.Connection, digest: str, lengths: dict[str, int]) -> _Found | None:
-    row = index.execute("SELECT shard, row, height, width, white, colour, view FROM films WHERE digest = ?", (digest,)).fetchone()
-    return (Facts(digest, *row[2:]), row[0], row[1]) if row and row[1] < lengths.get(row[0], 0) else None
