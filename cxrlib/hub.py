@@ -145,7 +145,6 @@ def publish_space(
     folder: str | os.PathLike[str],
     space_id: str,
     *,
-    files: Sequence[str],
     model: str,
     revision: str,
     private: bool = False,
@@ -156,9 +155,8 @@ def publish_space(
     The same commit that brings the demo binds it: `model.txt` holds `hf://user/repo@revision`, and the Space's README links the model.
 
     Args:
-        folder: The demo's folder, with a `README.md` that begins with the Space's metadata.
+        folder: The demo, with a `README.md` that begins with the Space's metadata. All its files travel, except what is hidden or compiled.
         space_id: `user/space`; created when missing.
-        files: The files to upload, relative to `folder`.
         model: The model repository, `user/repo`.
         revision: The commit, tag or branch of it.
         private: Whether the Space must be private. A Space that serves a private model also needs a secret `HF_TOKEN`, set by hand.
@@ -172,16 +170,17 @@ def publish_space(
         OSError: As for `push`, with the same subclasses.
 
     Example:
-        >>> publish_space("space", "user/demo", files=["app.py", "README.md"], model="user/repo", revision="v1")  # doctest: +SKIP
+        >>> publish_space("space", "user/demo", model="user/repo", revision="v1")  # doctest: +SKIP
         Published(revision='91ab…', tag='v1', url='https://huggingface.co/spaces/user/demo/tree/91ab…')
     """
     from huggingface_hub import CommitOperationAdd
 
     _check_names(model, revision)
     root = Path(folder)
-    if missing := [name for name in {*files, "README.md"} if not (root / check_file_name(name)).is_file()]:
-        raise FileNotFoundError(f"{root} lacks {', '.join(sorted(missing))}")
-    content: dict[str, Path | bytes] = {name: root / name for name in files}
+    if not (root / "README.md").is_file():
+        raise FileNotFoundError(f"{root} lacks README.md")
+    names = [path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file()]
+    content: dict[str, Path | bytes] = {name.as_posix(): root / name for name in names if not any(part.startswith((".", "__")) for part in name.parts)}
     content[MODEL_ADDRESS] = f"hf://{model}@{revision}\n".encode()
     content["README.md"] = _link_model((root / "README.md").read_text(encoding="utf-8"), model).encode()
     return _publish(

@@ -254,27 +254,30 @@ def test_a_bad_card_is_named_before_anything_is_uploaded(server: HubServer, tmp_
 
 def test_publish_space_binds_model_and_revision_in_one_commit(server: HubServer, tmp_path: Path) -> None:
     card = "---\ntitle: Demo\nmodels:\n  - old/one\nsdk: gradio\n---\nA demo.\n"
-    write(tmp_path, {"app.py": b"import cxrlib\n", "README.md": card.encode(), "requirements.txt": b"cxrlib[demo]\n", "secret.env": b"x"})
-    published = hub.publish_space(tmp_path, "alice/demo", files=["app.py", "README.md", "requirements.txt"], model=REPO, revision="v1", token="hf_alice")
+    write(tmp_path, {"app.py": b"import cxrlib\n", "README.md": card.encode(), "requirements.txt": b"cxrlib[demo]\n", "assets/style.css": b"body {}\n"})
+    write(tmp_path, {".env": b"HF_TOKEN=hf_alice", ".gradio/flagged.csv": b"a film", "__pycache__/app.cpython-311.pyc": b"x", "assets/.DS_Store": b"x"})
+    published = hub.publish_space(tmp_path, "alice/demo", model=REPO, revision="v1", token="hf_alice")
     repo, files = server.repos["space", "alice/demo"], server.files("alice/demo", kind="space")
     assert repo.sdk == "gradio"
-    assert set(files) == {".gitattributes", "README.md", "app.py", "model.txt", "requirements.txt"}
+    assert set(files) == {".gitattributes", "README.md", "app.py", "assets/style.css", "model.txt", "requirements.txt"}
     assert hub.parse_address(files["model.txt"].decode().strip()) == (REPO, "v1")
     assert files["README.md"].decode() == "---\ntitle: Demo\nsdk: gradio\nmodels:\n- alice/model\n---\nA demo.\n"
     assert list(repo.titles.values()) == ["initial commit", "Serve alice/model at v1"]
     assert published.url == f"{server.url}/spaces/alice/demo/tree/{published.revision}"
     assert (tmp_path / "README.md").read_text() == card, "the folder stays as it is"
+    hub.publish_space(tmp_path, "alice/demo", model=REPO, revision="v2", token="hf_alice")
+    assert server.files("alice/demo", kind="space")["model.txt"] == b"hf://alice/model@v2\n"
 
 
 def test_publish_space_refuses(server: HubServer, tmp_path: Path) -> None:
     write(tmp_path, {"app.py": b""})
     with pytest.raises(FileNotFoundError, match=r"lacks README\.md"):
-        hub.publish_space(tmp_path, "alice/demo", files=["app.py"], model=REPO, revision="v1")
+        hub.publish_space(tmp_path, "alice/demo", model=REPO, revision="v1")
     write(tmp_path, {"README.md": b"no metadata"})
     with pytest.raises(ValueError, match=r"the Space's README\.md must begin with its metadata between two lines of ---"):
-        hub.publish_space(tmp_path, "alice/demo", files=["app.py"], model=REPO, revision="v1")
+        hub.publish_space(tmp_path, "alice/demo", model=REPO, revision="v1")
     with pytest.raises(ValueError, match="is named user/repo"):
-        hub.publish_space(tmp_path, "alice/demo", files=["app.py"], model="nonsense", revision="v1")
+        hub.publish_space(tmp_path, "alice/demo", model="nonsense", revision="v1")
     assert not server.requests
 
 
@@ -648,7 +651,7 @@ def test_payment_for_a_space(server: HubServer, tmp_path: Path) -> None:
     write(tmp_path, {"README.md": b"---\nsdk: gradio\n---\n"})
     server.fault("POST /api/repos/create", 402)
     with pytest.raises(PermissionError, match=r"the Hub does not let this token write alice/demo \(a fault planted by the test\)"):
-        hub.publish_space(tmp_path, "alice/demo", files=["README.md"], model=REPO, revision="v1", token="hf_alice")
+        hub.publish_space(tmp_path, "alice/demo", model=REPO, revision="v1", token="hf_alice")
 
 
 @pytest.mark.parametrize(
