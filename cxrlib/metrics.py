@@ -238,7 +238,7 @@ class Report(Summary):
 
         Args:
             folder: Where to; made when it does not exist.
-            points: Thresholds by the name of their operating point, marked in the figures; the report's own when not given.
+            points: Thresholds by the name of their operating point, marked in the figures; the report's own is added.
             films: Some films by name, each of shape (h, w), shown as samples; `plots.pick` says which are worth showing.
             heatmaps: Heatmaps of these films by name, each of its film's shape, in [0, 1].
             history: The training history by name, one value per epoch.
@@ -296,7 +296,7 @@ def make_report(
         names: The n films' names, all different.
         patients: Whose films they are, `None` where unknown; the same name is the same patient in every source.
         sources: Which collections they come from.
-        groups: Columns of n values, such as age or view: each is reported apart. Columns of many numbers are cut at their quartiles.
+        groups: Columns of n values, such as age or view: each value is reported apart. Columns of many numbers are cut at their quartiles.
         refused: Why films were refused, in words; empty or `None` for the others.
         data: What the films are, in a few words: "validation patients", "official test split".
         seed: Of the resampling.
@@ -914,7 +914,7 @@ def _check_arrays(truth: ArrayLike, probabilities: ArrayLike, k: int) -> tuple[I
 
 
 def _cut(groups: Mapping[str, Sequence[str | None]]) -> tuple[dict[str, list[str]], list[str]]:
-    """Columns with few values as they are, columns of many numbers by quartile; others are left out, with a statement."""
+    """Columns of two to twelve values as they are, columns of more numbers by quartile; of more words not at all, with a statement."""
     cuts: dict[str, list[str]] = {}
     statements: list[str] = []
     for column, values in groups.items():
@@ -929,7 +929,7 @@ def _cut(groups: Mapping[str, Sequence[str | None]]) -> tuple[dict[str, list[str
             place = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, max(len(edges) - 2, 0))
             spans = [f"{a:g} to {'below ' if i < len(edges) - 2 else ''}{b:g}" for i, (a, b) in enumerate(itertools.pairwise(edges))]
             cuts[column] = ["unknown" if math.isnan(x) else spans[i] for x, i in zip(numbers, place, strict=True)]
-        else:
+        elif len(set(values)) > 1:
             cuts[column] = ["unknown" if v is None else v for v in values]
     return cuts, statements
 

@@ -75,7 +75,7 @@ def save(
     Args:
         report: A report with its predictions.
         folder: Where to; made when it does not exist.
-        points: Thresholds by the name of their operating point; the report's own when not given.
+        points: Thresholds by the name of their operating point; the report's own is added.
         films: Some films by name, each of shape (h, w), for the grid of samples.
         heatmaps: Their heatmaps by name, each of its film's shape, in [0, 1].
         history: The training history by name, one value per epoch.
@@ -165,7 +165,7 @@ def roc(report: Report, points: Mapping[str, float] | None = None) -> Figure:
 
     Args:
         report: A report with its predictions.
-        points: Thresholds by the name of their operating point; the report's own when not given. With three or more labels, the argmax rule is marked.
+        points: Thresholds by the name of their operating point; the report's own is added. With three or more labels, the argmax rule is marked.
 
     Returns:
         The figure.
@@ -206,7 +206,7 @@ def precision_recall(report: Report, points: Mapping[str, float] | None = None) 
 
     Args:
         report: A report with its predictions.
-        points: Thresholds by the name of their operating point; the report's own when not given.
+        points: Thresholds by the name of their operating point; the report's own is added.
 
     Returns:
         The figure.
@@ -285,7 +285,7 @@ def decision_curve(report: Report, points: Mapping[str, float] | None = None) ->
 
     Args:
         report: A report with its predictions.
-        points: Thresholds by the name of their operating point; the report's own when not given.
+        points: Thresholds by the name of their operating point; the report's own is added.
 
     Returns:
         The figure.
@@ -536,7 +536,8 @@ def _interval(e: Estimate) -> str:
 def _thresholds(report: Report, points: Mapping[str, float] | None) -> dict[str, float]:
     if report.threshold is None:
         return {}
-    return dict(points) if points else {"Threshold": report.threshold}
+    named = dict(points or {})
+    return named if report.threshold in named.values() else {**named, "Threshold": report.threshold}
 
 
 def _operating_points(report: Report, points: Mapping[str, float] | None, *, precision: bool = False) -> list[tuple[str, float, float]]:

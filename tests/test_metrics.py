@@ -493,14 +493,13 @@ def test_sources_and_subgroups_are_reported_apart() -> None:
     assert list(r.subgroups["age"]) == ["0 to below 7", "7 to below 17", "17 to below 28", "28 to 39"]
     assert sum(part.n for part in r.subgroups["age"].values()) == 89
     assert {name: part.n for name, part in r.subgroups["view"].items()} == {"AP": 42, "PA": 43}
-    assert list(r.subgroups["empty"]) == ["unknown"]
-    assert "site" not in r.subgroups
+    assert list(r.subgroups) == ["age", "view"]
     assert r.statements == (
         "The column site has 90 different values and is not measured by subgroup.",
         "Subgroups of fewer than 10 films are not measured: age = unknown, view = lateral.",
         "The overall figures pool several sources: read them beside those of each source.",
     )
-    assert r.predictions[84].groups == {"age": "0 to below 7", "view": "PA", "empty": "unknown"}
+    assert r.predictions[84].groups == {"age": "0 to below 7", "view": "PA"}
     assert r.predictions[0].groups["age"] == "unknown"
     assert not report(y, p).by_source
     single = report(y, p, sources=["one"] * 90, data="validation patients")

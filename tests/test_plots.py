@@ -120,6 +120,7 @@ def test_operating_points_lie_on_the_curve() -> None:
     axes = plots.roc(r, {"balanced": 0.5, "own": 0.4}).axes[0]
     marks = {line.get_label(): line.get_xydata()[0] for line in axes.lines if line.get_marker() not in ("None", "")}
     labels = list(marks)
+    assert len(labels) == 2
     assert labels[1] == f"own (0.4): sens. {r.recall.value:.3f}, spec. {r.specificity.value:.3f}"
     assert marks[labels[1]] == pytest.approx([1 - r.specificity.value, r.recall.value])
     curve = next(line.get_xydata() for line in axes.lines if "AUROC" in str(line.get_label()))
@@ -130,7 +131,8 @@ def test_operating_points_lie_on_the_curve() -> None:
 
 def test_operating_points_of_precision_and_several_labels() -> None:
     r = report()
-    marks = [str(line.get_label()) for line in plots.precision_recall(r).axes[0].lines]
+    marks = [str(line.get_label()) for line in plots.precision_recall(r, {"screening": 0.2}).axes[0].lines]
+    assert any(mark.startswith("screening (0.2): recall") for mark in marks)
     assert f"Threshold (0.4): recall {r.recall.value:.3f}, precision {r.precision.value:.3f}" in marks
     four = report(4)
     part = four.by_label["NORMAL"]
