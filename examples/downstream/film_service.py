@@ -1,0 +1,64 @@
+"""One chest X-ray model, pinned to one commit on the Hugging Face Hub, behind one HTTP address.
+
+FILM_MODEL names it, as hf://user/repo@revision. The film is the body of the request; it is held in memory until the answer is given, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+
+from cxrlib import Predictor
+from cxrlib.hub import parse_address
+from cxrlib.images import ImageError
+
+MAX_BYTES = 64 * 2**20
+
+
+@asynccontextmanager
+async def load(app: FastAPI) -> AsyncIterator[None]:
+    """Load the model before the first request, so that a wrong address or a broken bundle stops the service from starting."""
+    repo_id, revision = parse_address(os.environ["FILM_MODEL"])
+    app.state.model = repo_id
+    app.state.predictor = Predictor.from_hub(repo_id, revision=revision)
+    yield
+
+
+app = FastAPI(title="film-service", lifespan=load)
+
+
+@app.get("/model")
+def model() -> dict[str, str]:
+    """Say which model answers, to the commit."""
+    return {"model": app.state.model, "revision": app.state.predictor.revision}
+
+
+@app.post("/predict")
+async def predict(request: Request) -> dict[str, Any]:
+    """Answer for one film: DICOM, JPEG, PNG or TIFF, as the body of the request."""
+    film = bytearray()
+    async for chunk in request.stream():
+        film += chunk
+        if len(film) > MAX_BYTES:
+            raise HTTPException(413, f"a film may have at most {MAX_BYTES:,} bytes")
+    try:
+        prediction = await run_in_threadpool(app.state.predictor, bytes(film))
+    except ImageError as error:
+        raise HTTPException(422, str(error)) from error
+    answer: dict[str, Any] = prediction.to_dict()
+    return answer
+
+
+def main() -> None:
+    import uvicorn
+
+    uvicorn.run(app, host=os.environ.get("HOST", "127.0.0.1"), port=int(os.environ.get("PORT", "8000")))
+
+
+if __name__ == "__main__":
+    main()
