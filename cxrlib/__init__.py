@@ -32,7 +32,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "train": "training",
 }
-__all__ = [  # noqa: PLE0604, F822 - imported on first use
+__all__ = [
     "AugmentConfig",
     "BundleError",
     "Estimate",

@@ -282,7 +282,7 @@ def _save_report(report: Report, folder: Path, config: BundleConfig, history: Ma
 
 def _seal(folder: Path, config: BundleConfig, report: Report | None) -> None:
     """Render the card, hash every file, and write the config last."""
-    (folder / CARD).write_text(card.render(config, report), "utf-8")
+    (folder / CARD).write_text(card.render(config, report, license=config.license, population=config.population), "utf-8")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != CONFIG)
     files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     (folder / CONFIG).write_text(json.dumps(to_dict(dataclasses.replace(config, files=files)), indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain("stopped", 130)
     except BrokenPipeError:  # whoever read our output has gone
-        sys.stdout = open(os.devnull, "w")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing complains at exit
         return 1
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         return _complain(str(error) or type(error).__name__, 1)
@@ -253,7 +253,9 @@ def _figures(report: Any) -> str:
     lines = [f"{report.n:,} films, {report.n_refused:,} refused" + (f", threshold {report.threshold:.3f}" if report.threshold is not None else "")]
     lines += [f"  {name:<12} {getattr(report, name)}" for name in names]
     lines += ["  confusion matrix (rows: truth; columns: " + ", ".join(report.labels) + ")"]
-    lines += [f"    {label:<12} " + " ".join(f"{count:>6}" for count in row) for label, row in zip(report.labels, report.confusion_matrix.tolist(), strict=True)]
+    lines += [
+        f"    {label:<12} " + " ".join(f"{count:>6}" for count in row) for label, row in zip(report.labels, report.confusion_matrix.tolist(), strict=True)
+    ]
     for source, part in report.by_source.items():
         lines.append(f"  {source}: " + ", ".join(f"{name} {getattr(part, name)}" for name in ("auroc", "recall", "specificity")))
     lines += [f"  note: {statement}" for statement in report.statements]

@@ -65,6 +65,7 @@ class AugmentConfig:
         blur: Strongest blur, 1 being that filter itself.
         coarse: Probability that a film loses half of its resolution.
         noise_std: Largest standard deviation of added Gaussian noise, intensities being in [0, 1].
+        jpeg: Probability that a film goes through a lossy compression like JPEG's, of random strength.
         strip: Widest border that is painted over, as a part of the side.
         strip_rate: Probability, for each of the four borders, that it is.
         marker_rate: Probability that a letter-sized patch is painted over.
@@ -89,6 +90,7 @@ class AugmentConfig:
     blur: float = 1.0
     coarse: float = 0.2
     noise_std: float = 0.04
+    jpeg: float = 0.5
     strip: float = 0.15
     strip_rate: float = 0.25
     marker_rate: float = 0.4
@@ -97,7 +99,7 @@ class AugmentConfig:
         _between(self, "rotation", 0, 180)
         for name in ("zoom", "aspect", "shift", "window", "strip"):
             _between(self, name, 0, 0.45)
-        for name in ("field", "sharpen", "blur", "coarse", "noise_std", "strip_rate", "marker_rate"):
+        for name in ("field", "sharpen", "blur", "coarse", "noise_std", "jpeg", "strip_rate", "marker_rate"):
             _between(self, name, 0, 1)
         _between(self, "gamma", 0, 2)
 
@@ -170,10 +172,10 @@ class TrainConfig:
     dropout: float = 0.3
     views: int = 2
     head_epochs: int = 15
-    epochs: int = 12
+    epochs: int = 10
     fine_tune_from: str | None = None
     batch_size: int = 32
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-4
     head_learning_rate: float = 1e-3
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
@@ -248,6 +250,8 @@ class BundleConfig:
         fingerprint: SHA-256 over the content and label of every film of these sources.
         split: SHA-256 over the films' names and sides.
         notes: What a reader must know, such as overridden leaks.
+        population: Whom the films show, in words; `None` where nobody said.
+        license: Licence of the weights as the Hub abbreviates it; `None` where nobody said.
         gate: Statistics of the gate as plain JSON, or `None` when the bundle has no gate.
         probe: Raw probabilities that the network must give for the probe image.
         versions: Of cxrlib and of the libraries that made the bundle.
@@ -277,6 +281,8 @@ class BundleConfig:
     fingerprint: str | None = None
     split: str | None = None
     notes: tuple[str, ...] = ()
+    population: str | None = None
+    license: str | None = None
     gate: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)

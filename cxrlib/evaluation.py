@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def evaluate(
     Args:
         model: A bundle's folder, `hf://user/repo[@revision]`, a `Predictor` (with its operating point and gate), a `keras.Model` of `build_model` (two classes
             are called NORMAL and PNEUMONIA; no gate, no calibration), or `None` for the model that comes with cxrlib.
-        data: A folder of class folders, a CSV manifest (`path,label[,patient,source,split,…]`), a list of them, or a `Dataset`. Further columns become subgroups.
+        data: A folder of class folders, a CSV manifest (`path,label[,patient,source,split,…]`), a list of them, or a `Dataset`. Other columns become subgroups.
         output: Folder for `report.json`, `predictions.csv`, the figures and `report.html`; `None` writes nothing.
         split: Measure only this split of the data, such as `"test"`.
         threshold: Another threshold than the model's, in [0, 1].
@@ -79,9 +80,10 @@ def evaluate(
         sources=films.sources,
         groups=films.columns,
         refused=[reason for _, reason in rows],
+        data=", ".join(dict.fromkeys(films.sources)) + (f" ({split})" if split else ""),
     )
     if output is not None:
-        report.save(output, **_samples(report, films, predictor))
+        report.save(Path(output), **_samples(report, films, predictor))
     return report
 
 
@@ -116,7 +118,7 @@ def _keras_rows(model: Any, films: Dataset, k: int) -> Iterator[tuple[list[float
             except ImageError as error:
                 batch.append(f"unreadable: {error}")
         readable = [x for x in batch if not isinstance(x, str)]
-        p = iter(np.asarray(model.predict_on_batch(np.stack(readable)), np.float64) if readable else ())
+        p: Iterator[Any] = iter(np.asarray(model.predict_on_batch(np.stack(readable)), np.float64) if readable else ())
         for x in batch:
             if isinstance(x, str):
                 yield [np.nan] * k, x

@@ -98,7 +98,9 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
             _save(net, folder / _recent(state["epoch"], config))
         _save(trainer, folder / _LAST)  # weights and the optimiser's state
         _write(folder / _STATE, state)
-        say(f"epoch {state['epoch']}/{config.epochs}: loss {values['loss']:.4f}, validation AUROC {score:.4f} ({_list(by_source)}), {history['seconds'][-1]:.0f} s")
+        say(
+            f"epoch {state['epoch']}/{config.epochs}: loss {values['loss']:.4f}, validation AUROC {score:.4f} ({_list(by_source)}), {history['seconds'][-1]:.0f} s"
+        )
     _choose_weights(net, validation, config, folder, state, say)
     return history
 
@@ -125,7 +127,9 @@ def validate(net: keras.Model, side: Side) -> tuple[float, dict[str, float]]:
         if scores:
             by_source[str(source)] = float(np.mean(scores))
     if not by_source:
-        raise ValueError("no source has validation films of two classes: every source must bring both (a class that comes from one hospital alone teaches the hospital)")
+        raise ValueError(
+            "no source has validation films of two classes: every source must bring both (a class that comes from one hospital alone teaches the hospital)"
+        )
     return float(np.mean(list(by_source.values()))), by_source
 
 

@@ -22,7 +22,7 @@ try:
 except ImportError as error:
     raise ImportError('building and training networks needs TensorFlow and Keras: pip install "cxrlib[train]"') from error
 
-# A standardised film has mean 0 and deviation 1. These carry it to the mean and deviation of ImageNet, in the scaling that a backbone was trained with.
+# An equalised film has mean 0 and deviation 1. These carry it to the mean and deviation of ImageNet, in the scaling that a backbone was trained with.
 _UNIT = (0.45, -0.05)  # pixels in [-1, 1]
 _ZSCORE = (1.0, 0.0)  # (pixel - mean) / deviation
 _BYTES = (57.0, 118.0)  # [0, 255], rescaled by the network itself
@@ -34,7 +34,7 @@ class Backbone:
 
     Args:
         application: Its name in `keras.applications`.
-        scaling: Factor and offset that bring a standardised film to the pixel range it was trained with.
+        scaling: Factor and offset that bring an equalised film to the pixel range it was trained with.
         fine_tune_from: The first layer that fine-tuning moves; what lies before it is generic.
     """
 
@@ -62,11 +62,11 @@ def build_model(
     dropout: float = 0.3,
     seed: int = 0,
 ) -> keras.Model:
-    """Build the classifier: per-film standardisation, a backbone without its top, pooling, dense, dropout, probability.
+    """Build the classifier: per-film equalisation, a backbone without its top, pooling, dense, dropout, probability.
 
-    Films go in as they are, in [0, 1]: whatever the backbone needs happens inside the graph. Standardising each film by itself makes the network blind to
-    brightness and contrast, which differ from hospital to hospital. The backbone is frozen, its batch normalisation merged into the convolutions (the same
-    function; several of MobileNetV2's ImageNet channels have next to no variance, and training through their huge gain diverges).
+    Films go in as they are, in [0, 1]: whatever the backbone needs happens inside the graph. Equalising each film by itself makes the network blind to
+    brightness, contrast and tone curve, which differ from hospital to hospital. The backbone is frozen, its batch normalisation merged into the convolutions
+    (the same function; several of MobileNetV2's ImageNet channels have next to no variance, and training through their huge gain diverges).
 
     Args:
         labels: Two or more class names, the healthy class first.
@@ -100,7 +100,7 @@ def build_model(
         raise ValueError(f"dropout must lie in [0, 1). Received: dropout={dropout!r}")
     spec = BACKBONES[backbone]
     films = keras.Input((image_size, image_size, 1), name="film")  # (n, s, s, 1) in [0, 1]
-    x = keras.layers.GroupNormalization(groups=1, epsilon=1e-4, center=False, scale=False, name="standardise")(films)
+    x = Equalise(name="equalise", dtype="float32")(films)
     x = keras.layers.Rescaling(*spec.scaling, name="to_backbone")(x)
     x = keras.layers.Concatenate(name="to_rgb")([x, x, x])  # (n, s, s, 3)
     body = getattr(keras.applications, spec.application)(input_tensor=x, include_top=False, weights=weights)
@@ -113,6 +113,55 @@ def build_model(
     start = keras.initializers.GlorotUniform(seed + 1)
     x = keras.layers.Dense(units, activation=activation, dtype="float32", kernel_initializer=start, name="probability")(x)
     return keras.Model(body.input, x, name=f"cxrlib_{backbone}")
+
+
+@keras.saving.register_keras_serializable(package="cxrlib")
+class Equalise(keras.layers.Layer):
+    """Histogram equalisation of each film by itself, to mean 0 and deviation 1: any two monotone renderings of one exposure become the same picture.
+
+    The distribution of intensities is read off the central three quarters of the film, on every fourth pixel of every fourth row, at `levels` equidistant
+    levels between their extremes, with lines between them.
+
+    Args:
+        levels: Number of intervals.
+
+    References:
+        Pizer et al., Adaptive histogram equalization and its variations, 1987, doi:10.1016/S0734-189X(87)80186-X.
+
+    Example:
+        >>> ramp = np.linspace(0, 1, 64 * 64, dtype="float32").reshape(1, 64, 64, 1)
+        >>> dark, bright = (np.asarray(Equalise()(ramp**gamma)) for gamma in (2.0, 0.7))
+        >>> bool(np.abs(dark - bright).mean() < 0.05)
+        True
+    """
+
+    def __init__(self, levels: int = 64, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.levels = levels
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what rebuilds the layer."""
+        return {**super().get_config(), "levels": self.levels}
+
+    def call(self, films: Any) -> Any:
+        """Equalise films of shape (n, s, s, 1) in [0, 1]."""
+        size = films.shape[1]
+        edge, step = size // 8, 4 if size >= 128 else 1
+        seen = ops.reshape(films[:, edge : size - edge : step, edge : size - edge : step], (-1, len(range(edge, size - edge, step)) ** 2, 1))  # (n, m, 1)
+        low, high = ops.min(seen, axis=1), ops.max(seen, axis=1)  # (n, 1)
+        span = ops.maximum(high - low, 1e-3)
+        cuts = low + span * ops.linspace(0.0, 1.0, self.levels + 1)[None]  # (n, levels + 1)
+        below = ops.mean(ops.cast(seen <= cuts[:, None], films.dtype), axis=1)  # (n, levels + 1): the distribution
+        at = ops.clip((ops.reshape(films, (-1, size * size)) - low) / span, 0.0, 1.0) * self.levels  # (n, s * s)
+        left = ops.minimum(ops.floor(at), self.levels - 1.0)
+        index = ops.cast(left, "int32")
+        a, b = ops.take_along_axis(below, index, axis=1), ops.take_along_axis(below, index + 1, axis=1)
+        equal = a + (at - left) * (b - a)  # uniform in [0, 1]
+        return ops.reshape((equal - 0.5) * math.sqrt(12.0), (-1, size, size, 1))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape unchanged."""
+        return input_shape
 
 
 def set_trainable(model: keras.Model, first_layer: str) -> None:
@@ -233,6 +282,7 @@ class Augment(keras.layers.Layer):
             "softness": uniform(-c.sharpen, c.blur),
             "coarse": happens(c.coarse),
             "noise": keras.random.normal((1, size, size, 1), seed=self.generator) * uniform(-c.noise_std, c.noise_std),  # one field, scaled for each
+            "jpeg": ops.exp(uniform(-2.0, 1.0, 1, 1, 1, 1)) * happens(c.jpeg, 1, 1, 1, 1),  # of the standard table: about quality 93 to 20
             "strips": 2 * uniform(0, c.strip, 1, 1, 4) * happens(c.strip_rate, 1, 1, 4),
             "strip_level": uniform(0, 1) * happens(0.5),
             "marker_centre": uniform(-1, 1, 1, 1, 2),
@@ -250,13 +300,15 @@ class Augment(keras.layers.Layer):
         field = p["field"]
         x = x * (1 + field[..., 0:1] * gx + field[..., 1:2] * gy + field[..., 2:3] * (gx * gx + gy * gy - 2 / 3))
         x = ops.clip((x - p["black"]) / (p["white"] - p["black"]), 1e-4, 1.0) ** p["gamma"]
-        # Sharpness, resolution, noise.
+        # Sharpness, resolution, noise, compression.
         row = ops.convert_to_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
         soft = ops.depthwise_conv(x, ops.reshape(row[:, None] * row[None, :], (5, 5, 1, 1)), padding="same", data_format="channels_last")
         x = x + p["softness"] * (soft - x)
         half = ops.average_pool(x, 2, 2, data_format="channels_last")
         coarse = ops.image.resize(half, (size, size), interpolation="bilinear", data_format="channels_last")
         x = x + p["coarse"] * (coarse - x) + p["noise"]
+        if size % 8 == 0:
+            x = _compress(x, p["jpeg"])
         # Collimation borders and markers.
         s = p["strips"]
         inside = (gx >= s[..., 0:1] - 1) & (gx <= 1 - s[..., 1:2]) & (gy >= s[..., 2:3] - 1) & (gy <= 1 - s[..., 3:4])
@@ -264,6 +316,34 @@ class Augment(keras.layers.Layer):
         centre = p["marker_centre"]
         marker = (ops.abs(gx - centre[..., 0:1]) < p["marker_half"]) & (ops.abs(gy - centre[..., 1:2]) < p["marker_half"])
         return ops.clip(ops.where(marker, p["marker_level"], x), 0.0, 1.0)
+
+
+_COSINES = np.cos(math.pi / 8 * np.arange(8)[:, None] * (np.arange(8)[None, :] + 0.5)) * np.where(np.arange(8) == 0, math.sqrt(1 / 8), 0.5)[:, None]
+# ITU-T T.81, table K.1: how coarsely JPEG rounds the 8 x 8 cosine coefficients of luminance at quality 50
+_TABLE = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ]
+)
+
+
+def _compress(x: Any, strength: Any) -> Any:
+    """What JPEG loses of films (n, s, s, 1) in [0, 1]; a strength of 0 loses nothing."""
+    size = x.shape[1]
+    cosines = ops.convert_to_tensor(_COSINES, "float32")
+    blocks = ops.reshape(x, (-1, size // 8, 8, size // 8, 8))
+    table = ops.convert_to_tensor(_TABLE[:, None, :] / 255, "float32") * strength  # (n, 1, 8, 1, 8)
+    step = ops.maximum(table, 1e-4)
+    coefficients = ops.einsum("ui,nhiwj,vj->nhuwv", cosines, blocks, cosines)
+    rounded = ops.round(coefficients / step) * step
+    return ops.reshape(ops.einsum("ui,nhuwv,vj->nhiwj", cosines, rounded, cosines), (-1, size, size, 1))
 
 
 def _affine(p: dict[str, Any], size: int) -> Any:

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -113,7 +113,7 @@ def train(
         say(f"note: {warning}")
     sides = _sides(films, found, config)
     decoded = decode(films, size=config.image_size, progress=progress)
-    identity = {"config": to_dict(config), "split": sides.digest, "films": fingerprint(films, decoded), "init": str(init), "leaks": leaks}
+    identity: dict[str, Any] = {"config": to_dict(config), "split": sides.digest, "films": fingerprint(films, decoded), "init": str(init), "leaks": leaks}
     if target.exists():
         return _finished(target, identity)
     with _alone(target.with_name(f"{target.name}.partial"), identity) as work:
@@ -141,7 +141,7 @@ def train(
         bundle.save(made, net, settings, formats=formats)
         say("fits temperature, operating points and gate")
         _calibrate(made, train_side, validation)
-        report = evaluate(Predictor(made), validation.films, progress=progress)
+        report = replace(evaluate(Predictor(made), validation.films, progress=progress), data="validation patients")
         bundle.update(made, report=report, history=history)
         (made / "run").mkdir()
         write_manifest(_with_splits(films, sides), made / "run" / _SPLIT)

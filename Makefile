@@ -1,0 +1,21 @@
+# Everything that must hold before a change lands; CI runs the same.
+.PHONY: check format lint types test docs
+PYTHON ?= python
+
+check: lint types test docs
+
+format:
+	$(PYTHON) -m ruff format . && $(PYTHON) -m ruff check --fix .
+
+lint:
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+
+types:
+	$(PYTHON) -m mypy
+
+test:
+	$(PYTHON) -m pytest
+
+docs:
+	$(PYTHON) -m mkdocs build --strict --quiet --site-dir site
