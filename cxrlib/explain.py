@@ -1,0 +1,85 @@
+"""Where the evidence lies: the network's evidence grid as a heatmap over the film."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from cxrlib.images import Film
+
+if TYPE_CHECKING:
+    from cxrlib.predictor import Prediction
+
+_FULL = 4.0  # evidence, in units of the logit, that looks strong: what is weaker everywhere stays pale
+# Nine stops of a perceptually uniform map from black over red to pale yellow (inferno, by S. van der Walt and N. Smith, CC0)
+_STOPS = np.array(
+    [[0, 0, 4], [31, 12, 72], [85, 15, 109], [136, 34, 106], [186, 54, 85], [227, 89, 51], [249, 140, 10], [249, 201, 50], [252, 255, 164]], np.float32
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """A prediction and where its evidence lies.
+
+    Args:
+        heatmap: ndarray of shape (H, W), float32 in [0, 1], at the film's own full size.
+        film: The film.
+        label: The class that the evidence speaks for.
+        prediction: The prediction.
+    """
+
+    heatmap: np.ndarray
+    film: Film
+    label: str
+    prediction: Prediction
+
+    def overlay(self, *, alpha: float = 0.5) -> Image.Image:
+        """Paint the heatmap over the film; where there is no evidence, the film stays as it is.
+
+        Args:
+            alpha: Opacity where the heatmap is 1, in [0, 1].
+
+        Returns:
+            An RGB image of the film's full size.
+
+        Raises:
+            ValueError: If `alpha` lies outside [0, 1].
+        """
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must lie in [0, 1]. Received: alpha={alpha!r}")
+        height, width = self.heatmap.shape
+        grey = np.clip(self.film.pixels.astype(np.float32) * np.float32(255 / self.film.white), 0, 255)
+        if grey.shape != (height, width):
+            grey = np.asarray(Image.fromarray(grey).resize((width, height), Image.Resampling.BILINEAR))
+        levels = np.arange(256) / 255
+        colours = np.stack([np.interp(levels, np.linspace(0, 1, len(_STOPS)), _STOPS[:, c]) for c in range(3)], axis=1).astype(np.float32)  # (256, 3)
+        opacity = (np.float32(alpha) * self.heatmap)[..., None]
+        painted = grey[..., None] * (1 - opacity) + colours[(self.heatmap * 255).astype(np.uint8)] * opacity  # (H, W, 3)
+        return Image.fromarray(painted.round().astype(np.uint8))
+
+
+def heatmap(evidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Turn an evidence grid into a heatmap.
+
+    Evidence against the class counts as none. The scale is absolute up to an evidence of 4, a logit's way from even to sure: a film with little evidence
+    gets a pale heatmap, not one stretched to look alarming.
+
+    Args:
+        evidence: ndarray of shape (h, w), float, in units of the logit.
+        size: Height and width of the film, in pixels.
+
+    Returns:
+        ndarray of shape (H, W), float32 in [0, 1].
+
+    Example:
+        >>> bool(heatmap(np.array([[0.0, 2.0]]), (2, 4)).max() <= 0.55)
+        True
+    """
+    positive = np.maximum(evidence, 0).astype(np.float32)
+    scaled = positive / max(_FULL, float(positive.max(initial=0.0)))
+    height, width = size
+    smooth: np.ndarray = np.clip(np.asarray(Image.fromarray(scaled).resize((width, height), Image.Resampling.BICUBIC), np.float32), 0, 1)
+    return smooth
