@@ -12,39 +12,28 @@ MAX_OPERATIONS = 4096
 MAX_TENSORS = 4 * MAX_OPERATIONS
 MAX_ELEMENTS = 2**28  # of all intermediate results together: 1 GiB of float32
 
-# What the backbones of cxrlib consist of: name of the operation, its options ("" for none), fewest and most inputs. All have one output, and none can keep a
-# state, branch, loop, or call anything outside the network.
-_OPERATIONS = {
-    "ADD": ("AddOptions", 2, 2),
-    "AVERAGE_POOL_2D": ("Pool2DOptions", 1, 1),
-    "BATCH_MATMUL": ("BatchMatMulOptions", 2, 2),
-    "CAST": ("CastOptions", 1, 1),
-    "CONCATENATION": ("ConcatenationOptions", 1, 64),
-    "CONV_2D": ("Conv2DOptions", 3, 3),
-    "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", 3, 3),
-    "EXPAND_DIMS": ("ExpandDimsOptions", 2, 2),
-    "FULLY_CONNECTED": ("FullyConnectedOptions", 3, 3),
-    "GREATER": ("GreaterOptions", 2, 2),
-    "HARD_SWISH": ("HardSwishOptions", 1, 1),
-    "LOGISTIC": ("", 1, 1),
-    "MAX_POOL_2D": ("Pool2DOptions", 1, 1),
-    "MEAN": ("ReducerOptions", 2, 2),
-    "MUL": ("MulOptions", 2, 2),
-    "NEG": ("NegOptions", 1, 1),
-    "PACK": ("PackOptions", 1, 64),
-    "PAD": ("PadOptions", 2, 2),
-    "RELU": ("", 1, 1),
-    "RELU6": ("", 1, 1),
-    "RESHAPE": ("ReshapeOptions", 2, 2),
-    "RSQRT": ("", 1, 1),
-    "SHAPE": ("ShapeOptions", 1, 1),
-    "SOFTMAX": ("SoftmaxOptions", 1, 1),
-    "SQUARE": ("SquareOptions", 1, 1),
-    "STRIDED_SLICE": ("StridedSliceOptions", 4, 4),
-    "SUB": ("SubOptions", 2, 2),
+# Arithmetic: by its fewest and most inputs, every operation that a network may consist of. All have one output, and none keeps a state, branches, loops, or
+# calls anything outside the network.
+_ARITHMETIC = {
+    (1, 1): "ABS AVERAGE_POOL_2D CAST COS EXP FLOOR HARD_SWISH LOG LOGICAL_NOT LOGISTIC MAX_POOL_2D NEG RELU RELU6 RSQRT SHAPE SIN SOFTMAX SQRT SQUARE TANH",
+    (1, 64): "CONCATENATION PACK",
+    (2, 2): "ADD BATCH_MATMUL BROADCAST_TO CUMSUM DIV EQUAL EXPAND_DIMS GATHER GATHER_ND GREATER GREATER_EQUAL LESS LESS_EQUAL LOGICAL_AND LOGICAL_OR MAXIMUM "
+    "MEAN MINIMUM MUL NOT_EQUAL PAD POW REDUCE_MAX REDUCE_MIN RESHAPE RESIZE_BILINEAR SQUARED_DIFFERENCE SUB SUM TILE TRANSPOSE",
+    (3, 3): "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED SELECT SELECT_V2 SLICE",
+    (4, 4): "STRIDED_SLICE",
+}
+_INPUTS = {name: arity for arity, names in _ARITHMETIC.items() for name in names.split()}
+# What the schema calls their options, where it is not their own name: ADD has AddOptions, LOGISTIC has none.
+_OPTIONS = {
+    **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), "Pool2DOptions"),
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), "ReducerOptions"),
+    **dict.fromkeys(("MAXIMUM", "MINIMUM"), "MaximumMinimumOptions"),
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "CONV_2D": "Conv2DOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
 }
 _OPTIONAL_INPUT = {"FULLY_CONNECTED": 2}  # the bias
-_TYPES = {"FLOAT32": 4, "INT32": 4, "BOOL": 1}  # bytes per element
+_TYPES = {"FLOAT32": 4, "INT32": 4, "INT64": 8, "BOOL": 1}  # bytes per element
 
 
 def check_graph(model: bytes) -> None:
@@ -59,12 +48,12 @@ def check_graph(model: bytes) -> None:
     Example:
         >>> check_graph(b"garbage!")
         Traceback (most recent call last):
-        cxrlib.config.BundleError: it is no LiteRT model
+        cxrlib.config.BundleError: it is no LiteRT model (8 bytes)
     """
     from ai_edge_litert import schema_py_generated as schema
 
     if model[4:8] != b"TFL3":
-        raise BundleError("it is no LiteRT model")
+        raise BundleError(f"it is no LiteRT model ({len(model)} bytes)")
     try:
         _check(schema, schema.Model.GetRootAs(model, 0))
     except (struct.error, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -95,7 +84,7 @@ def _check(schema: Any, model: Any) -> None:
     known = constant | set(inputs)  # tensors that have a value when the next operation runs
     operations = [_operation(schema, model.OperatorCodes(i)) for i in range(model.OperatorCodesLength())]
     for i in range(graph.OperatorsLength()):
-        known.add(_check_operation(schema, graph.Operators(i), operations, known, n, i))
+        known.add(_check_operation(graph.Operators(i), operations, known, n, i))
     outputs = set(_indices(graph.OutputsAsNumpy(), n))
     _need(outputs <= known - constant, "promises an output that nothing computes")
     _need(model.SignatureDefsLength() == 1, "must have one signature")
@@ -124,20 +113,21 @@ def _check_tensor(tensor: Any, i: int, kinds: dict[int, int], lengths: list[int]
     return size, lengths[place] > 0
 
 
-def _operation(schema: Any, code: Any) -> str:
+def _operation(schema: Any, code: Any) -> tuple[str, set[int]]:
+    """Give an operation's name, and the kinds of options that it may have."""
     number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-    name = next((name for name in _OPERATIONS if getattr(schema.BuiltinOperator, name) == number), "")
-    _need(name != "" and not code.CustomCode(), f"contains operation {number}, which no network of cxrlib has")
-    return name
+    name = next((name for name in _INPUTS if getattr(schema.BuiltinOperator, name) == number), "")
+    _need(name != "" and not code.CustomCode(), f"contains operation {number}, which is not plain arithmetic")
+    options = _OPTIONS.get(name, name.title().replace("_", "") + "Options")
+    return name, {0, getattr(schema.BuiltinOptions, options, 0)}
 
 
-def _check_operation(schema: Any, operator: Any, operations: list[str], known: set[int], n: int, i: int) -> int:
+def _check_operation(operator: Any, operations: list[tuple[str, set[int]]], known: set[int], n: int, i: int) -> int:
     """Give the tensor that it computes."""
     _need(0 <= operator.OpcodeIndex() < len(operations), f"has no name for operation {i}")
-    name = operations[operator.OpcodeIndex()]
-    options, fewest, most = _OPERATIONS[name]
-    allowed = {0, getattr(schema.BuiltinOptions, options)} if options else {0}
-    _need(operator.BuiltinOptionsType() in allowed, f"has a {name} with the options of another operation")
+    name, options = operations[operator.OpcodeIndex()]
+    fewest, most = _INPUTS[name]
+    _need(operator.BuiltinOptionsType() in options, f"has a {name} with the options of another operation")
     others = operator.CustomOptionsLength() or operator.MutatingVariableInputsLength() or operator.BuiltinOptions2Type() or operator.IntermediatesLength()
     _need(not others, f"has a {name} with parts that are not used here")
     _need(fewest <= operator.InputsLength() <= most and operator.OutputsLength() == 1, f"has a {name} with a wrong number of inputs or outputs")

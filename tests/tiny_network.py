@@ -100,7 +100,8 @@ def pack(model: Any) -> bytes:
 
 
 def files(seed: int = 0, extra: Mapping[str, bytes] | None = None, **changes: Any) -> dict[str, bytes]:
-    """A whole bundle by file name; `extra` replaces or adds files, `changes` replaces fields of its config, and all hashes are right."""
+    """A whole bundle by file name; `extra` replaces or adds files (a network too, whatever the probe says), `changes` replaces fields of its config, and all
+    hashes are right."""
     from cxrlib import bundle
     from cxrlib.config import BundleConfig, OperatingPoint, TrainConfig, to_dict
     from cxrlib.runtime import Runtime
