@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,7 +104,9 @@ def build_model(
     x = Equalise(name="equalise", dtype="float32")(films)
     x = keras.layers.Rescaling(*spec.scaling, name="to_backbone")(x)
     x = keras.layers.Concatenate(name="to_rgb")([x, x, x])  # (n, s, s, 3)
-    body = getattr(keras.applications, spec.application)(input_tensor=x, include_top=False, weights=weights)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # ImageNet weights serve every size
+        body = getattr(keras.applications, spec.application)(input_tensor=x, input_shape=(image_size, image_size, 3), include_top=False, weights=weights)
     body = _fold_batch_normalisation(body)
     body.trainable = False
     x = keras.layers.GlobalAveragePooling2D(name="pool")(body.output)  # (n, c)

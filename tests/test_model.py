@@ -1,0 +1,177 @@
+"""The network: what it computes, what its formats compute, what its augmentation does."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras", reason="needs the [train] extra")
+
+from cxrlib import model as networks  # noqa: E402
+from cxrlib.config import AugmentConfig  # noqa: E402
+from cxrlib.model import Augment, Equalise, build_model, export_litert, serving_graph, set_trainable  # noqa: E402
+from cxrlib.phantom import draw  # noqa: E402
+from cxrlib.runtime import Runtime  # noqa: E402
+
+STILL = AugmentConfig(**{f.name: 0.0 if f.name != "flip" else False for f in dataclasses.fields(AugmentConfig)})
+
+
+def films(n=3, size=64):
+    return np.stack([draw(seed, size=size, opacity=bool(seed % 2)) for seed in range(n)]).astype("float32")[..., None] / 255
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A random network through which signals neither die nor explode: without batch normalisation that takes He's scaling."""
+    model = build_model(weights=None, image_size=64, seed=3)
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        values = layer.get_weights()
+        if values and values[0].ndim > 1:
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+            fan_in = np.prod(values[0].shape[:2]) if depthwise else np.prod(values[0].shape[:-1])
+            layer.set_weights([random.normal(0, (2 / fan_in) ** 0.5, values[0].shape), random.normal(0, 0.1, values[1].shape)] if len(values) > 1 else values)
+    return model
+
+
+def test_shapes_and_activations():
+    two, three = build_model(weights=None, image_size=64), build_model(["A", "B", "C"], weights=None, image_size=64)
+    assert (two.input_shape, two.output_shape) == ((None, 64, 64, 1), (None, 1))
+    assert three.output_shape == (None, 3)
+    assert np.allclose(three.predict_on_batch(films()).sum(1), 1, atol=1e-6)
+    assert not any(layer.trainable for layer in two.layers if layer.weights and layer.name not in ("hidden", "probability"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "vgg"}, "backbone must be one of mobilenet_v2, .*Received: backbone='vgg'"),
+        ({"image_size": 16}, r"image_size must lie in \[32, 2048\]"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
+        ({"labels": ["one"]}, "labels must be two or more"),
+    ],
+)
+def test_mistakes_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(**options, weights=None)
+    with pytest.raises(ValueError, match="no layer to fine-tune from of that name"):
+        set_trainable(build_model(weights=None, image_size=32), "nowhere")
+
+
+def test_merging_batch_normalisation_changes_nothing():
+    body = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(96, 96, 3))
+    random = np.random.default_rng(1)
+    for layer in body.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([np.abs(w + random.normal(0, 0.2, w.shape)).astype(w.dtype) + 0.05 for w in layer.get_weights()])
+    merged = networks._fold_batch_normalisation(body)
+    x = random.normal(size=(2, 96, 96, 3)).astype("float32")
+    expected, found = (np.asarray(m.predict_on_batch(x)) for m in (body, merged))
+    assert expected.std() > 0.1
+    assert np.abs(expected - found).max() < 1e-4
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in merged.layers)
+
+
+def test_a_film_is_the_same_at_any_exposure(net):
+    x = films()
+    brighter = (0.2 + 0.6 * x ** np.float32(1.3)).astype("float32")
+    plain, changed = (np.asarray(Equalise()(v)) for v in (x, brighter))
+    assert np.abs(plain - changed).mean() < 0.02
+    assert np.abs(net.predict_on_batch(x) - net.predict_on_batch(brighter)).max() < 0.02
+
+
+def test_equalising_blank_and_two_valued_films_stays_finite():
+    x = np.stack([np.zeros((64, 64, 1)), np.ones((64, 64, 1)), np.arange(4096).reshape(64, 64, 1) % 2]).astype("float32")
+    assert np.isfinite(np.asarray(Equalise()(x))).all()
+
+
+def test_three_formats_agree(net, tmp_path):
+    x = films(4)
+    expected = np.asarray(net.predict_on_batch(x))
+    assert expected.std() > 1e-4
+    net.save(tmp_path / "m.keras")
+    export_litert(net, tmp_path / "m.tflite")
+    from cxrlib.bundle import _save_h5
+
+    _save_h5(net, tmp_path / "m.h5")
+    for name in ("m.keras", "m.h5"):
+        assert np.abs(keras.models.load_model(tmp_path / name, compile=False).predict_on_batch(x) - expected).max() < 1e-6
+    output = Runtime(tmp_path / "m.tflite").run(x)
+    assert np.abs(output.probabilities[:, 1:] - expected).max() < 1e-4
+    assert np.allclose(output.probabilities.sum(1), 1, atol=1e-6)
+
+
+def test_evidence_is_the_gradient_of_the_logit(net):
+    """Moving the feature map along one cell changes the logit as the evidence says, as far as the head's units stay on."""
+    graph = serving_graph(net)
+    features = keras.Model(net.input, net.get_layer("pool").input)
+    x = films(1)
+    fmap = np.asarray(features.predict_on_batch(x))  # (1, 2, 2, c)
+    evidence = np.asarray(graph.predict_on_batch(x)["evidence"])[0, ..., 1]
+
+    def logit(maps):
+        pooled = maps.mean((1, 2))
+        (inner, inner_bias), (outer, outer_bias) = (net.get_layer(name).get_weights() for name in ("hidden", "probability"))
+        return float((np.maximum(pooled @ inner + inner_bias, 0) @ outer + outer_bias)[0, 0])
+
+    for row, column in ((0, 0), (1, 0)):
+        step = 1e-3
+        moved = fmap.copy()
+        moved[:, row, column] *= 1 + step
+        slope = (logit(moved) - logit(fmap)) / step * fmap.shape[1] * fmap.shape[2]
+        assert slope == pytest.approx(evidence[row, column], rel=0.02, abs=1e-3)
+
+
+def test_embedding_holds_the_means_of_several_depths(net):
+    embedding = np.asarray(serving_graph(net).predict_on_batch(films(2))["embedding"])
+    assert embedding.shape == (2, 144 + 192 + 576 + 1280)
+    deepest = np.asarray(keras.Model(net.input, net.get_layer("pool").output).predict_on_batch(films(2)))
+    assert np.abs(embedding[:, -1280:] - deepest).max() < 1e-4
+
+
+def test_only_what_lies_behind_a_layer_is_trained():
+    net = build_model(weights=None, image_size=32)
+    set_trainable(net, "block_15_expand")
+    moved = {v.path.split("/")[0] for v in net.trainable_variables}
+    assert "block_15_expand" in moved
+    assert "block_14_expand" not in moved
+
+
+def test_augmentation_rests_outside_training_and_when_told_nothing():
+    x = films()
+    assert np.array_equal(np.asarray(Augment(AugmentConfig())(x)), x)
+    assert np.abs(np.asarray(Augment(STILL)(x, training=True)) - np.clip(x, 1e-4, 1)).max() < 2e-3
+
+
+def test_an_augmentation_can_be_replayed():
+    x, layer = films(), Augment(AugmentConfig(), seed=5)
+    drawn = layer.draw(len(x), x.shape[1])
+    once, twice = (np.asarray(layer.apply(x, drawn)) for _ in range(2))
+    assert np.array_equal(once, twice)
+    assert np.abs(once - x).mean() > 0.01
+    assert once.min() >= 0
+    assert once.max() <= 1
+    again = Augment.from_config(layer.get_config())
+    assert np.array_equal(np.asarray(again(x, training=True)), np.asarray(Augment(AugmentConfig(), seed=5)(x, training=True)))
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(AugmentConfig)])
+def test_every_augmentation_does_something_plausible(name):
+    value = {"flip": True, "rotation": 15.0, "coarse": 1.0, "strip_rate": 1.0, "marker_rate": 1.0, "jpeg": 1.0, "strip": 0.2}.get(name, 0.3)
+    partner = {"strip": {"strip_rate": 1.0}, "strip_rate": {"strip": 0.2}}.get(name, {})
+    layer = Augment(dataclasses.replace(STILL, **{name: value}, **partner), seed=2)
+    x = films(8)
+    changed = np.asarray(layer(x, training=True))
+    assert 1e-4 < np.abs(changed - x).mean() < 0.35
+    if name == "flip":
+        whole = [min(np.abs(c - f).max(), np.abs(c - f[:, ::-1]).max()) for c, f in zip(changed, x, strict=True)]
+        assert max(whole) < 2e-3
+
+
+def test_other_backends_say_what_the_export_needs(monkeypatch, tmp_path):
+    monkeypatch.setattr(networks.keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(networks.sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="the conversion to LiteRT needs TensorFlow"):
+        export_litert(build_model(weights=None, image_size=32), tmp_path / "m.tflite")
+    assert os.listdir(tmp_path) == []

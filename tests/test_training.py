@@ -1,0 +1,220 @@
+"""Training: the draw of an epoch, both phases, resume, and what a finished run leaves. Networks are tiny and random: real figures are measured elsewhere."""
+
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras", reason="needs the [train] extra")
+
+from cxrlib import Predictor, TrainConfig, bundle, fitting, phantom, train, training  # noqa: E402
+from cxrlib.data import Dataset, scan  # noqa: E402
+
+TINY = TrainConfig(image_size=32, epochs=2, views=1, head_epochs=2, hidden=8, batch_size=8, fine_tune_from="block_15_expand", average=2, validation=0.25)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXRLIB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> Path:
+    return phantom.write(tmp_path_factory.mktemp("films") / "phantoms", n=16, seed=3, size=64)
+
+
+def dataset(counts: dict[tuple[str, int], int]) -> Dataset:
+    rows = [stratum for stratum, n in counts.items() for _ in range(n)]
+    n = len(rows)
+    return Dataset(tuple(map(str, range(n))), np.array([t for _, t in rows]), ("NORMAL", "PNEUMONIA"), (None,) * n, tuple(s for s, _ in rows), (None,) * n)
+
+
+def strata(data: Dataset, chosen: np.ndarray, weights: np.ndarray) -> Counter:
+    total: Counter = Counter()
+    for i, w in zip(chosen.tolist(), weights.tolist(), strict=True):
+        total[data.sources[i], int(data.targets[i])] += w
+    return total
+
+
+@pytest.mark.parametrize("balance", ["sample", "weights"])
+def test_classes_count_alike_within_a_source_and_sources_by_their_power(balance):
+    data = dataset({("big", 0): 200, ("big", 1): 600, ("small", 0): 30, ("small", 1): 20})
+    chosen, weights = fitting.draw(data, TrainConfig(balance=balance, source_power=0.5), len(data), 1)
+    parts = strata(data, chosen, weights)
+    assert parts["big", 0] == pytest.approx(parts["big", 1], abs=2)
+    assert parts["small", 0] == pytest.approx(parts["small", 1], abs=2)
+    assert (parts["big", 0] + parts["big", 1]) / (parts["small", 0] + parts["small", 1]) == pytest.approx(4.0, rel=0.05)  # (800 / 50) ** 0.5
+    assert weights.mean() == pytest.approx(1, abs=0.01)
+
+
+def test_a_draw_repeats_no_film_more_than_it_must_and_can_be_replayed():
+    data = dataset({("a", 0): 50, ("a", 1): 150})
+    chosen, _ = fitting.draw(data, TrainConfig(), 200, 7)
+    times = Counter(chosen.tolist())
+    assert {times[i] for i in range(50)} == {2}
+    assert {times[i] for i in range(50, 200)} == {0, 1}
+    assert np.array_equal(chosen, fitting.draw(data, TrainConfig(), 200, 7)[0])
+    assert not np.array_equal(chosen, fitting.draw(data, TrainConfig(), 200, 8)[0])
+    plain, ones = fitting.draw(data, TrainConfig(balance="none", source_power=1.0), 200, 1)
+    assert sorted(plain.tolist()) == list(range(200))
+    assert set(ones.tolist()) == {1.0}
+
+
+@pytest.mark.slow
+def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, tmp_path):
+    run = train(films, output=tmp_path / "runs" / "first", config=TINY, init=None, formats=("keras", "h5"), progress=False)
+    assert {"config.json", "model.tflite", "model.keras", "model.h5", "report.json", "README.md", "figures", "run"} == set(os.listdir(run.bundle))
+    assert os.listdir(run.bundle.parent) == ["first"]
+    config = bundle.load(run.bundle).config
+    assert config.training == TINY
+    assert config.sources[0].train["NORMAL"] + config.sources[0].validation["NORMAL"] == 16
+    assert run.report.n == sum(config.sources[0].validation.values()) == run.report.confusion_matrix.sum() + run.report.n_refused
+    assert set(config.operating_points) == {"screening", "balanced"}
+    assert all(len(values) == 2 for values in run.history.values())
+    with (run.bundle / "run" / "split.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert Counter(row["split"] for row in rows)["val"] == run.report.n
+    assert 0 <= run.predictor(phantom.draw(1)).probabilities.get("PNEUMONIA", 0) <= 1 or not run.predictor(phantom.draw(1)).accepted
+
+    # three formats, one answer
+    x = (np.stack([phantom.draw(i, size=32) for i in range(4)]) / 255).astype("float32")[..., None]
+    expected = bundle.load(run.bundle).runtime.run(x).probabilities[:, 1]
+    for name in ("model.keras", "model.h5"):
+        found = np.asarray(keras.models.load_model(run.bundle / name, compile=False).predict_on_batch(x))[:, 0]
+        assert np.abs(found - expected).max() < 1e-4
+
+    before = (run.bundle / "config.json").stat().st_mtime_ns
+    again = train(films, output=run.bundle, config=TINY, init=None, formats=("keras", "h5"), progress=False)
+    assert again.history == run.history
+    assert (run.bundle / "config.json").stat().st_mtime_ns == before
+    with pytest.raises(FileExistsError, match="comes from other data or another recipe: choose another output folder"):
+        train(films, output=run.bundle, config=dataclasses.replace(TINY, seed=1), init=None, progress=False)
+
+    # fine-tuning starts from the bundle's weights
+    tuned = train(films, output=tmp_path / "tuned", config=dataclasses.replace(TINY, epochs=0, learning_rate=1e-8), init=run.bundle, progress=False)
+    a, b = (keras.models.load_model(r.bundle / "model.keras", compile=False) for r in (run, tuned))
+    assert all(np.array_equal(v, w) for v, w in zip(a.get_layer("Conv_1").get_weights(), b.get_layer("Conv_1").get_weights(), strict=True))
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(films, tmp_path, monkeypatch, capsys):
+    whole = train(films, output=tmp_path / "whole", config=TINY, init=None, progress=False)
+    write, calls = fitting._write, []
+
+    def stop_after_the_first_epoch(path, state):
+        write(path, state)
+        calls.append(state["epoch"])
+        if state["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "_write", stop_after_the_first_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train(films, output=tmp_path / "broken", config=TINY, init=None, progress=False)
+    monkeypatch.setattr(fitting, "_write", write)
+    assert not (tmp_path / "broken").exists()
+    with pytest.raises(FileExistsError, match="holds an unfinished run of other data or another recipe"):
+        train(films, output=tmp_path / "broken", config=dataclasses.replace(TINY, seed=9), init=None, progress=False)
+    resumed = train(films, output=tmp_path / "broken", config=TINY, init=None)
+    assert "goes on after epoch 1" in capsys.readouterr().err
+    assert resumed.history["loss"] == pytest.approx(whole.history["loss"], rel=1e-3)
+    assert resumed.history["val_auroc"] == pytest.approx(whole.history["val_auroc"], abs=0.05)
+    assert not (tmp_path / "broken.partial").exists()
+
+
+def test_two_runs_into_one_output_do_not_mix(films, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    work = tmp_path / "run.partial"
+    work.mkdir()
+    with (work / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError, match="another process is training into"):
+            train(films, output=tmp_path / "run", config=TINY, init=None, progress=False)
+
+
+@pytest.mark.slow
+def test_three_classes(tmp_path):
+    for i, label in enumerate(("NORMAL", "BACTERIAL", "VIRAL")):
+        phantom.write(tmp_path / "films" / label, n=6, seed=100 * i, size=48)
+        for film in (tmp_path / "films" / label).glob("*/*"):
+            film.rename(tmp_path / "films" / label / f"{film.parent.name}-{film.name}")
+        for folder in (tmp_path / "films" / label).iterdir():
+            if folder.is_dir():
+                folder.rmdir()
+    run = train(tmp_path / "films", output=tmp_path / "run", config=TINY, init=None, progress=False)
+    assert run.report.confusion_matrix.shape == (3, 3)
+    prediction = Predictor(run.bundle, gate=False)(phantom.draw(0))
+    assert prediction.threshold is None
+    assert prediction.probability == max(prediction.probabilities.values())
+
+
+def test_mistakes_are_named(films, tmp_path):
+    with pytest.raises(ValueError, match="leaks must be 'error', 'drop' or 'allow'. Received: leaks='ignore'"):
+        train(films, output=tmp_path / "x", leaks="ignore")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train(tmp_path / "nowhere", output=tmp_path / "x", progress=False)
+    with pytest.raises(ValueError, match="backbone must be one of"):
+        train(films, output=tmp_path / "x", config=dataclasses.replace(TINY, backbone="alexnet"), init=None, progress=False)
+
+
+def test_leaks_stop_a_training_and_can_be_dropped(films, tmp_path):
+    data = tmp_path / "data"
+    for split, seed in (("train", 3), ("val", 50)):
+        phantom.write(data / split, n=8, seed=seed, size=64)
+    leaked = next((data / "train" / "NORMAL").iterdir())
+    (data / "val" / "NORMAL" / "copy.png").write_bytes(leaked.read_bytes())
+    with pytest.raises(ValueError, match=r"the data leak between their splits:(.|\n)*copy\.png(.|\n)*--drop-duplicates"):
+        train(data, output=tmp_path / "x", config=TINY, init=None, progress=False)
+    kept, _ = training._prepare(data, "drop", None, TINY, False)
+    assert len(kept) == len(scan(data)) - 1
+
+
+def test_sources_with_one_class_each_are_refused(tmp_path):
+    side = fitting.Side(np.zeros((4, 32, 32), np.uint8), np.arange(4), dataset({("a", 0): 2, ("b", 1): 2}))
+    with pytest.raises(ValueError, match="a class that comes from one hospital alone teaches the hospital"):
+        fitting.validate(keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]), side)
+
+
+STEPS = """
+import json, sys
+import numpy as np
+import keras
+from cxrlib import fitting, phantom
+from cxrlib.config import AugmentConfig, TrainConfig
+from cxrlib.data import Dataset
+from cxrlib.model import build_model, set_trainable
+import dataclasses
+still = AugmentConfig(**{f.name: (False if f.name == "flip" else 0.0) for f in dataclasses.fields(AugmentConfig)})
+config = TrainConfig(image_size=32, epochs=1, batch_size=8, hidden=8, dropout=0.0, augment=still)
+n = 24
+films = Dataset(tuple(map(str, range(n))), np.arange(n) % 2, ("NORMAL", "PNEUMONIA"), (None,) * n, ("home",) * n, (None,) * n)
+pixels = np.stack([phantom.draw(i, opacity=bool(i % 2), size=32) for i in range(n)])
+net = build_model(weights=None, image_size=32, hidden=8, dropout=0.0)
+random = np.random.default_rng(0)
+net.set_weights([random.normal(0, (2 / max(1, np.prod(w.shape[:-1]))) ** 0.5 if w.ndim > 1 else 0.05, w.shape).astype("float32") for w in net.get_weights()])
+trainer = fitting._trainer(net, config)
+set_trainable(net, "block_15_expand")
+fitting._compile(trainer, config, 3)
+batches = fitting._Batches(fitting.Side(pixels, np.arange(n), films), config, 3, 1)
+print(json.dumps([float(trainer.train_on_batch(*batches[i])) for i in range(3)]))
+"""
+
+
+@pytest.mark.slow
+def test_backends_train_alike():
+    pytest.importorskip("jax", reason="needs JAX")
+    losses = {}
+    for backend in ("tensorflow", "jax"):
+        done = subprocess.run(
+            [sys.executable, "-c", STEPS], env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        losses[backend] = json.loads(done.stdout.splitlines()[-1])
+    assert np.isfinite(losses["jax"]).all()
+    assert losses["jax"] == pytest.approx(losses["tensorflow"], rel=1e-3)
