@@ -32,6 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from cxrlib import images
 from cxrlib.data import Dataset
 from cxrlib.progress import Progress
+from cxrlib.remote import cache_folder
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -205,19 +206,6 @@ def fingerprint(dataset: Dataset, decoded: Decoded) -> str:
     """
     lines = sorted(f"{facts.digest}\t{dataset.labels[target]}" for facts, target in zip(decoded.facts, dataset.targets.tolist(), strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def cache_folder(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Say where the cache lies.
-
-    Args:
-        folder: A folder of the user's choice; `None` for `$CXRLIB_CACHE`, else `cxrlib` in `$XDG_CACHE_HOME` or `~/.cache`.
-
-    Returns:
-        The folder, which may not exist yet.
-    """
-    chosen = folder or os.environ.get("CXRLIB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cxrlib")
-    return Path(os.path.abspath(os.path.expanduser(chosen)))
 
 
 def clean(folder: str | os.PathLike[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cxrlib import images
+from cxrlib import images, remote
 from cxrlib.config import DEFAULT_LABELS, check_labels
 
 Data: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
@@ -137,6 +137,7 @@ class _Row:
 def scan(data: Data, *, labels: Sequence[str] | None = None, patient_pattern: str | None = None, split: str | None = None) -> Dataset:
     """List the films of folders and manifests, with their labels, patients, sources and splits.
 
+    Data are folders, manifests, and data sets of the Hugging Face Hub as `hf://datasets/user/name`, which are downloaded (see `remote.fetch`).
     A folder holds one folder per class, or `train`, `val` and `test` folders that hold those; folders named `normal` and `pneumonia` in any case mean the
     same. A manifest is a CSV file with the columns `path` (absolute or below the manifest's folder) and `label`, and perhaps `patient`, `source`, `split`
     and others, which are kept. A source is named after its folder or manifest, or, where that is called `train`, `val` or `test`, after the folder above.
@@ -145,7 +146,7 @@ def scan(data: Data, *, labels: Sequence[str] | None = None, patient_pattern: st
     first two kinds only mean something within their source, so they are prefixed with its name.
 
     Args:
-        data: A folder, a CSV manifest, or a list of them.
+        data: A folder, a CSV manifest, the address of a data set on the Hub, or a list of them.
         labels: Class names in the order of the model's outputs; `None` for those found, the healthy class first.
         patient_pattern: Regular expression that finds the patient in a film's path below its source's folder: its first group, or the whole match.
         split: Keep only this split.
@@ -173,11 +174,17 @@ def scan(data: Data, *, labels: Sequence[str] | None = None, patient_pattern: st
     taken: dict[str, Path] = {}
     rows: list[_Row] = []
     for place in places:
-        path = Path(os.path.abspath(place))
+        if isinstance(place, str) and place.startswith(remote.PREFIX):
+            path, stem = remote.fetch(place)
+            source = _name_source(stem, path, taken)
+        else:
+            path = Path(os.path.abspath(place))
+            root = path.parent if path.stem.casefold() in SPLITS else path  # train and test side by side are one source
+            source = _name_source(root.stem if root.suffix == ".csv" else root.name, root, taken)
         if path.is_dir():
-            rows += _scan_folder(path, _name_source(path, taken), known, pattern)
+            rows += _scan_folder(path, source, known, pattern)
         elif path.is_file():
-            rows += _scan_manifest(path, _name_source(path, taken), pattern)
+            rows += _scan_manifest(path, source, pattern)
         else:
             raise FileNotFoundError(f"there is no folder or manifest {str(place)!r}")
     if pattern and all(row.patient is None for row in rows):
@@ -197,48 +204,40 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
         raise ValueError(f"patient_pattern must be a regular expression: {error}. Received: patient_pattern={pattern!r}") from None
 
 
-def _name_source(path: Path, taken: dict[str, Path]) -> str:
-    """Name a source after its folder or manifest; folders `train` and `test` side by side are one source, named after the folder above."""
-    root = path.parent if path.stem.casefold() in SPLITS else path
-    stem = (root.stem if root.is_file() else root.name) or "data"
-    names = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
+def _name_source(stem: str, root: Path, taken: dict[str, Path]) -> str:
+    """A name that no other source has."""
+    names = itertools.chain([stem or "data"], (f"{stem}-{i}" for i in itertools.count(2)))
     return next(name for name in names if taken.setdefault(name, root) == root)
 
 
 def _scan_folder(folder: Path, source: str, labels: tuple[str, ...] | None, pattern: re.Pattern[str] | None) -> list[_Row]:
-    files = [PurePosixPath(file.relative_to(folder).as_posix()) for file in images.find(folder)]
+    root = os.path.join(folder, "")
+    files = [(path := str(file), path[len(root) :].split(os.sep)) for file in images.find(folder)]  # paths, and their parts below the folder
     if not files:
         raise ValueError(f"{folder} has no images: looked for {', '.join(sorted(images.EXTENSIONS))} in it and in the folders below")
-    tops = sorted({p.parts[0] for p in files if len(p.parts) > 1})
-    below = {p.parts[1].casefold() for p in files if len(p.parts) > 2}
+    tops = sorted({parts[0] for _, parts in files if len(parts) > 1})
+    below = {parts[1].casefold() for _, parts in files if len(parts) > 2}
     named = {name.casefold() for name in labels or ()} | set(_DEFAULTS)
     has_splits = any(top.casefold() in SPLITS for top in tops)
     if not has_splits and len(tops) == 1 and below & set(SPLITS):
         return _scan_folder(folder / tops[0], source, labels, pattern)
     if has_splits:  # the Kaggle archive holds itself once more in a folder of its own name
-        files = [p for p in files if p.parts[0] != folder.name]
+        files = [(path, parts) for path, parts in files if parts[0] != folder.name]
     elif len(tops) > 1 and below & (named | set(SPLITS)) and not {top.casefold() for top in tops} & named:
-        raise ValueError(f"{folder} holds several data sets; give them as a list: {[str(folder / top) for top in tops]}")
+        raise ValueError(f"{folder} holds several data sets; give them as a list: {[root + top for top in tops]}")
     depth = 1 if has_splits else 0
-    loose = [p for p in files if len(p.parts) < depth + 2 or (has_splits and p.parts[0].casefold() not in SPLITS)]
+    loose = ["/".join(parts) for _, parts in files if len(parts) < depth + 2 or (has_splits and parts[0].casefold() not in SPLITS)]
     if loose:
         wanted = "train, val or test folders with class folders in them" if has_splits else "class folders such as NORMAL and PNEUMONIA"
-        raise ValueError(f"{folder} has {_films(len(loose))} without a label, outside {wanted}: {_some(map(str, loose))}")
+        raise ValueError(f"{folder} has {_films(len(loose))} without a label, outside {wanted}: {_some(loose)}")
     own = SPLITS.get(folder.name.casefold())
-    prefix = f"{folder.name}/" if own else ""
-    return [
-        _Row(
-            path=str(folder / p),
-            name=f"{prefix}{p}",
-            label=p.parts[depth],
-            patient=_patient(f"{prefix}{p}", source, pattern),
-            source=source,
-            split=SPLITS[p.parts[0].casefold()] if has_splits else own,
-            where=str(folder / p),
-            extra={},
-        )
-        for p in files
-    ]
+    prefix = [folder.name] if own else []
+    rows = []
+    for path, parts in files:
+        name = "/".join(prefix + parts)
+        split = SPLITS[parts[0].casefold()] if has_splits else own
+        rows.append(_Row(path, name, parts[depth], _patient(name, source, pattern), source, split, where=path, extra={}))
+    return rows
 
 
 def _scan_manifest(file: Path, source: str, pattern: re.Pattern[str] | None) -> list[_Row]:

@@ -22,8 +22,9 @@ import pytest
 from PIL import Image
 
 from cxrlib import cache, data, images
-from cxrlib.cache import cache_folder, clean, decode, fingerprint, open_cache
+from cxrlib.cache import clean, decode, fingerprint, open_cache
 from cxrlib.data import Dataset
+from cxrlib.remote import cache_folder
 
 ROOT = Path(__file__).parents[1]
 SIZE = 32
