@@ -79,6 +79,17 @@ class Films:
 
     Behaves as a read-only ndarray of shape (n, size, size), uint8, that is indexed along its first axis: by a number (a view), or by a slice, positions or
     a mask (a copy). Safe from many threads at once.
+
+    Args:
+        shards: ndarrays of shape (rows, size, size), uint8, memory-mapped.
+        shard: ndarray of shape (n,), int64: in which of them each film lies; -1 for one that cannot be read.
+        row: ndarray of shape (n,), int64: its row there.
+        size: Side of the films in pixels.
+
+    Example:
+        >>> films = Films([np.zeros((3, 8, 8), np.uint8)], np.array([0, 0]), np.array([2, 1]), 8)
+        >>> films.shape, films[[1, 0, 1]].shape
+        ((2, 8, 8), (3, 8, 8))
     """
 
     dtype = np.dtype(np.uint8)

@@ -460,5 +460,48 @@ def test_three_real_sources() -> None:
     assert len({p for p, s in zip(found.patients, found.sources, strict=True) if s == "nih"}) == 341
 
 
+# --- the documentation's scripts for the big collections ---
+
+
+def run_script(title: str) -> None:
+    """Run the Python block of a section of the documentation, in this folder."""
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "get-the-data.md").read_text(encoding="utf-8")
+    exec(page.split(f"\n## {title}")[1].split("```python\n")[1].split("```")[0], {})
+
+
+def test_the_script_for_chestxray14(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(plant(tmp_path, *(f"nih/images/{name}.png" for name in ("00000001_000", "00000001_001", "00000002_000", "00000003_000"))))
+    (tmp_path / "nih" / "Data_Entry_2017_v2020.csv").write_text(
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
+        "00000001_000.png,No Finding,0,1,57,M,PA\n"
+        "00000001_001.png,Infiltration|Pneumonia,1,1,58,M,AP\n"
+        "00000002_000.png,Mass,0,2,80,F,PA\n"
+        "00000003_000.png,No Finding,0,3,8,F,PA\n"
+        "00000004_000.png,Pneumonia,0,4,8,F,PA\n"
+    )
+    run_script("ChestX-ray14")
+    found = scan("nih/nih.csv")
+    assert [Path(path).name for path in found.paths] == ["00000001_000.png", "00000001_001.png", "00000003_000.png"]
+    assert found.targets.tolist() == [0, 1, 0]
+    assert found.patients == ("00000001", "00000001", "00000003")
+    assert found.sources == ("nih",) * 3
+    assert found.columns == {"age": ("57", "58", "8"), "view": ("PA", "AP", "PA")}
+
+
+def test_the_script_for_rsna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [f"0004cfab-14fd-4e49-80ba-63a80b6bddd{i}" for i in range(3)]
+    monkeypatch.chdir(plant(tmp_path, "rsna/x.png"))
+    (tmp_path / "rsna" / "stage_2_train_images").mkdir()
+    for film in ids:
+        (tmp_path / "rsna" / "stage_2_train_images" / f"{film}.dcm").touch()
+    rows = [(ids[0], "No Lung Opacity / Not Normal"), (ids[1], "Lung Opacity"), (ids[1], "Lung Opacity"), (ids[2], "Normal")]
+    (tmp_path / "rsna" / "stage_2_detailed_class_info.csv").write_text("patientId,class\n" + "".join(f"{film},{label}\n" for film, label in rows))
+    run_script("RSNA")
+    found = scan("rsna/rsna.csv")
+    assert [Path(path).stem for path in found.paths] == ids[1:]
+    assert found.targets.tolist() == [1, 0]
+    assert found.patients == tuple(ids[1:])
+
+
 def test_patterns_are_documented_by_name() -> None:
     assert all(name and pattern.startswith("(?:^|/)") for name, pattern in data.PATIENT_PATTERNS.items())
