@@ -85,15 +85,15 @@ class AugmentConfig:
     flip: bool = True
     gamma: float = 0.5
     window: float = 0.12
-    field: float = 0.25
+    field: float = 0.15
     sharpen: float = 0.7
     blur: float = 1.0
     coarse: float = 0.2
-    noise_std: float = 0.04
-    jpeg: float = 0.5
+    noise_std: float = 0.02
+    jpeg: float = 0.35
     strip: float = 0.15
-    strip_rate: float = 0.25
-    marker_rate: float = 0.4
+    strip_rate: float = 0.15
+    marker_rate: float = 0.25
 
     def __post_init__(self) -> None:
         _between(self, "rotation", 0, 180)
@@ -172,18 +172,18 @@ class TrainConfig:
     dropout: float = 0.3
     views: int = 2
     head_epochs: int = 15
-    epochs: int = 10
+    epochs: int = 8
     fine_tune_from: str | None = None
     batch_size: int = 32
-    learning_rate: float = 3e-4
+    learning_rate: float = 1.5e-4
     head_learning_rate: float = 1e-3
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
     average: int = 3
-    patience: int = 4
+    patience: int = 5
     validation: float = 0.15
     balance: str = "sample"
-    source_power: float = 0.5
+    source_power: float = 0.35
     precision: str = "auto"
     seed: int = 0
     augment: AugmentConfig = AugmentConfig()

@@ -82,7 +82,7 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
         net.load_weights(folder / _BEST)
         _write(folder / _STATE, state)
     history: History = state["history"]
-    while state["epoch"] < config.epochs and state["epoch"] - state["best_epoch"] < config.patience:
+    while state["epoch"] < config.epochs and _epochs_without_gain(history) < config.patience:
         start = time.monotonic()
         state["epoch"] += 1
         _reseed(trainer, config.seed, state["epoch"])
@@ -252,6 +252,11 @@ def _choose_weights(net: keras.Model, validation: Side, config: TrainConfig, fol
         net.set_weights(best)
     kept = "the mean of the last epochs" if score >= state["best"] else f"epoch {state['best_epoch']}"
     say(f"mean of the last {len(recent)} epochs: validation AUROC {score:.4f} ({_list(by_source)}); keeps {kept}")
+
+
+def _epochs_without_gain(history: History) -> int:
+    scores = history.get("val_auroc", [])
+    return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
 
 
 def _recent(epoch: int, config: TrainConfig) -> str:

@@ -1,0 +1,154 @@
+"""The bundle: all of it or nothing, and every check says which one failed."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tiny_network
+
+from cxrlib import bundle
+from cxrlib.config import BundleConfig, BundleError, OperatingPoint, from_dict
+from cxrlib.metrics import make_report
+
+
+@pytest.fixture
+def made(tmp_path):
+    return tiny_network.write(tmp_path / "made", tiny_network.files())
+
+
+def change(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def report():
+    p = np.array([0.1, 0.4, 0.3, 0.8, 0.9, 0.7])
+    return make_report(
+        [0, 0, 1, 1, 1, 0],
+        np.stack([1 - p, p], 1),
+        labels=["NORMAL", "PNEUMONIA"],
+        threshold=0.5,
+        names=[f"secret-{i}.png" for i in range(6)],
+        patients=[f"patient-{i}" for i in range(6)],
+    )
+
+
+def test_a_sound_bundle_loads_and_runs(made):
+    loaded = bundle.load(made)
+    assert loaded.report is None
+    output = loaded.runtime.run(bundle.probe_image(tiny_network.SIZE)[None])
+    assert output.probabilities[0].tolist() == pytest.approx(loaded.config.probe, abs=1e-6)
+
+
+def test_the_probe_image_never_changes():
+    pixels = np.round(bundle.probe_image(224) * 255).astype(np.uint8)
+    assert hashlib.sha256(pixels.tobytes()).hexdigest() == "900fec82703bc5cd1f622fe7913be886000ca0ec296e44a7282f0b41e3707b6b"
+    assert 0.1 < bundle.probe_image(224).std() < 0.4
+
+
+def test_an_altered_file_is_named(made):
+    data = bytearray((made / "model.tflite").read_bytes())
+    data[-1] ^= 1
+    (made / "model.tflite").write_bytes(data)
+    with pytest.raises(BundleError, match=r"model\.tflite was altered or damaged: its SHA-256 is not the one that config\.json lists"):
+        bundle.load(made)
+
+
+def test_a_missing_file_is_named(made):
+    (made / "README.md").unlink()
+    with pytest.raises(BundleError, match=r"is not complete: README\.md cannot be read"):
+        bundle.load(made)
+
+
+def test_another_network_fails_the_golden_probe(made):
+    other = tiny_network.pack(tiny_network.network(seed=1))
+    (made / "model.tflite").write_bytes(other)
+    files = json.loads((made / "config.json").read_text())["files"]
+    change(made, files={**files, "model.tflite": hashlib.sha256(other).hexdigest()})
+    with pytest.raises(BundleError, match=r"fails its golden probe: the probe image gives 0\.\d+, 0\.\d+, and must give 0\.\d+, 0\.\d+"):
+        bundle.load(made)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"schema": 99}, "has schema 99, this cxrlib reads schema 1: install a cxrlib that reads it"),
+        ({"image_size": 64}, "does not fit config.json: another image size or number of labels"),
+        ({"files": {}}, r"config.json lists no model.tflite"),
+        ({"temperature": "hot"}, "is no config of a cxrlib bundle: config.temperature must be float"),
+        ({"surprise": 1}, "unknown fields: surprise"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(made, fields, message):
+    change(made, **fields)
+    with pytest.raises(BundleError, match=message):
+        bundle.load(made)
+
+
+def test_what_is_no_bundle_is_said_to_be_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no bundle at"):
+        bundle.load(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match=r"is no cxrlib bundle: it has no config\.json"):
+        bundle.load(tmp_path)
+    with pytest.raises(BundleError, match="bytes, more than"):
+        bundle.read_config(b" " * (9 * 2**20))
+    with pytest.raises(BundleError, match="is no config of a cxrlib bundle"):
+        bundle.read_config(b"[" * 100_000)
+
+
+def test_an_update_changes_what_it_is_told_and_no_more(made):
+    before = bundle.load(made).config
+    points = {"screening": OperatingPoint(0.2, 0.99, 0.8)}
+    bundle.update(made, report=report(), temperature=2.0, operating_points=points, default_point="screening")
+    after = bundle.load(made)
+    assert after.config == dataclasses.replace(
+        before, temperature=2.0, operating_points=points, default_point="screening", files=after.config.files
+    )
+    assert after.config.files["model.tflite"] == before.files["model.tflite"]
+    assert after.report.auroc == report().auroc
+    assert {"report.json", "README.md"} < set(after.config.files)
+    assert "0.2" in (made / "README.md").read_text("utf-8")
+
+
+def test_no_film_and_no_patient_is_named_in_a_bundle(made):
+    bundle.update(made, report=report())
+    for path in made.rglob("*"):
+        if path.is_file():
+            assert b"secret-" not in path.read_bytes()
+            assert b"patient-" not in path.read_bytes()
+    assert not list(made.rglob("samples*"))
+
+
+def test_an_interrupted_update_leaves_the_old_bundle(made, monkeypatch):
+    before = (made / "config.json").read_bytes()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bundle, "_replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        bundle.update(made, temperature=3.0)
+    assert (made / "config.json").read_bytes() == before
+    assert os.listdir(made.parent) == ["made"]
+    bundle.load(made)
+
+
+def test_saving_never_overwrites_what_is_no_bundle(tmp_path):
+    pytest.importorskip("keras", reason="needs the [train] extra")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
+    config = from_dict(BundleConfig, json.loads(tiny_network.files()["config.json"]))
+    with pytest.raises(FileExistsError, match="exists and is no cxrlib bundle: choose another folder, nothing was written"):
+        bundle.save(tmp_path / "thesis", None, config)
+    with pytest.raises(ValueError, match="formats must be 'keras', 'h5' or both. Received: onnx"):
+        bundle.save(tmp_path / "new", None, config, formats=("onnx",))
+    assert sorted(os.listdir(tmp_path)) == ["thesis"]
+
+
+def test_a_moved_bundle_is_the_same_bundle(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
+    assert bundle.load(tmp_path / "copy").config == bundle.load(made).config
