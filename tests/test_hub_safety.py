@@ -468,3 +468,19 @@ def test_push_and_a_fresh_process_answers_the_same_to_the_last_bit(server: HubSe
         assert json.loads(done.stdout) == {"answers": expected, "revision": published.revision, "heavy": []}
     again = Predictor.from_hub(REPO, token="hf_mallory").push_to_hub(REPO, token="hf_mallory")
     assert again == published, "what was pulled is what was pushed"
+
+
+@pytest.mark.skipif(not (ROOT / "space" / "README.md").is_file(), reason="this checkout has no demo")
+def test_the_command_line_publishes_model_and_demo(server: HubServer, tmp_path: Path) -> None:
+    folder = tiny_network.write(tmp_path / "bundle", tiny_network.files())
+    env = {**os.environ, **environment(server, tmp_path / "home"), "PYTHONPATH": str(ROOT), "HF_TOKEN": "hf_mallory"}
+    command = [sys.executable, "-m", "cxrlib", "publish", str(folder), REPO, "--space", "mallory/demo"]
+    done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    commit = server.repos["model", REPO].tags["v1"]
+    demo = server.files("mallory/demo", kind="space")
+    assert demo["model.txt"].decode() == f"hf://{REPO}@{commit}\n"
+    assert {"app.py", "README.md", "requirements.txt"} <= set(demo)
+    assert f"- {REPO}\n" in demo["README.md"].decode()
+    assert commit in done.stdout
+    assert "mallory/demo" in done.stdout
