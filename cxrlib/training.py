@@ -25,6 +25,7 @@ from cxrlib.evaluation import evaluate
 from cxrlib.images import DECODER
 from cxrlib.metrics import Report, fit_temperature
 from cxrlib.predictor import Predictor, calibrate
+from cxrlib.runtime import Runtime
 
 if TYPE_CHECKING:
     import keras
@@ -201,8 +202,18 @@ def _calibrate(folder: Path, train_side: Side, validation: Side) -> None:
     if len(config.labels) == 2:
         changes["operating_points"] = operating_points.choose(truth, calibrate(raw, temperature)[:, 1], sources)
         changes["default_point"] = "screening"
-    changes["gate"] = gate.fit_bundle_gate(run, train_side, validation)
+    changes["gate"] = to_dict(_gate(loaded.runtime, train_side, validation, config.training.seed))
     bundle.update(folder, **changes)
+
+
+def _gate(runtime: Runtime, train_side: Side, validation: Side, seed: int) -> gate.GateConfig:
+    """Fit the gate on films of both sides, as many of each source as it can use."""
+    sources = np.array([*train_side.films.sources, *validation.films.sources])
+    index = np.concatenate([train_side.index, validation.index])
+    shuffled = np.random.default_rng(seed).permutation(len(index))
+    chosen = np.concatenate([shuffled[sources[shuffled] == source][: gate.PER_SOURCE] for source in np.unique(sources)])
+    pixels = train_side.pixels[index[chosen]]  # (n, s, s)
+    return gate.fit(pixels, sources=sources[chosen].tolist(), embed=lambda films: runtime.run(films).embedding, seed=seed)
 
 
 def _summaries(train_films: Dataset, validation: Dataset) -> tuple[SourceSummary, ...]:
