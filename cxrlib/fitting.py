@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from cxrlib.model import BACKBONES, Augment, set_trainable
 
 History = dict[str, list[float]]
 
-_LAST, _BEST, _STATE = "last.weights.h5", "best.weights.h5", "state.json"
+_HEAD, _LAST, _BEST, _STATE = "head.weights.h5", "last.weights.h5", "best.weights.h5", "state.json"
 _HEAD_EPOCH = 10_000  # the head's views draw films as epochs from this one on, so that they differ from those of fine-tuning
 
 
@@ -72,14 +73,15 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
         score, by_source = validate(net, validation)
         say(f"head on frozen features: loss {loss:.4f}, validation AUROC {score:.4f} ({_list(by_source)})")
         state = {"epoch": 0, "best": score, "best_epoch": 0, "history": {}}
-        _save(net, folder / _BEST)
+        _save(net, folder / _HEAD)
+        shutil.copyfile(folder / _HEAD, folder / _BEST)
     set_trainable(net, config.fine_tune_from or BACKBONES[config.backbone].fine_tune_from)
     _compile(trainer, config, steps)
     if state["epoch"]:
         trainer.load_weights(folder / _LAST)
         say(f"goes on after epoch {state['epoch']}")
     else:
-        net.load_weights(folder / _BEST)
+        net.load_weights(folder / _HEAD)
         _write(folder / _STATE, state)
     history: History = state["history"]
     while state["epoch"] < config.epochs and _epochs_without_gain(history) < config.patience:
@@ -98,9 +100,8 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
             _save(net, folder / _recent(state["epoch"], config))
         _save(trainer, folder / _LAST)  # weights and the optimiser's state
         _write(folder / _STATE, state)
-        say(
-            f"epoch {state['epoch']}/{config.epochs}: loss {values['loss']:.4f}, validation AUROC {score:.4f} ({_list(by_source)}), {history['seconds'][-1]:.0f} s"
-        )
+        took = history["seconds"][-1]
+        say(f"epoch {state['epoch']}/{config.epochs}: loss {values['loss']:.4f}, validation AUROC {score:.4f} ({_list(by_source)}), {took:.0f} s")
     _choose_weights(net, validation, config, folder, state, say)
     return history
 
@@ -236,22 +237,30 @@ def _reseed(trainer: keras.Model, seed: int, epoch: int) -> None:
 
 
 def _choose_weights(net: keras.Model, validation: Side, config: TrainConfig, folder: Path, state: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Load the best epoch's weights, or the mean of the last epochs' where it ranks the validation films at least as well."""
-    recent = [folder / _recent(epoch, config) for epoch in range(max(1, state["epoch"] - config.average + 1), state["epoch"] + 1)] if config.average else []
-    net.load_weights(folder / _BEST)
-    if len(recent) < 2:
-        return
-    best = net.get_weights()
-    mean = [np.zeros_like(w) for w in best]
-    for path in recent:
-        net.load_weights(path)
-        mean = [m + w / len(recent) for m, w in zip(mean, net.get_weights(), strict=True)]
-    net.set_weights(mean)
-    score, by_source = validate(net, validation)
-    if score < state["best"]:
-        net.set_weights(best)
-    kept = "the mean of the last epochs" if score >= state["best"] else f"epoch {state['best_epoch']}"
-    say(f"mean of the last {len(recent)} epochs: validation AUROC {score:.4f} ({_list(by_source)}); keeps {kept}")
+    """Load the weights that rank the validation films best: those of the best epoch, the mean of the last epochs', or a mixture of that with the head's start.
+
+    Averages along the way generalise better (Izmailov et al., 2018, arXiv:1803.05407), and so do mixtures with the weights before fine-tuning, above all on
+    data unlike the training data (Wortsman et al., 2022, arXiv:2109.01903).
+    """
+
+    def read(name: str) -> list[NDArray[Any]]:
+        net.load_weights(folder / name)
+        return list(net.get_weights())
+
+    best, name, kept = state["best"], f"epoch {state['best_epoch']}", read(_BEST)
+    recent = [_recent(epoch, config) for epoch in range(max(1, state["epoch"] - config.average + 1), state["epoch"] + 1)] if config.average else []
+    if recent:
+        tuned = [np.mean(arrays, axis=0) for arrays in zip(*map(read, recent), strict=True)]
+        start = read(_HEAD)
+        for part in (1.0, 0.75, 0.5):
+            net.set_weights([part * t + (1 - part) * s for t, s in zip(tuned, start, strict=True)])
+            score, by_source = validate(net, validation)
+            called = f"mean of the last {len(recent)} epochs" + (f", {part:g} of it, the rest from before fine-tuning" if part < 1 else "")
+            say(f"{called}: validation AUROC {score:.4f} ({_list(by_source)})")
+            if score > best:
+                best, name, kept = score, called, net.get_weights()
+    net.set_weights(kept)
+    say(f"keeps {name}")
 
 
 def _epochs_without_gain(history: History) -> int:
