@@ -2,9 +2,9 @@
 
     python benchmarks/training.py ../shared/data/chest_xray/train [--films 2000] [--epochs 12]
 
-The notebook loop decodes, augments and pushes every film through the frozen backbone in every epoch: `ImageDataGenerator` as most public notebooks use it, MobileNetV2
-without its top, a dense head, 12 epochs. Phase 1 decodes once and computes the frozen features once per augmented view. Both train the same head; times are
-wall-clock, the notebook's is measured over `--measured` epochs and scaled. AUROC is that of the same validation patients, which neither trains on.
+The notebook loop decodes, augments and pushes every film through the frozen backbone in every epoch: `ImageDataGenerator` as most public notebooks use it,
+MobileNetV2 without its top, a dense head, 12 epochs. Phase 1 decodes once and computes the frozen features once per augmented view. Both train the same head;
+times are wall-clock, the notebook's is measured over `--measured` epochs and scaled. AUROC is that of the same validation patients, which neither trains on.
 """
 
 from __future__ import annotations
