@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxrlib import __version__
 from cxrlib.config import DISCLAIMER, TrainConfig
-from cxrlib.images import ImageError
 
-_COLUMNS = ("source", "label", "probability", "threshold", "accepted", "reasons")
+if TYPE_CHECKING:
+    from cxrlib.images import ImageError
+    from cxrlib.predictor import Prediction, Predictor
+
+
+class _UsageError(Exception):
+    """Words that do not fit together: the user must call differently."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,21 +31,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after `cxrlib`; `None` for those of the process.
 
     Returns:
-        0 when everything was answered, 1 when something could not be read or done, 2 for wrong usage.
+        0 when everything was answered, 1 when something could not be read or done, 2 for wrong usage, 130 when interrupted.
 
     Example:
         >>> main(["info", "--model", "nowhere"])
         1
     """
-    options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.run
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
     try:
-        return command(options)
+        options = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], int] = options.run
+        code = command(options)
+        sys.stdout.flush()
+        return code
+    except SystemExit as end:  # of argparse: help and version, or wrong words
+        return int(end.code or 0)
     except KeyboardInterrupt:
         return _complain("stopped", 130)
     except BrokenPipeError:  # whoever read our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing complains at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing complains at exit
         return 1
+    except _UsageError as error:
+        return _complain(str(error), 2)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         return _complain(str(error) or type(error).__name__, 1)
 
@@ -58,12 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     predict = add("predict", _predict, "Predict films: files, folders (searched through), URLs.")
     predict.add_argument("paths", nargs="+", metavar="PATH")
     _model_option(predict)
-    predict.add_argument("--operating-point", choices=("screening", "balanced"), help="which of the model's thresholds to use")
-    predict.add_argument("--threshold", type=_probability, help="a threshold of your own, in [0, 1]")
-    predict.add_argument("--no-gate", action="store_true", help="answer even for pictures that are no chest films")
+    _decision_options(predict)
     predict.add_argument("--json", action="store_true", help="print one JSON object a line")
     predict.add_argument("--csv", type=Path, metavar="FILE", help="also write a table")
-    predict.add_argument("--heatmaps", type=Path, metavar="DIR", help="also write a heatmap over every film")
+    predict.add_argument("--heatmaps", type=Path, metavar="DIR", help="also write every accepted film with its heatmap, into a folder of its own")
+
+    phantom = add("phantom", _phantom, "Draw a chest film, to try things without data.")
+    phantom.add_argument("file", type=_png, metavar="FILE", help="where to write it, as PNG")
+    phantom.add_argument("--opacity", action="store_true", help="with an opacity, as in pneumonia")
+    phantom.add_argument("--seed", type=int, default=0, help="of the person")
 
     train = add("train", _train, "Train on folders of class folders or CSV manifests, one per source.")
     train.add_argument("data", nargs="+", metavar="DATA")
@@ -79,13 +95,12 @@ def _parser() -> argparse.ArgumentParser:
     leaks.add_argument("--allow-leaks", action="store_const", const="allow", dest="leaks", help="train all the same; the bundle says so")
 
     evaluate = add("evaluate", _evaluate, "Measure a model on films with known labels.")
-    evaluate.add_argument("model", metavar="MODEL", help='a bundle\'s folder, hf://user/repo[@revision], or "default"')
+    evaluate.add_argument("model", metavar="MODEL", help=_MODEL)
     evaluate.add_argument("data", nargs="+", metavar="DATA")
-    evaluate.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the report goes")
+    evaluate.add_argument("--output", type=Path, metavar="DIR", help="where the report goes; without it, the figures are only printed")
     evaluate.add_argument("--split", help="measure only this split, such as test")
-    evaluate.add_argument("--operating-point", choices=("screening", "balanced"))
-    evaluate.add_argument("--threshold", type=_probability)
-    evaluate.add_argument("--no-gate", action="store_true")
+    evaluate.add_argument("--patient-pattern", metavar="REGEX", help="finds the patient in a film's name")
+    _decision_options(evaluate)
 
     audit = add("audit", _audit, "Look for what spoils a data set: copies, leaks, contradictions, confounders.")
     audit.add_argument("data", nargs="+", metavar="DATA")
@@ -93,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--patient-pattern", metavar="REGEX")
 
     publish = add("publish", _publish, "Publish a model on the Hugging Face Hub.")
-    publish.add_argument("model", metavar="MODEL")
+    publish.add_argument("model", metavar="MODEL", help=_MODEL)
     publish.add_argument("repo", metavar="user/repo")
     publish.add_argument("--space", metavar="user/space", help="also publish the demo, bound to this model and revision")
     publish.add_argument("--private", action="store_true")
@@ -106,91 +121,166 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--examples", type=Path, metavar="DIR", help="films to offer as examples")
 
     info = add("info", _info, "Say what a model is and how it was measured.")
-    info.add_argument("model", nargs="?", metavar="MODEL")
+    info.add_argument("model", nargs="?", metavar="MODEL", help=_MODEL)
     info.add_argument("--model", dest="model_option", metavar="MODEL", help=argparse.SUPPRESS)
     info.add_argument("--json", action="store_true", help="print the bundle's config")
+    info.add_argument("--prevalence", type=_probability, help="also say what the answers are worth where this part of the films is positive, in [0, 1]")
+
+    export = add("export", _export, "Write a model in another form, and check that it answers the same.")
+    export.add_argument("model", metavar="MODEL", help=_MODEL)
+    export.add_argument("--format", required=True, choices=("onnx", "saved_model", "litert", "int8"))
+    export.add_argument("--output", type=Path, required=True, metavar="PATH", help="file or, for saved_model, folder to write")
+    export.add_argument(
+        "--films", nargs="+", default=[], metavar="PATH", help="films and folders to check on, and to quantise with; drawn phantoms when not given"
+    )
 
     clean = add("clean", _clean, "Remove the cache of decoded films.")
     clean.add_argument("--cache", type=Path, metavar="DIR", help="where it lies, if not at the usual place")
     return parser
 
 
+_MODEL = 'a bundle\'s folder, hf://user/repo[@revision], or "default" for the bundled model'
+
+
 def _model_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL", help="a bundle's folder or hf://user/repo[@revision]; the bundled model when not given")
 
 
+def _decision_options(parser: argparse.ArgumentParser) -> None:
+    decision = parser.add_mutually_exclusive_group()
+    decision.add_argument("--operating-point", choices=("screening", "balanced"), help="which of the model's thresholds to use")
+    decision.add_argument("--threshold", type=_probability, help="a threshold of your own, in [0, 1]")
+    parser.add_argument("--no-gate", action="store_true", help="answer even for pictures that are no chest films")
+
+
 def _probability(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in [0, 1], not {text}")
+        raise argparse.ArgumentTypeError(f"must be a number in [0, 1], not {text!r}")
     return value
 
 
+def _png(text: str) -> Path:
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"must end with .png, not {text!r}")
+    return Path(text)
+
+
 def _complain(text: str, code: int) -> int:
-    sys.stderr.write(f"cxrlib: {text}\n")
+    start = "\r\033[K" if sys.stderr.isatty() else ""  # wipes a progress line
+    sys.stderr.write(f"{start}cxrlib: {text}\n")
     return code
 
 
-def _predictor(options: argparse.Namespace) -> Any:
+def _load(model: str | None, **options: Any) -> Predictor:
     from cxrlib.predictor import Predictor
 
-    model = None if options.model == "default" else options.model
-    return Predictor(model, operating_point=options.operating_point, threshold=options.threshold, gate=not options.no_gate)
+    if model is not None and model.startswith("hf://"):
+        return Predictor(model, **options)
+    with _without_greeting():
+        return Predictor(None if model == "default" else model, **options)
+
+
+@contextmanager
+def _without_greeting() -> Iterator[None]:
+    """LiteRT greets on stderr, from native code and without a switch; what goes wrong there comes as an exception."""
+    try:
+        before = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
+
+
+def _deciding(options: argparse.Namespace) -> Predictor:
+    return _load(options.model, operating_point=options.operating_point, threshold=options.threshold, gate=not options.no_gate)
 
 
 def _predict(options: argparse.Namespace) -> int:
-    if options.operating_point and options.threshold is not None:
-        return _complain("give --operating-point or --threshold, not both", 2)
-    predictor = _predictor(options)
+    from cxrlib.images import ImageError
+    from cxrlib.predictor import UNREADABLE
+    from cxrlib.progress import track
+
+    films = list(_films(options.paths))
+    if options.heatmaps:
+        _check_folder(options.heatmaps, films)
+    predictor = _deciding(options)
     failed = 0
-    with contextlib.ExitStack() as stack:
-        table = csv.writer(stack.enter_context(options.csv.open("w", newline="", encoding="utf-8"))) if options.csv else None
-        if table:
-            table.writerow(_COLUMNS)
-        if options.heatmaps:
-            options.heatmaps.mkdir(parents=True, exist_ok=True)
-        for answer in _answers(predictor, options, lambda error: _complain(str(error), 1)):
+    with ExitStack() as stack:
+        row = stack.enter_context(_table(options.csv, predictor.labels)) if options.csv else None
+        answers = _explained(predictor, films, options.heatmaps) if options.heatmaps else predictor.stream(films, errors="return")
+        for film, answer in zip(films, track(answers, "predict", total=len(films), shown=not sys.stdout.isatty()), strict=True):
             if isinstance(answer, ImageError):
                 failed += 1
-                continue
-            fields = answer.to_dict()
-            if options.json:
-                sys.stdout.write(json.dumps(fields, ensure_ascii=False) + "\n")
-            else:
+                answer = _unanswered(film, answer, predictor)
+                _complain(answer.reasons[0].removeprefix(UNREADABLE), 1)
+            elif not options.json:
                 sys.stdout.write(_sentence(answer) + "\n")
+            if options.json:
+                sys.stdout.write(json.dumps(answer.to_dict()) + "\n")
             sys.stdout.flush()
-            if table:
-                table.writerow(["; ".join(fields[c]) if c == "reasons" else "" if fields[c] is None else fields[c] for c in _COLUMNS])
+            if row:
+                row(answer)
     if not options.json:
         sys.stderr.write(f"{DISCLAIMER}\n")
     return 1 if failed else 0
 
 
-def _answers(predictor: Any, options: argparse.Namespace, complain: Callable[[Exception], int]) -> Iterator[Any]:
-    """A prediction or an ImageError for every film, in order; the latter has been complained about."""
-    films = _films(options.paths, complain)
-    for answer in _explained(predictor, films, options.heatmaps) if options.heatmaps else predictor.stream(_passing(films), errors="return"):
-        if isinstance(answer, ImageError):
-            complain(answer)
-        yield answer
-
-
-def _films(paths: Iterable[str], complain: Callable[[Exception], int]) -> Iterator[str]:
+def _films(paths: Iterable[str]) -> Iterator[str]:
+    """Paths and URLs as given, and what lies below folders; a folder without films stands for itself, and cannot be read."""
     from cxrlib import images
 
     for path in paths:
-        if os.path.isdir(path):
-            found = images.find(path)
-            yield from (map(str, found) if found else [path])
-        else:
-            yield path
+        below = [str(film) for film in images.find(path)] if os.path.isdir(path) else []
+        yield from below or [path]
 
 
-def _passing(films: Iterable[str]) -> Iterator[str]:
-    yield from films
+def _unanswered(film: str, error: ImageError, predictor: Predictor) -> Prediction:
+    """The row of a film that could not be read, so that tables have one row for every film."""
+    from cxrlib.images import name_of
+    from cxrlib.predictor import UNREADABLE, Prediction
+
+    reason = f"{film}: there are no films in this folder" if os.path.isdir(film) else str(error)
+    nothing = float("nan")
+    return Prediction(None, nothing, dict.fromkeys(predictor.labels, nothing), predictor.threshold, False, (f"{UNREADABLE}{reason}",), name_of(film))
 
 
-def _explained(predictor: Any, films: Iterable[str], folder: Path) -> Iterator[Any]:
+@contextmanager
+def _table(path: Path, labels: Sequence[str]) -> Iterator[Callable[[Prediction], Any]]:
+    """A function that adds a row to a CSV file; what was added stays, whatever happens next."""
+    columns = ("source", "label", "probability", "threshold", "accepted")
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace", buffering=1) as file:
+        writer = csv.writer(file)
+        writer.writerow([*columns, *(f"probability_{label}" for label in labels), "reasons"])
+
+        def row(answer: Prediction) -> None:
+            fields = answer.to_dict()
+            writer.writerow([*(fields[column] for column in columns), *fields["probabilities"].values(), "; ".join(answer.reasons)])
+
+        yield row
+
+
+def _check_folder(folder: Path, films: Iterable[str]) -> None:
+    place = folder.resolve()
+    if film := next((film for film in films if "://" not in film and Path(film).resolve().parent == place), None):
+        raise _UsageError(f"--heatmaps needs a folder of its own, so that no film is overwritten: {folder} holds {film}")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _explained(predictor: Predictor, films: Iterable[str], folder: Path) -> Iterator[Prediction | ImageError]:
+    """Predictions, and beside them a picture for every accepted film, named after it; of two films of one name, the second gets a number."""
+    from cxrlib.images import ImageError, name_of
+
     taken: set[str] = set()
     for film in films:
         try:
@@ -198,22 +288,27 @@ def _explained(predictor: Any, films: Iterable[str], folder: Path) -> Iterator[A
         except ImageError as error:
             yield error
             continue
-        stem = name = Path(film).stem or "film"
-        number = 1
-        while name in taken:
-            number += 1
-            name = f"{stem}-{number}"
-        taken.add(name)
         if explanation.prediction.accepted:
+            stem = Path(name_of(film)).stem
+            name = next(name for name in (stem, *(f"{stem}-{i}" for i in range(2, len(taken) + 3))) if name.casefold() not in taken)
+            taken.add(name.casefold())
             explanation.overlay().save(folder / f"{name}.png")
         yield explanation.prediction
 
 
-def _sentence(p: Any) -> str:
+def _sentence(p: Prediction) -> str:
     if not p.accepted:
         return f"{p.source}: refused: {'; '.join(p.reasons)}"
     chance = f"probability {p.probability:.3f}" + (f", threshold {p.threshold:.3f}" if p.threshold is not None else "")
     return f"{p.source}: {p.label} ({chance})" + "".join(f"\n  note: {reason}" for reason in p.reasons)
+
+
+def _phantom(options: argparse.Namespace) -> int:
+    from cxrlib import phantom
+
+    phantom.save(options.file, options.seed, opacity=options.opacity)
+    sys.stdout.write(f"{options.file}: a drawn chest {'with an opacity' if options.opacity else 'without an opacity'}, no patient's\n")
+    return 0
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -222,7 +317,12 @@ def _train(options: argparse.Namespace) -> int:
     from cxrlib.config import from_dict
     from cxrlib.training import train
 
-    config = from_dict(TrainConfig, json.loads(options.config.read_text("utf-8")), where=str(options.config)) if options.config else TrainConfig()
+    config = TrainConfig()
+    if options.config:
+        try:
+            config = from_dict(TrainConfig, json.loads(options.config.read_bytes()), where=str(options.config))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{options.config} is no JSON: {error}") from error
     given = {name: value for name in ("epochs", "seed") if (value := getattr(options, name)) is not None}
     run = train(
         options.data,
@@ -238,13 +338,15 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    if options.operating_point and options.threshold is not None:
-        return _complain("give --operating-point or --threshold, not both", 2)
     from cxrlib.evaluation import evaluate
+    from cxrlib.predictor import UNREADABLE
 
-    report = evaluate(_predictor(options), options.data, output=options.output, split=options.split)
-    sys.stdout.write(f"{_figures(report)}\n{options.output / 'report.html'}\n")
-    return 0
+    report = evaluate(_deciding(options), options.data, output=options.output, split=options.split, patient_pattern=options.patient_pattern)
+    sys.stdout.write(f"{_figures(report)}\n" + (f"{options.output / 'report.html'}\n" if options.output else ""))
+    unreadable = [row.refused.removeprefix(UNREADABLE) for row in report.predictions if row.refused.startswith(UNREADABLE)]
+    for reason in unreadable:
+        _complain(reason, 1)
+    return 1 if unreadable else 0
 
 
 def _figures(report: Any) -> str:
@@ -272,9 +374,7 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from cxrlib.predictor import Predictor
-
-    predictor = Predictor(None if options.model == "default" else options.model)
+    predictor = _load(options.model)
     published = predictor.push_to_hub(options.repo, private=options.private, revision=options.revision, commit_message=options.message)
     sys.stdout.write(f"{published.url}\n")
     if options.space:
@@ -306,12 +406,12 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     from cxrlib.config import to_dict
-    from cxrlib.predictor import Predictor
+    from cxrlib.operating_points import predictive_values
 
-    predictor = Predictor(options.model_option or options.model)
+    predictor = _load(options.model_option or options.model)
     config = predictor.config
     if options.json:
-        sys.stdout.write(json.dumps(to_dict(config), ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(to_dict(config)) + "\n")
         return 0
     lines = [
         f"bundle       {predictor.folder}" + (f" (revision {predictor.revision})" if predictor.revision else ""),
@@ -321,16 +421,28 @@ def _info(options: argparse.Namespace) -> int:
         f"temperature  {config.temperature:.3f}",
         f"gate         {'yes' if config.gate else 'none'}",
     ]
-    lines += [
-        f"{name:<12} threshold {point.threshold:.3f}: sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f} on validation films"
-        + (" (default)" if name == config.default_point else "")
-        for name, point in config.operating_points.items()
-    ]
+    for name, point in config.operating_points.items():
+        lines.append(
+            f"{name:<12} threshold {point.threshold:.3f}: sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f} on validation films"
+            + (" (default)" if name == config.default_point else "")
+        )
+        if options.prevalence is not None:
+            ppv, npv = predictive_values(point.sensitivity, point.specificity, options.prevalence)
+            lines.append(f"{'':<12} of 100 films {100 * options.prevalence:g} positive: a positive answer is right in {ppv:.1%}, a negative one in {npv:.1%}")
     for source in config.sources:
         lines.append(f"source       {source.name}: {sum(source.train.values()):,} films trained on, {sum(source.validation.values()):,} validated")
     lines += [f"note         {note}" for note in config.notes]
     report = predictor.report
     sys.stdout.write("\n".join(lines) + "\n" + (f"{_figures(report)}\n" if report else "") + f"{DISCLAIMER}\n")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from cxrlib.export import export
+
+    films = list(_films(options.films))
+    made = export(None if options.model == "default" else options.model, options.output, format=options.format, films=films)
+    sys.stdout.write(f"{made}\n")
     return 0
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from cxrlib import images, plots
 from cxrlib.data import Data, Dataset, scan
 from cxrlib.images import ImageError
 from cxrlib.metrics import Report, make_report
-from cxrlib.predictor import Prediction, Predictor
+from cxrlib.predictor import UNREADABLE, Predictor
 from cxrlib.progress import track
 
 if TYPE_CHECKING:
@@ -34,9 +33,10 @@ def evaluate(
     """Measure a model on films with known labels.
 
     Args:
-        model: A bundle's folder, `hf://user/repo[@revision]`, a `Predictor` (with its operating point and gate), a `keras.Model` of `build_model` (two classes
-            are called NORMAL and PNEUMONIA; no gate, no calibration), or `None` for the model that comes with cxrlib.
-        data: A folder of class folders, a CSV manifest (`path,label[,patient,source,split,…]`), a list of them, or a `Dataset`. Other columns become subgroups.
+        model: A bundle's folder, `hf://user/repo[@revision]`, a `Predictor` (with its operating point and gate), a `keras.Model` of `build_model` (labels as in
+            the data, threshold 0.5, no gate, no calibration), or `None` for the model that comes with cxrlib.
+        data: A folder of class folders, a CSV manifest (`path,label[,patient,source,split,…]`), a list of them, or a `Dataset` of `cxrlib.data.scan`. Other
+            columns become subgroups.
         output: Folder for `report.json`, `predictions.csv`, the figures and `report.html`; `None` writes nothing.
         split: Measure only this split of the data, such as `"test"`.
         threshold: Another threshold than the model's, in [0, 1].
@@ -44,11 +44,13 @@ def evaluate(
         progress: Whether to show a progress line.
 
     Returns:
-        The report. Films that the gate refuses, or that cannot be read, are counted as refused, and named with the reason.
+        The report. Films that the gate refuses, or that cannot be read, are counted as refused, and named with the reason; the latter's begins with
+        "unreadable".
 
     Raises:
         FileNotFoundError: If the model or the data do not exist.
-        ValueError: If the data have other labels than the model, or no films.
+        ValueError: If the data have other labels than the model, or no films, or the threshold is no probability.
+        TypeError: If the model is none of the kinds above.
 
     Example:
         >>> import tempfile
@@ -59,21 +61,16 @@ def evaluate(
         (4, 4)
     """
     predictor = _predictor(model)
-    labels = predictor.labels if predictor else _labels(model)
-    films = data if isinstance(data, Dataset) else scan(data, labels=labels, patient_pattern=patient_pattern, split=split)
-    if films.labels != labels:
-        raise ValueError(f"the data have the labels {', '.join(films.labels)}, the model {', '.join(labels)}")
-    if predictor:
-        answers: Iterator[Prediction | ImageError] = predictor.stream(films.paths, errors="return")
-        rows = [_row(answer, labels) for answer in track(answers, "evaluate", total=len(films), shown=progress)]
-        used = predictor.threshold
-    else:
-        rows = list(track(_keras_rows(model, films, len(labels)), "evaluate", total=len(films), shown=progress))
-        used = 0.5 if len(labels) == 2 else None
+    films = data if isinstance(data, Dataset) else scan(data, labels=predictor.labels if predictor else None, patient_pattern=patient_pattern, split=split)
+    if not len(films):
+        raise ValueError("there are no films to measure on")
+    answers = _predictor_rows(predictor, films) if predictor else _keras_rows(model, films)
+    rows = list(track(answers, "evaluate", total=len(films), shown=progress))
+    used = predictor.threshold if predictor else 0.5 if len(films.labels) == 2 else None
     report = make_report(
         films.targets,
         np.array([p for p, _ in rows]),
-        labels=labels,
+        labels=films.labels,
         threshold=used if threshold is None else threshold,
         names=films.names,
         patients=films.patients,
@@ -97,40 +94,29 @@ def _predictor(model: Any) -> Predictor | None:
     raise TypeError(f"model must be a bundle's folder, a Predictor, a keras.Model or None. Received: {type(model).__name__}")
 
 
-def _labels(model: Any) -> tuple[str, ...]:
-    units = model.output_shape[-1]
-    return ("NORMAL", "PNEUMONIA") if units == 1 else tuple(f"class {i}" for i in range(units))
+def _predictor_rows(predictor: Predictor, films: Dataset) -> Iterator[tuple[list[float], str]]:
+    """Probabilities and the reason for a refusal, film by film."""
+    if films.labels != predictor.labels:
+        raise ValueError(f"the data have the labels {', '.join(films.labels)}, the model {', '.join(predictor.labels)}")
+    for answer in predictor.stream(films.paths, errors="return"):
+        if isinstance(answer, ImageError):
+            yield [np.nan] * len(films.labels), f"{UNREADABLE}{answer}"
+        else:
+            yield list(answer.probabilities.values()), "" if answer.accepted else "; ".join(answer.reasons)
 
 
-def _row(answer: Prediction | ImageError, labels: tuple[str, ...]) -> tuple[list[float], str]:
-    if isinstance(answer, ImageError):
-        return [np.nan] * len(labels), f"unreadable: {answer}"
-    return list(answer.probabilities.values()), "" if answer.accepted else "; ".join(answer.reasons)
-
-
-def _keras_rows(model: Any, films: Dataset, k: int) -> Iterator[tuple[list[float], str]]:
-    size = model.input_shape[1]
-    for paths in _batches(films.paths, 32):
-        batch: list[np.ndarray | str] = []
-        for path in paths:
-            try:
-                batch.append(images.fit(images.read(path, model_size=size), size))
-            except ImageError as error:
-                batch.append(f"unreadable: {error}")
-        readable = [x for x in batch if not isinstance(x, str)]
-        p: Iterator[Any] = iter(np.asarray(model.predict_on_batch(np.stack(readable)), np.float64) if readable else ())
-        for x in batch:
-            if isinstance(x, str):
-                yield [np.nan] * k, x
-            else:
-                row = next(p)
-                yield ([1 - row[0], row[0]] if k == 2 and len(row) == 1 else (row / row.sum()).tolist()), ""
-
-
-def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    rest = iter(items)
-    while batch := list(itertools.islice(rest, size)):
-        yield batch
+def _keras_rows(model: Any, films: Dataset) -> Iterator[tuple[list[float], str]]:
+    size, units, k = model.input_shape[1], model.output_shape[-1], len(films.labels)
+    if max(units, 2) != k:
+        raise ValueError(f"the data have the {k} labels {', '.join(films.labels)}, the network tells {max(units, 2)} apart")
+    for path in films.paths:
+        try:
+            film = images.fit(images.read(path, model_size=size), size)
+        except ImageError as error:
+            yield [np.nan] * k, f"{UNREADABLE}{error}"
+            continue
+        p = np.asarray(model.predict_on_batch(film[None]), np.float64)[0]  # (units,)
+        yield ([1 - p[0], p[0]] if units == 1 else (p / p.sum()).tolist()), ""
 
 
 def _samples(report: Report, films: Dataset, predictor: Predictor | None) -> dict[str, Any]:
@@ -141,6 +127,13 @@ def _samples(report: Report, films: Dataset, predictor: Predictor | None) -> dic
     explained = {name: predictor.explain(where[name]) for name in plots.pick(report)}
     return {
         "points": {name: point.threshold for name, point in predictor.config.operating_points.items()} or None,
-        "films": {name: e.film.pixels / e.film.white for name, e in explained.items() if e.film.pixels.shape == e.heatmap.shape},
-        "heatmaps": {name: e.heatmap for name, e in explained.items() if e.film.pixels.shape == e.heatmap.shape},
+        "films": {name: e.film.pixels / e.film.white for name, e in explained.items()},
+        "heatmaps": {name: _at(e.heatmap, e.film.pixels.shape) for name, e in explained.items()},
     }
+
+
+def _at(heatmap: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A heatmap at the size at which its film was decoded, which is smaller than the film's own for very large JPEGs."""
+    rows, columns = (np.linspace(0, full - 1, small).round().astype(int) for full, small in zip(heatmap.shape, shape, strict=True))
+    seen: np.ndarray = heatmap[np.ix_(rows, columns)]
+    return seen

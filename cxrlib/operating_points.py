@@ -27,7 +27,7 @@ def choose(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str]) -> 
         Both points, with what they achieve on these films.
 
     Raises:
-        ValueError: If shapes differ, or one of the classes is absent.
+        ValueError: If shapes differ, a probability is none, or one of the classes is absent.
 
     References:
         Youden, Index for rating diagnostic tests, 1950, doi:10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106>3.0.CO;2-3.
@@ -37,15 +37,15 @@ def choose(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str]) -> 
         >>> round(points["screening"].threshold, 3), points["balanced"].specificity
         (0.4, 1.0)
     """
-    y, p, where = np.asarray(truth, bool), np.asarray(probability, np.float64), np.asarray(sources)
-    if not y.shape == p.shape == where.shape or y.ndim != 1:
-        raise ValueError(f"truth, probability and sources must have one entry per film. Received: shapes {y.shape}, {p.shape} and {where.shape}")
+    y, p, where = _columns(truth, probability, sources)
+    if not ((p >= 0) & (p <= 1)).all():  # nan is not, either
+        raise ValueError(f"probability must lie in [0, 1]. Received: from {p.min():g} to {p.max():g}")
     if y.all() or not y.any():
         raise ValueError("operating points need films of both classes")
     candidates = _between(p)
     sensitivity = np.mean([_part_from(p[y & (where == s)], candidates) for s in np.unique(where[y])], axis=0)  # (c,)
     specificity = np.mean([1 - _part_from(p[~y & (where == s)], candidates) for s in np.unique(where[~y])], axis=0)  # (c,)
-    enough = np.flatnonzero(sensitivity >= SCREENING_SENSITIVITY)
+    enough = np.flatnonzero(sensitivity >= SCREENING_SENSITIVITY - 1e-9)
     chosen = {"screening": int(enough[-1]), "balanced": int(np.argmax(sensitivity + specificity))}
     return {name: measure(y, p, sources, float(candidates[i])) for name, i in chosen.items()}
 
@@ -62,11 +62,15 @@ def measure(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str], th
     Returns:
         The operating point, with the figures of all films and of each source.
 
+    Raises:
+        ValueError: If shapes differ, or the threshold lies outside [0, 1].
+
     Example:
         >>> measure([0, 1], [0.2, 0.8], ["home"] * 2, 0.5).by_source
         {'home': (1.0, 1.0)}
     """
-    y, called, where = np.asarray(truth, bool), np.asarray(probability) >= threshold, np.asarray(sources)
+    y, p, where = _columns(truth, probability, sources)
+    called = p >= threshold
 
     def rates(mask: NDArray[np.bool_]) -> tuple[float, float]:
         sick, healthy = called[mask & y], called[mask & ~y]
@@ -74,6 +78,43 @@ def measure(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str], th
 
     by_source = {str(s): rates(where == s) for s in np.unique(where)}
     return OperatingPoint(threshold, *rates(np.ones(len(y), bool)), by_source)
+
+
+def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
+    """Say what answers are worth where another part of the films is positive than in the films that a point was measured on.
+
+    Args:
+        sensitivity: Part of the positive films called positive, in [0, 1].
+        specificity: Part of the negative films called negative, in [0, 1].
+        prevalence: Part of the films that are positive, in [0, 1].
+
+    Returns:
+        The positive and the negative predictive value: part of the positive answers, and of the negative answers, that are right; `nan` where there are none.
+
+    Raises:
+        ValueError: If a value is no part of a whole.
+
+    References:
+        Altman and Bland, Diagnostic tests 2: predictive values, 1994, doi:10.1136/bmj.309.6947.102.
+
+    Example:
+        >>> [round(value, 3) for value in predictive_values(0.95, 0.9, 0.02)]
+        [0.162, 0.999]
+    """
+    for name, value in (("sensitivity", sensitivity), ("specificity", specificity), ("prevalence", prevalence)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must lie in [0, 1]. Received: {name}={value!r}")
+    hits, misses = sensitivity * prevalence, (1 - sensitivity) * prevalence
+    rejections, false_alarms = specificity * (1 - prevalence), (1 - specificity) * (1 - prevalence)
+    nothing = float("nan")
+    return (hits / (hits + false_alarms) if hits + false_alarms else nothing, rejections / (rejections + misses) if rejections + misses else nothing)
+
+
+def _columns(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.str_]]:
+    y, p, where = np.asarray(truth, bool), np.asarray(probability, np.float64), np.asarray(sources, np.str_)
+    if not y.shape == p.shape == where.shape or y.ndim != 1:
+        raise ValueError(f"truth, probability and sources must have one entry per film. Received: shapes {y.shape}, {p.shape} and {where.shape}")
+    return y, p, where
 
 
 def _between(p: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -138,6 +138,28 @@ def _grown(picture: np.ndarray, size: int) -> np.ndarray:
     return grown
 
 
+def save(file: str | os.PathLike[str], seed: int = 0, *, opacity: bool = False, size: int = 512) -> Path:
+    """Write one drawn film as PNG.
+
+    Args:
+        file: Where to; a file of that name is replaced.
+        seed: The person, as for `draw`.
+        opacity: Whether there is one.
+        size: Side of the film in pixels.
+
+    Returns:
+        The file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(Path(folder, "film.png"), size=32).name
+        'film.png'
+    """
+    Image.fromarray(draw(seed, opacity=opacity, size=size)).save(file, format="PNG")
+    return Path(file)
+
+
 def write(folder: str | os.PathLike[str], n: int = 8, *, seed: int = 0, size: int = 256) -> Path:
     """Write drawn films as two class folders.
 
@@ -165,5 +187,5 @@ def write(folder: str | os.PathLike[str], n: int = 8, *, seed: int = 0, size: in
     for k, label in enumerate(("NORMAL", "PNEUMONIA")):
         (folder / label).mkdir(parents=True, exist_ok=True)
         for person in range(seed + k * n, seed + (k + 1) * n):
-            Image.fromarray(draw(person, opacity=bool(k), size=size)).save(folder / label / f"phantom{person:05d}.png")
+            save(folder / label / f"phantom{person:05d}.png", person, opacity=bool(k), size=size)
     return folder

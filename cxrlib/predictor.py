@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from cxrlib import bundle, hub, images
 from cxrlib.bundle import Bundle
-from cxrlib.config import BundleConfig
+from cxrlib.config import BundleConfig, BundleError, from_dict
 from cxrlib.explain import Explanation, heatmap
 from cxrlib.gate import Gate, GateConfig, Verdict
 from cxrlib.images import Film, ImageError, Source
-from cxrlib.metrics import Report
 from cxrlib.progress import track
 from cxrlib.runtime import Output
+
+if TYPE_CHECKING:
+    from cxrlib.metrics import Report
+
+_UNGUARDED = Verdict(True, ("the gate is off: nobody checked that this is a chest film",))
+UNREADABLE = "unreadable: "  # begins the reason in tables and reports for a film that could not be read
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Predictor:
         >>> from cxrlib import phantom
         >>> predictor = Predictor()
         >>> predictor(phantom.draw(seed=1)).source
-        'array of shape (512, 512)'
+        'array'
     """
 
     def __init__(
@@ -114,12 +118,14 @@ class Predictor:
         gate: bool = True,
         threads: int | None = None,
     ) -> None:
+        revision = None
         if isinstance(model, str) and model.startswith("hf://"):
-            repo_id, revision = hub.parse_address(model)
-            folder, commit = hub.pull(repo_id, list_files=bundle.list_files, revision=revision)
-            self._open(folder, commit, operating_point=operating_point, threshold=threshold, gate=gate, threads=threads)
-        else:
-            self._open(bundle.DEFAULT if model is None else model, None, operating_point=operating_point, threshold=threshold, gate=gate, threads=threads)
+            repo_id, wanted = hub.parse_address(model)
+            model, revision = hub.pull(repo_id, list_files=bundle.list_files, revision=wanted)
+        self._bundle: Bundle = bundle.load(bundle.DEFAULT if model is None else model, threads=threads)
+        self._threshold = _choose(self.config, operating_point, threshold)
+        self._gate = _gate_of(self._bundle) if gate else None
+        self.revision = revision
 
     @classmethod
     def from_hub(
@@ -137,7 +143,7 @@ class Predictor:
         Args:
             repo_id: `user/repo`.
             revision: Branch, tag or commit; pin a commit for an answer that never changes. `None` is `main`.
-            token: For a private or gated repository; `None` takes the one you logged in with.
+            token: For a private or gated repository; `None` takes the one you logged in with, `False` none.
             cache_dir: The cache's folder; `None` is the one that all Hugging Face libraries share.
             local_files_only: Whether to take what is in the cache and ask nobody.
             **options: `operating_point`, `threshold`, `gate`, `threads`, as for `Predictor`.
@@ -152,24 +158,9 @@ class Predictor:
             BundleError: If it holds no bundle, or one that cannot be trusted.
         """
         folder, commit = hub.pull(repo_id, list_files=bundle.list_files, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-        self = cls.__new__(cls)
-        self._open(folder, commit, **options)
-        return self
-
-    def _open(
-        self,
-        folder: str | os.PathLike[str],
-        revision: str | None,
-        *,
-        operating_point: str | None = None,
-        threshold: float | None = None,
-        gate: bool = True,
-        threads: int | None = None,
-    ) -> None:
-        self._bundle: Bundle = bundle.load(folder, threads=threads)
-        self.revision = revision
-        self._threshold = _choose(self.config, operating_point, threshold)
-        self._gate = Gate(_gate_config(self._bundle)) if gate and self.config.gate is not None else None
+        predictor = cls(folder, **options)
+        predictor.revision = commit
+        return predictor
 
     @property
     def config(self) -> BundleConfig:
@@ -209,8 +200,7 @@ class Predictor:
         Raises:
             ImageError: If the source cannot be read as a film.
         """
-        film = images.read(source, model_size=self.config.image_size)
-        return self._decide(film, self._run(film))
+        return self._answer(source)[0]
 
     def predict(self, sources: Iterable[Source], *, batch_size: int = 32, progress: bool = False) -> list[Prediction]:
         """Predict many films, decoding some while others are computed.
@@ -225,9 +215,9 @@ class Predictor:
 
         Raises:
             ImageError: If one of them cannot be read; `stream` can go on instead.
+            TypeError: If `sources` is a single film.
         """
-        _check_many(sources)
-        total = len(sources) if isinstance(sources, Sequence) else None
+        total = len(sources) if isinstance(sources, Sized) else None
         return list(track(self.stream(sources, batch_size=batch_size), "predict", total=total, shown=progress))
 
     @overload
@@ -240,15 +230,18 @@ class Predictor:
         """Predict an endless iterable of films, in order, as they come.
 
         Args:
-            sources: Sources, of any kinds; read ahead by at most `batch_size`.
+            sources: Sources, of any kinds. They are drawn in the caller's thread, up to `batch_size` ahead of the answers. An answer that is not ready yet
+                waits for the next draw, so a source that in turn waits for the answer is better served by calling the predictor itself.
             batch_size: Films under way at once.
-            errors: `"raise"` stops at a film that cannot be read; `"return"` yields its `ImageError` in its place and goes on.
+            errors: `"raise"` stops at a film that cannot be read; `"return"` yields its `ImageError` in its place and goes on. What `sources` itself raises is
+                raised after the answers to all films drawn before.
 
         Returns:
             An iterator of predictions.
 
         Raises:
             ImageError: If a film cannot be read and `errors` is `"raise"`.
+            TypeError: If `sources` is a single film.
             ValueError: If `batch_size` is below 1 or `errors` is neither of the two.
         """
         _check_many(sources)
@@ -266,20 +259,29 @@ class Predictor:
                 if tolerant:
                     return error
                 raise
+            except ImportError as error:  # this film needs an extra, the others may not
+                if tolerant:
+                    return ImageError(f"{images.name_of(source)}: {error}")
+                raise
 
+        waiting: deque[Future[Prediction | ImageError]] = deque()
+        failure = None
         with ThreadPoolExecutor(self._bundle.runtime.threads, "cxrlib-films") as pool:
-            waiting: deque[Future[Prediction | ImageError]] = deque()
             try:
-                for source in itertools.islice(sources, ahead):
-                    waiting.append(pool.submit(answer, source))
-                while waiting:
-                    result = waiting.popleft().result()
-                    for source in itertools.islice(sources, 1):
+                while failure is None:
+                    try:
+                        source = next(sources)
+                    except Exception as error:  # noqa: BLE001 - raised in its turn: films drawn before are answered first
+                        failure = error
+                    else:
                         waiting.append(pool.submit(answer, source))
-                    yield result
+                    while waiting and (failure or len(waiting) >= ahead or waiting[0].done()):
+                        yield waiting.popleft().result()
             finally:
                 for future in waiting:
                     future.cancel()
+        if not isinstance(failure, StopIteration):
+            raise failure
 
     def explain(self, source: Source, *, label: str | None = None) -> Explanation:
         """Predict one film and show where the evidence for a class lies.
@@ -297,9 +299,7 @@ class Predictor:
         """
         if label is not None and label not in self.labels:
             raise ValueError(f"label must be one of {', '.join(self.labels)}. Received: label={label!r}")
-        film = images.read(source, model_size=self.config.image_size)
-        output = self._run(film)
-        prediction = self._decide(film, output)
+        prediction, film, output = self._answer(source)
         shown = label or (self.labels[1] if len(self.labels) == 2 else self.labels[int(np.argmax(output.probabilities[0]))])
         return Explanation(heatmap(output.evidence[0, ..., self.labels.index(shown)], film.size), film, shown, prediction)
 
@@ -342,19 +342,21 @@ class Predictor:
             obsolete=("figures/*", "model.*"),
         )
 
-    def _run(self, film: Film) -> Output:
-        return self._bundle.runtime.run(images.fit(film, self.config.image_size)[None])
+    def _answer(self, source: Source) -> tuple[Prediction, Film, Output]:
+        size = self.config.image_size
+        film = images.read(source, model_size=size)
+        fitted = images.fit(film, size)  # (s, s, 1)
+        output = self._bundle.runtime.run(fitted[None])
+        verdict = self._gate.check(film, output.embedding[0], fitted) if self._gate else _UNGUARDED
+        return self._decide(film, verdict, calibrate(output.probabilities, self.config.temperature)[0]), film, output
 
-    def _decide(self, film: Film, output: Output) -> Prediction:
-        verdict = self._gate.check(film, output.embedding[0]) if self._gate else Verdict(True, ("the gate is off: nobody checked that this is a chest film",))
-        p = calibrate(output.probabilities, self.config.temperature)[0]
+    def _decide(self, film: Film, verdict: Verdict, p: np.ndarray) -> Prediction:
         if not verdict.accepted:
             p = np.full_like(p, np.nan)
         reasons = (*verdict.reasons, *film.notes)
         probabilities = dict(zip(self.labels, p.tolist(), strict=True))
-        if len(self.labels) == 2:
-            undecided = Prediction(None, float(p[1]), probabilities, None, verdict.accepted, reasons, film.name)
-            return undecided.at(self._threshold if self._threshold is not None else 0.5)
+        if self._threshold is not None:
+            return Prediction(None, float(p[1]), probabilities, None, verdict.accepted, reasons, film.name).at(self._threshold)
         label = self.labels[int(np.argmax(p))] if verdict.accepted else None
         return Prediction(label, float(np.max(p)), probabilities, None, verdict.accepted, reasons, film.name)
 
@@ -393,7 +395,7 @@ def _choose(config: BundleConfig, operating_point: str | None, threshold: float 
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1]. Received: threshold={threshold!r}")
         return threshold
-    name = operating_point or config.default_point
+    name = config.default_point if operating_point is None else operating_point
     if name is None:
         return 0.5
     if name not in config.operating_points:
@@ -401,17 +403,23 @@ def _choose(config: BundleConfig, operating_point: str | None, threshold: float 
     return config.operating_points[name].threshold
 
 
-def _gate_config(loaded: Bundle) -> GateConfig:
-    from cxrlib.config import BundleError, from_dict
-
+def _gate_of(loaded: Bundle) -> Gate | None:
+    """The bundle's gate, tried on no film."""
+    config, size = loaded.config, loaded.config.image_size
+    if config.gate is None:
+        return None
     try:
-        return from_dict(GateConfig, loaded.config.gate, where="config.gate")
+        settings = from_dict(GateConfig, config.gate, where="config.gate")
+        gate = Gate(settings)
+        gate.measure(loaded.runtime.run(np.empty((0, size, size, 1), np.float32)).embedding, np.empty((0, *settings.layout.shape), np.float32))
     except ValueError as error:
         raise BundleError(f"{loaded.folder} cannot be trusted: {error}") from error
+    return gate
 
 
 def _check_many(sources: object) -> None:
-    if isinstance(sources, (str, bytes, os.PathLike)) or not isinstance(sources, Iterable):
+    single = isinstance(sources, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(sources, "read") or hasattr(type(sources), "pixel_array")
+    if single or not isinstance(sources, Iterable) or (isinstance(sources, np.ndarray) and sources.ndim < 3 and sources.dtype.kind in "uif"):
         raise TypeError(f"sources must be a list or another iterable of films; call the predictor itself for a single one. Received: {type(sources).__name__}")
 
 

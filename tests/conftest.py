@@ -1,0 +1,43 @@
+"""What several test files need: real films where there are any, and a bundle that costs nothing."""
+
+import os
+from pathlib import Path
+
+import pytest
+import tiny_network
+
+SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real films."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no real films in {SHARED}: name their folder in CXRLIB_SHARED")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The folder of a sound bundle with two operating points and no gate: a network of five operations for films of 32 x 32 pixels."""
+    points = {name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {}} for name, t in (("screening", 0.3), ("balanced", 0.6))}
+    return tiny_network.write(tmp_path_factory.mktemp("tiny"), tiny_network.files(operating_points=points, default_point="screening"))
+
+
+@pytest.fixture(scope="session")
+def gated(tmp_path_factory):
+    """The folder of such a bundle with a gate that refuses what is blank, and nothing that the network sees."""
+    return tiny_network.write(tmp_path_factory.mktemp("gated"), tiny_network.files(gate=tolerant_gate()))
+
+
+def tolerant_gate(features=tiny_network.FEATURES):
+    """The statistics of a gate that refuses for no reason but what the pixels say."""
+    import numpy as np
+
+    from cxrlib.config import to_dict
+    from cxrlib.gate import Array, GateConfig
+
+    one, plane = np.ones(1), np.zeros(256)
+    arrays = {"weights": np.zeros(features + 256), "layout": plane, "centre": one, "scale": one, "directions": np.ones((1, 1)), "spread": one}
+    limits = dict.fromkeys(("refuse_score", "warn_score", "refuse_distance", "warn_distance"), 1e9)
+    return to_dict(GateConfig(**{name: Array.pack(value) for name, value in arrays.items()}, bias=0.0, rest=1.0, **limits))

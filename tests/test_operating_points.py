@@ -1,0 +1,104 @@
+"""Thresholds: against a search through all of them, every source counting the same."""
+
+import numpy as np
+import pytest
+
+from cxrlib.config import OperatingPoint
+from cxrlib.operating_points import choose, measure, predictive_values
+
+
+def films(seed, n=300, sources=("large", "small")):
+    rng = np.random.default_rng(seed)
+    where = rng.choice(sources, n, p=[0.8, 0.2])
+    y = rng.random(n) < 0.5
+    p = 1 / (1 + np.exp(-(rng.normal(0, 1, n) + np.where(y, 1.2, -1.2) + np.where(where == "small", 0.8, 0))))
+    return y.astype(int), np.round(p, 2), where  # rounded: with ties
+
+
+def rates(y, p, where, threshold):
+    """Sensitivity and specificity, each the mean over the sources."""
+    called = p >= threshold
+    hit = [called[(where == s) & (y == 1)].mean() for s in np.unique(where)]
+    clear = [1 - called[(where == s) & (y == 0)].mean() for s in np.unique(where)]
+    return np.mean(hit), np.mean(clear)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_screening_has_the_best_specificity_at_its_sensitivity(seed):
+    y, p, where = films(seed)
+    sensitivity, specificity = rates(y, p, where, choose(y, p, where)["screening"].threshold)
+    assert sensitivity >= 0.98
+    assert specificity == pytest.approx(max(c for s, c in (rates(y, p, where, t) for t in np.linspace(0, 1, 1001)) if s >= 0.98))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_balanced_has_the_best_sum(seed):
+    y, p, where = films(seed)
+    chosen = sum(rates(y, p, where, choose(y, p, where)["balanced"].threshold))
+    assert chosen == pytest.approx(max(sum(rates(y, p, where, t)) for t in np.linspace(0, 1, 1001)))
+
+
+def test_a_source_counts_as_much_as_a_larger_one():
+    # At 0.5 the ninety films of one source are all right, and both of the other are wrong.
+    y, p, where = [0, 1] * 45 + [0, 1], [0.45, 0.55] * 45 + [0.6, 0.99], ["large"] * 90 + ["small"] * 2
+    assert choose(y, p, where)["balanced"].threshold == pytest.approx(0.5)
+    y[-2:], p[-2:] = [1, 1], [0.2, 0.3]
+    assert choose(y, p, where)["screening"].threshold == pytest.approx(0.1)
+
+
+def test_thresholds_lie_between_probabilities():
+    y, p, where = films(1)
+    for point in choose(y, p, where).values():
+        assert point.threshold not in p
+        assert 0 < point.threshold < 1
+
+
+def test_a_point_says_what_it_achieves_overall_and_in_each_source():
+    point = measure([0, 0, 1, 1, 1], [0.1, 0.6, 0.4, 0.7, 0.9], ["a", "a", "a", "a", "b"], 0.5)
+    assert point == OperatingPoint(0.5, pytest.approx(2 / 3), 0.5, {"a": (0.5, 0.5), "b": (1.0, -1.0)})
+
+
+def test_a_threshold_itself_is_positive():
+    assert measure([0, 1], [0.4, 0.5], ["a", "a"], 0.5).sensitivity == 1
+
+
+def test_films_that_all_look_alike_are_all_called():
+    assert choose([0, 1], [0.0, 0.0], ["a", "a"])["screening"].sensitivity == 1
+    assert choose([0, 1], [1.0, 1.0], ["a", "a"])["screening"].sensitivity == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0, 1], [0.1], ["a", "a"]), r"must have one entry per film\. Received: shapes \(2,\), \(1,\) and \(2,\)"),
+        (([[0, 1]], [[0.1, 0.2]], [["a", "a"]]), "must have one entry per film"),
+        (([1, 1], [0.1, 0.2], ["a", "a"]), "operating points need films of both classes"),
+        (([0, 0], [0.1, 0.2], ["a", "a"]), "operating points need films of both classes"),
+        (([0, 1], [0.1, 1.2], ["a", "a"]), r"probability must lie in \[0, 1\]\. Received: from 0\.1 to 1\.2"),
+        (([0, 1], [0.1, np.nan], ["a", "a"]), r"probability must lie in \[0, 1\]"),
+    ],
+)
+def test_what_cannot_be_chosen_from_is_said(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        choose(*arguments)
+
+
+def test_predictive_values_are_those_of_a_counted_population():
+    # Of 10,000 films 200 are positive: 190 of them found, and 980 of the 9,800 others called.
+    assert predictive_values(0.95, 0.9, 0.02) == pytest.approx((190 / (190 + 980), 8820 / (8820 + 10)))
+    assert predictive_values(0.95, 0.9, 0.0) == (0.0, 1.0)
+    assert predictive_values(0.95, 0.9, 1.0) == (1.0, 0.0)
+
+
+def test_nobody_knows_what_an_answer_is_worth_that_is_never_given():
+    ppv, npv = predictive_values(0.0, 1.0, 0.5)
+    assert np.isnan(ppv)
+    assert npv == 0.5
+    assert np.isnan(predictive_values(1.0, 0.0, 0.5)[1])
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "specificity", "prevalence"])
+def test_a_part_lies_between_nothing_and_all(name):
+    values = {"sensitivity": 0.9, "specificity": 0.9, "prevalence": 0.1, name: 1.1}
+    with pytest.raises(ValueError, match=rf"{name} must lie in \[0, 1\]\. Received: {name}=1\.1"):
+        predictive_values(**values)
