@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -39,7 +40,7 @@ _TELLS = 0.8  # an attribute that ranks the classes this well (AUROC) is worth a
 _SIGMAS = 4.0  # and this many standard errors away from chance
 _FEW_FILMS, _FEW_PATIENTS = 50, 10  # of a class
 _BORDER = 4.0  # standard deviation in grey levels of 255 below which a row or a column is a border
-_CONFOUNDERS = ("age", "sex", "gender", "view", "viewposition", "view_position", "site", "hospital", "institution", "manufacturer", "device", "portable")
+_CONFOUNDERS = ("age", "sex", "gender", "view", "viewposition", "site", "hospital", "institution", "manufacturer", "device", "portable")  # columns
 _LISTED = 5  # names in a sentence; the JSON has all
 
 
@@ -52,7 +53,11 @@ class Confounder:
         source: Where: the source's name, or `""` across all sources.
         label: The class that it tells from the others.
         auroc: How well, in [0.5, 1], if nothing else is looked at.
-        typical: Its median or most frequent value, `{"the class": …, "the others": …}` by class name.
+        typical: Its median or most frequent value, by class name.
+
+    Example:
+        >>> print(Confounder("view", "clinic", "PNEUMONIA", 0.9, {"PNEUMONIA": "AP", "NORMAL": "PA"}))
+        in clinic, the view alone tells PNEUMONIA apart with an AUROC of 0.90 (PNEUMONIA: AP, NORMAL: PA): a network may learn that instead of the disease
     """
 
     attribute: str
@@ -84,6 +89,12 @@ class Audit:
         confounders: What tells the classes apart besides the disease.
         errors: Leaks between splits, one sentence each: figures measured on these splits would be wrong.
         warnings: All else that is worth knowing before training, one sentence each.
+
+    Example:
+        >>> print(Audit(2, {"home": {"NORMAL": 2}}, {}, 0, (("a.png", "b.png"),), (), {}, (), {}, (), (), ("1 surplus copy",)))
+        2 films, 0 known patients
+          home: 2 NORMAL
+        warning: 1 surplus copy
     """
 
     n: int
@@ -103,6 +114,11 @@ class Audit:
     def surplus(self) -> int:
         """Films that could go without a picture being lost: all but one of every group of exact duplicates."""
         return sum(len(group) - 1 for group in self.exact_duplicates)
+
+    @property
+    def leaks(self) -> tuple[str, ...]:
+        """The errors as counts without names, fit to be published: `("2 films in two splits",)`."""
+        return tuple(text.partition(":")[0] for text in self.errors)
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain JSON types.
@@ -144,7 +160,7 @@ def audit(
         size: Side in pixels of the cached films.
         folder: Where the cache lies, see `cache.open_cache`.
         workers: Threads that decode; `None` for one per core.
-        near: Whether to look for near duplicates, whose time grows with the square of the number of films: a minute or two for 100,000.
+        near: Whether to look for near duplicates, whose time grows with the square of the number of films.
         progress: Whether to show how far it is on stderr.
 
     Returns:
@@ -282,10 +298,7 @@ def _exact(readable: Sequence[int], films: Films, facts: Sequence[Facts]) -> lis
 
 def _near(chosen: NDArray[np.int64], films: Films, progress: bool) -> list[tuple[int, int]]:
     """Pairs of chosen films that are copies of each other, every one compared with every other."""
-    sample = np.unique(np.linspace(0, len(chosen) - 1, _SAMPLE).astype(np.int64)) if len(chosen) else chosen
-    coarse_enough, fine_enough = (
-        usual + alike * (1 - usual) for grid, alike in ((_COARSE, _ALIKE_COARSE), (_FINE, _ALIKE_FINE)) for usual in [_usual(films, chosen[sample], grid)]
-    )
+    coarse_enough, fine_enough = _enough(films, chosen, _COARSE, _ALIKE_COARSE), _enough(films, chosen, _FINE, _ALIKE_FINE)
     blocks = [chosen[i : i + _BLOCK] for i in range(0, len(chosen), _BLOCK)]
     suspects: set[tuple[int, int]] = set()
     with Progress(len(chosen), "comparing", shown=progress) as bar:
@@ -300,16 +313,21 @@ def _near(chosen: NDArray[np.int64], films: Films, progress: bool) -> list[tuple
                 suspects.update((a, b) for a, b in zip(other[rows].tolist(), block[columns % len(block)].tolist(), strict=True) if a < b)
             bar.advance(len(block))
     pairs = sorted(suspects)
-    return [pair for start in range(0, len(pairs), 256) for pair in _verified(pairs[start : start + 256], films, fine_enough)]
+    return [pair for start in range(0, len(pairs), 512) for pair in _verified(pairs[start : start + 512], films, fine_enough)]
 
 
-def _usual(films: Films, sample: NDArray[np.int64], grid: tuple[int, int]) -> float:
-    """The correlation that one pair in ten exceeds: 0.11 on the fine grid where people differ, far more for drawings or films of one test object."""
-    if len(sample) < 6:
-        return 0.0
+def _enough(films: Films, chosen: NDArray[np.int64], grid: tuple[int, int], alike: float) -> float:
+    """The correlation from which on two films are copies: part of the way from what one pair in ten of this data set exceeds to 1.
+
+    That is 0.11 on the fine grid where people differ, and far more for drawings or films of one test object.
+    """
+    if len(chosen) < 6:
+        return alike
+    sample = chosen[np.unique(np.linspace(0, len(chosen) - 1, _SAMPLE).astype(np.int64))]
     described = _describe(films, sample, *grid)
     pairs = (described @ described.T)[np.triu_indices(len(sample), 1)]
-    return max(0.0, float(np.quantile(pairs, 0.5 if len(sample) < _FEW else 0.9)))
+    usual = max(0.0, float(np.quantile(pairs, 0.5 if len(sample) < _FEW else 0.9)))
+    return usual + alike * (1 - usual)
 
 
 def _verified(pairs: list[tuple[int, int]], films: Films, enough: float) -> list[tuple[int, int]]:
@@ -401,7 +419,9 @@ def _confounders(dataset: Dataset, readable: Sequence[int], films: Films, facts:
         "file type": [Path(dataset.paths[i]).suffix.lower() for i in readable],
         "view": [facts[i].view or "" for i in readable],
     }
-    columns |= {name: [column[i] for i in readable] for name, column in dataset.columns.items() if name.casefold() in _CONFOUNDERS}
+    for name, values in dataset.columns.items():
+        if re.sub(r"[\W_]|^patient", "", name.casefold()) in _CONFOUNDERS:
+            columns[name] = [values[i] for i in readable]
     places = ["", *dict.fromkeys(dataset.sources)] if len(set(dataset.sources)) > 1 else list(dict.fromkeys(dataset.sources))
     for place in places:
         inside = np.flatnonzero(sources == place) if place else np.arange(len(chosen))

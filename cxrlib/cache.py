@@ -63,6 +63,10 @@ class Facts:
         colour: 0 for a grey film, see `images.Film`.
         view: The declared view position, or `None`.
         error: Why the film cannot be read; empty if it can, and then the rest holds.
+
+    Example:
+        >>> Facts("", error="it is empty").error
+        'it is empty'
     """
 
     digest: str
@@ -134,6 +138,11 @@ class Decoded:
     Args:
         films: Pixels of every readable film; asking for another raises `ImageError`.
         facts: One entry per film; those of unreadable films hold an `error`.
+
+    Example:
+        >>> decoded = Decoded(Films([], np.array([-1]), np.array([-1]), 8), (Facts("", error="it is empty"),))
+        >>> len(decoded.films), decoded.facts[0].error
+        (1, 'it is empty')
     """
 
     films: Films
@@ -190,6 +199,13 @@ def decode(dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[str] 
     Raises:
         ValueError: If size or workers are not positive.
         OSError: If the folder cannot be written, or the disk is too small.
+
+    Example:
+        >>> import tempfile
+        >>> lost = Dataset(("lost.png",), np.array([0]), ("NORMAL", "PNEUMONIA"), (None,), ("home",), (None,))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     decode(lost, folder=folder, progress=False).facts[0].error
+        'No such file or directory'
     """
     if size < 1 or (workers is not None and workers < 1):
         raise ValueError(f"size and workers must be positive. Received: size={size!r}, workers={workers!r}")
@@ -214,6 +230,11 @@ def fingerprint(dataset: Dataset, decoded: Decoded) -> str:
 
     Returns:
         SHA-256 over every film's content and label, 64 hexadecimal digits.
+
+    Example:
+        >>> films = Dataset(("a.png",), np.array([0]), ("NORMAL", "PNEUMONIA"), (None,), ("home",), (None,))
+        >>> fingerprint(films, Decoded(Films([], np.array([-1]), np.array([-1]), 8), (Facts("0" * 32),)))[:8]
+        '01bbfb72'
     """
     lines = sorted(f"{facts.digest}\t{dataset.labels[target]}" for facts, target in zip(decoded.facts, dataset.targets.tolist(), strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -227,6 +248,10 @@ def clean(folder: str | os.PathLike[str] | None = None) -> int:
 
     Returns:
         Bytes that were freed.
+
+    Example:
+        >>> clean("/no/such/cache")
+        0
     """
     freed = 0
     for place in cache_folder(folder).glob("films-*-*-*"):  # of every size and decoder
@@ -410,7 +435,8 @@ class _Store:
             return _Read(path, length, changed, Facts(digest, error=str(error).removeprefix(f"{path}: ")), None)
         facts = Facts(digest, *film.size, film.white, film.colour, film.view)
         fitted = images.fit(film, self.size)[..., 0]  # (size, size) in [0, 1]
-        return _Read(path, length, changed, facts, np.rint(fitted * 255).astype(np.uint8))
+        fitted *= 255
+        return _Read(path, length, changed, facts, np.rint(fitted, out=fitted).astype(np.uint8))
 
     def _open(self, paths: list[str], found: dict[str, _Found], errors: dict[str, Facts]) -> Decoded:
         lengths = self._lengths()

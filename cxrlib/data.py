@@ -386,6 +386,10 @@ class Split:
         train: ndarray of shape (n,), int64, positions in the data set, ascending.
         validation: ndarray of shape (m,), int64, positions in the data set, ascending.
         digest: SHA-256 over the films' names and sides, the same on every machine.
+
+    Example:
+        >>> Split(np.array([0, 1]), np.array([2]), "4f0c…").validation.tolist()
+        [2]
     """
 
     train: NDArray[np.int64]

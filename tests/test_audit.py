@@ -147,7 +147,7 @@ def test_blank_films_are_no_altered_copies(tmp_path: Path, look: Callable[..., A
     assert found.exact_duplicates == found.near_duplicates == ()
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 70])
+@pytest.mark.parametrize("n", [1, 2, 3, 40])
 def test_any_number_of_films_in_any_blocks(tmp_path: Path, look: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     root = plant(tmp_path / "clinic", n)
     jpeg(film(0), 60).save(root / "NORMAL" / "copy.png")
@@ -230,6 +230,7 @@ def test_a_patient_in_two_splits_is_an_error(tmp_path: Path, look: Callable[...,
     film(102).save(root / "test" / "NORMAL" / "person1_bacteria_97.png")  # not person1_virus
     found = look(root)
     assert found.errors == ("1 patient in two splits: person0_virus",)
+    assert found.leaks == ("1 patient in two splits",)  # names nobody
     assert {split: names((paths,))[0] for split, paths in found.patient_overlap["person0_virus"].items()} == {
         "test": ["person0_virus_99.png"],
         "train": ["person0_virus_0.png"],
@@ -340,9 +341,9 @@ def test_columns_and_file_types_are_looked_at(tmp_path: Path, look: Callable[...
     age = tuple(str(4 + t + i % 3) if t == 0 else str(40 + i % 30) for i, t in enumerate(dataset.targets))
     view = tuple("AP" if t else ("PA", "PA", "AP")[i % 3] for i, t in enumerate(dataset.targets))
     ill = tuple(str(t) for t in dataset.targets)
-    found = look(replace(dataset, columns={"Age": age, "view": view, "diagnosis": ill}))
-    assert [(c.attribute, round(c.auroc, 2)) for c in found.confounders] == [("view", 0.83), ("Age", 1.0)]
-    assert found.confounders[0].typical == {"PNEUMONIA": "AP", "NORMAL": "PA"}
+    found = look(replace(dataset, columns={"Patient Age": age, "View_Position": view, "diagnosis": ill}))
+    assert [(c.attribute, round(c.auroc, 2)) for c in found.confounders] == [("Patient Age", 1.0), ("View_Position", 0.83)]
+    assert found.confounders[1].typical == {"PNEUMONIA": "AP", "NORMAL": "PA"}
 
 
 def test_sources_that_tell_the_classes_apart(tmp_path: Path, look: Callable[..., Audit]) -> None:

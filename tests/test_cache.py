@@ -375,7 +375,7 @@ def test_killed_at_any_step_the_next_run_goes_on(tmp_path: Path, place: Path, re
     whole = expected(dataset)
     read.clear()
     codes, decoded = Counter[int](), []
-    for steps in (0, 1, 4, 8, 12, 15, 18, 22, 26, 99):
+    for steps in (0, 6, 11, 15, 21, 99):
         run = subprocess.run(
             [sys.executable, "-c", VICTIM, str(tmp_path / "films"), str(place), str(steps)], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
         )
