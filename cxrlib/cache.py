@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import os
 import shutil
 import sqlite3
@@ -276,14 +275,6 @@ def _ordered(pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T
         yield waiting.popleft().result()
 
 
-class _Named(io.BytesIO):
-    """Bytes that know their file's name, for messages."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
-
-
 @dataclass(frozen=True)
 class _Read:
     path: str
@@ -420,7 +411,7 @@ class _Store:
             if not stat.S_ISREG(info.st_mode):
                 raise OSError(errno.EINVAL, "it is no regular file")
             with open(path, "rb") as file:
-                content = file.read(images.MAX_BYTES + 1)  # `images` refuses what is longer
+                content = file.read(min(info.st_size, images.MAX_BYTES) + 1)  # `images` refuses what is longer
         except OSError as error:
             return _Read(path, 0, -1, Facts("", error=error.strerror or str(error)), None)
         length, changed = _state(info)
@@ -430,9 +421,9 @@ class _Store:
         if digest in known:
             return _Read(path, length, changed, Facts(digest), None)
         try:
-            film = images.read(_Named(content, path), model_size=self.size)
+            film = images.read(content, model_size=self.size)
         except images.ImageError as error:
-            return _Read(path, length, changed, Facts(digest, error=str(error).removeprefix(f"{path}: ")), None)
+            return _Read(path, length, changed, Facts(digest, error=str(error).removeprefix(f"{images.name_of(content)}: ")), None)
         facts = Facts(digest, *film.size, film.white, film.colour, film.view)
         fitted = images.fit(film, self.size)[..., 0]  # (size, size) in [0, 1]
         fitted *= 255
