@@ -1,0 +1,447 @@
+"""Is this a frontal chest film, and if not, why?
+
+Two checks of what the network sees. A linear score on the network's embedding and on the film's coarse layout tells chest films from pictures that were drawn
+or spoilt on purpose (outlier exposure). A distance from the chest films, in features that training hardly moves, finds what nobody thought of drawing. Before
+them come plain checks of pixels and header.
+
+References:
+    Hendrycks et al., Deep anomaly detection with outlier exposure, ICLR 2019, arXiv:1812.04606.
+    Lee et al., A simple unified framework for detecting out-of-distribution samples, NeurIPS 2018, arXiv:1807.03888.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cxrlib.images import Film
+from cxrlib.images import fit as fit_film
+from cxrlib.outliers import outliers, variants
+
+_GRID = 16  # the layout is this many cells high and wide
+PER_SOURCE = 1500  # films used of one source
+_FOLDS = 4  # thresholds come from scores of films that the scoring fit has not seen
+_ALLOWED = 0.007  # part of a source's films that may be refused; the promise is 0.01
+_STRENGTH = 3.2  # inverse regularisation, for weights that sum to 1
+_DIRECTIONS = 48
+
+_VIEWS = {"PA", "AP", "AP AXIAL", "ANTERO-POSTERIOR", "POSTERO-ANTERIOR"}
+_LATERALS = {"LL", "RL", "LAT", "LATERAL", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "ML", "LM", "MLO", "CC"}
+_MODALITIES = {"CR", "DX", "DR", "RG", "RF", "XA", "OT", "SC"}
+
+
+@dataclass(frozen=True)
+class Array:
+    """A float array as JSON can hold it.
+
+    Args:
+        shape: Its shape.
+        dtype: `float16` or `float32`.
+        data: Its bytes, little-endian and row by row, in base64.
+
+    Raises:
+        ValueError: If they do not belong together, or a value is not finite.
+
+    Example:
+        >>> Array.pack(np.ones((2, 3))).numpy().shape
+        (2, 3)
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    data: str
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float16", "float32") or any(n < 1 for n in self.shape):
+            raise ValueError(f"an array must be float16 or float32 and not empty. Received: dtype={self.dtype!r}, shape={self.shape}")
+        try:
+            raw = base64.b64decode(self.data, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError(f"an array's data must be base64 ({error})") from error
+        if len(raw) != math.prod(self.shape) * np.dtype(self.dtype).itemsize:
+            raise ValueError(f"an array's data must fill its shape. Received: {len(raw)} bytes for shape={self.shape}, dtype={self.dtype}")
+        if not np.isfinite(self.numpy()).all():
+            raise ValueError("an array's values must be finite")
+
+    @classmethod
+    def pack(cls, values: np.ndarray, dtype: str = "float32") -> Array:
+        """Pack values.
+
+        Args:
+            values: ndarray of any shape.
+            dtype: `float16` or `float32`.
+
+        Returns:
+            The array.
+        """
+        little = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
+        return cls(tuple(map(int, little.shape)), dtype, base64.b64encode(little.tobytes()).decode())
+
+    def numpy(self) -> np.ndarray:
+        """Unpack the values: an ndarray of shape `shape`, float32."""
+        flat = np.frombuffer(base64.b64decode(self.data), np.dtype(self.dtype).newbyteorder("<"))
+        return flat.reshape(self.shape).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What a gate knows: made by `fit`, kept in the bundle.
+
+    Args:
+        weights: Shape (d + 256,): of the square roots of the embedding's d values and of the layout; the higher the score, the stranger the film.
+        bias: Added to the score.
+        layout: Shape (256,): the mean layout of chest films, of length 1.
+        centre: Shape (p,): mean of the square roots of the embedding's first p values.
+        scale: Shape (p,): their inverse standard deviations.
+        directions: Shape (p, q), orthonormal columns: in which the standardised values vary most.
+        spread: Shape (q,): standard deviations along them.
+        rest: Mean squared length of what lies outside them.
+        refuse_score: Films with a higher score are refused.
+        warn_score: Films with a higher score are answered with a warning.
+        refuse_distance: Films at a larger distance are refused.
+        warn_distance: Films at a larger distance are answered with a warning.
+        refused: For each source, the part of its films that was refused, each scored by a fit without it.
+        outliers_refused: The part of the drawn and spoilt pictures that was refused, likewise.
+
+    Raises:
+        ValueError: If the shapes do not belong together.
+
+    Example:
+        >>> one = Array.pack(np.ones(1))
+        >>> GateConfig(one, 0, one, one, one, one, one, 1, 0, 0, 0, 0)
+        Traceback (most recent call last):
+        ValueError: a gate's arrays do not belong together: weights (1,), layout (1,), centre (1,), scale (1,), directions (1,), spread (1,)
+    """
+
+    weights: Array
+    bias: float
+    layout: Array
+    centre: Array
+    scale: Array
+    directions: Array
+    spread: Array
+    rest: float
+    refuse_score: float
+    warn_score: float
+    refuse_distance: float
+    warn_distance: float
+    refused: dict[str, float] = field(default_factory=dict)
+    outliers_refused: float = 0.0
+
+    def __post_init__(self) -> None:
+        shapes = {name: getattr(self, name).shape for name in ("weights", "layout", "centre", "scale", "directions", "spread")}
+        p, q = shapes["directions"] if len(shapes["directions"]) == 2 else (0, 0)
+        wanted = {"layout": (_GRID**2,), "centre": (p,), "scale": (p,), "spread": (q,)}
+        if len(shapes["weights"]) != 1 or shapes["weights"][0] < p + _GRID**2 or any(shapes[name] != shape for name, shape in wanted.items()):
+            raise ValueError(f"a gate's arrays do not belong together: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says of a film.
+
+    Args:
+        accepted: Whether the film gets a prediction.
+        reasons: Why not; or, where it does, what to be careful about.
+
+    Example:
+        >>> Verdict(False, ("it is almost blank",)).accepted
+        False
+    """
+
+    accepted: bool
+    reasons: tuple[str, ...]
+
+
+def inspect(film: Film, fitted: np.ndarray) -> tuple[list[str], list[str]]:
+    """Check a film's header and pixels, without any network.
+
+    Args:
+        film: The film.
+        fitted: What the network sees of it: ndarray of shape (s, s, 1), float32 in [0, 1].
+
+    Returns:
+        Reasons to refuse it, and warnings.
+
+    Example:
+        >>> from cxrlib.images import fit, read
+        >>> film = read(np.zeros((300, 300), np.uint8))
+        >>> inspect(film, fit(film))
+        (['it is almost blank'], [])
+    """
+    refusals, warnings = [], []
+    if film.modality and film.modality not in _MODALITIES:
+        refusals.append(f"its header says that it is no plain radiograph (modality {film.modality:.16})")
+    if film.view in _LATERALS:
+        refusals.append(f"its header says that it is a lateral or oblique view ({film.view})")
+    elif film.view and film.view not in _VIEWS:
+        warnings.append(f"its header names a view that is neither PA nor AP ({film.view:.16})")
+    height, width = film.size
+    small, aspect = min(film.size), max(film.size) / min(film.size)
+    if small < 64:
+        refusals.append(f"it is too small: {width} x {height} pixels, at least 64 x 64 are needed")
+    elif small < len(fitted):
+        warnings.append(f"it is small: {width} x {height} pixels, the network uses {len(fitted)} x {len(fitted)}")
+    if aspect > 4:
+        refusals.append(f"it is too long and narrow: {width} x {height} pixels")
+    elif aspect > 2.5:
+        warnings.append(f"it is unusually long and narrow: {width} x {height} pixels")
+    if film.colour > 0.03:
+        warnings.append("it is a colour picture; only its brightness was used")
+    levels = np.bincount((fitted * np.float32(255)).astype(np.uint8).ravel(), minlength=256).cumsum() / fitted.size
+    spread = (np.searchsorted(levels, 0.99) - np.searchsorted(levels, 0.01)) / 255
+    if spread < 0.1:
+        refusals.append("it is almost blank")
+    else:
+        if spread < 0.3:
+            warnings.append("it has very little contrast")
+        for name, part in (("black", levels[1]), ("white", 1 - levels[253])):
+            if part > 0.85:
+                refusals.append(f"{part:.0%} of it is pure {name}")
+            elif part > 0.6 or (part > 0.2 and name == "white"):
+                warnings.append(f"{part:.0%} of it is pure {name}: it may be badly exposed or cut off")
+    return refusals, warnings
+
+
+class Gate:
+    """Tells frontal chest films from everything else. Safe to use from many threads.
+
+    Args:
+        config: What `fit` returned.
+
+    Example:
+        >>> from cxrlib.images import read
+        >>> from cxrlib.phantom import draw
+        >>> def embed(films):  # stands for the network
+        ...     return films.reshape(len(films), 8, 4, 8, 4).mean((2, 4)).reshape(len(films), -1)
+        >>> films = np.stack([draw(seed, size=32) for seed in range(20)])
+        >>> gate = Gate(fit(films, sources=["here"] * 20, embed=embed, made=40))
+        >>> page = read(np.full((100, 100), 255, np.uint8))
+        >>> gate.check(page, embed(fit_film(page, 32)[None])[0])
+        Verdict(accepted=False, reasons=('it is almost blank',))
+    """
+
+    def __init__(self, config: GateConfig) -> None:
+        self.config = config
+        self._weights, self._layout = config.weights.numpy(), config.layout.numpy()
+        self._centre, self._scale = config.centre.numpy(), config.scale.numpy()
+        self._directions, self._spread = config.directions.numpy(), config.spread.numpy()
+
+    def check(self, film: Film, embedding: np.ndarray, fitted: np.ndarray | None = None) -> Verdict:
+        """Decide whether a film gets a prediction.
+
+        Args:
+            film: The film.
+            embedding: What the network makes of it: ndarray of shape (d,), float32.
+            fitted: What the network sees of it: ndarray of shape (s, s, 1), float32 in [0, 1]; None to make that anew, which takes longer.
+
+        Returns:
+            The verdict.
+
+        Raises:
+            ValueError: If the gate was fitted for an embedding of another length.
+        """
+        fitted = fit_film(film) if fitted is None else fitted
+        refusals, warnings = inspect(film, fitted)
+        if not refusals:
+            cells = layout_of(fitted[None, ..., 0])
+            (score,), (distance,) = self.measure(embedding[None], cells)
+            if not (score <= self.config.refuse_score and distance <= self.config.refuse_distance):  # nan is refused
+                refusals.append("it does not look like a frontal chest film" + self._hint(cells[0]))
+            elif score > self.config.warn_score or distance > self.config.warn_distance:
+                warnings.append("it is unlike most chest films that the model was trained on: take its probability with care")
+        return Verdict(not refusals, tuple(refusals or warnings))
+
+    def measure(self, embeddings: np.ndarray, layouts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Measure how strange films are.
+
+        Args:
+            embeddings: ndarray of shape (n, d), float32.
+            layouts: ndarray of shape (n, 256), float32, from `layout_of`.
+
+        Returns:
+            Scores and distances, two ndarrays of shape (n,), float32; the higher, the stranger.
+
+        Raises:
+            ValueError: If the gate was fitted for embeddings of another length.
+        """
+        d, p = embeddings.shape[1], len(self._centre)
+        if d + layouts.shape[1] != len(self._weights):
+            raise ValueError(f"this gate was fitted for embeddings of length {len(self._weights) - _GRID**2}. Received: {d}")
+        roots = np.sqrt(np.maximum(embeddings, 0))
+        score = roots @ self._weights[:d] + layouts @ self._weights[d:] + np.float32(self.config.bias)
+        z = (roots[:, :p] - self._centre) * self._scale
+        return score, _distance(z, self._directions, self._spread, self.config.rest)
+
+    def _hint(self, layout: np.ndarray) -> str:
+        """Whether the picture would look like a chest if it were turned or inverted."""
+        turned = [float(np.rot90(layout.reshape(_GRID, _GRID), k).ravel() @ self._layout) / _GRID for k in range(4)]
+        best = int(np.argmax(turned))
+        if turned[0] < -0.4:
+            return ": its intensities look inverted, bone should be bright and air dark"
+        if best and turned[best] > 0.45 and turned[best] > turned[0] + 0.25:
+            return ": it seems to be upside down" if best == 2 else ": it seems to lie on its side"
+        return ""
+
+
+def fit(
+    films: np.ndarray,
+    *,
+    sources: Sequence[str],
+    embed: Callable[[np.ndarray], np.ndarray],
+    shallow: int = 336,
+    made: int = 3000,
+    seed: int = 0,
+) -> GateConfig:
+    """Fit a gate to a network, from chest films alone.
+
+    Pictures that must be refused are drawn, or made from the films by turning, cropping, shuffling and inverting them; variants of the films as other machines
+    would show them must pass. All thresholds come from scores of films that the scoring fit has not seen, and hold for every source.
+
+    Args:
+        films: ndarray of shape (n, s, s), uint8: frontal chest films as the network sees them, s at least 16.
+        sources: The hospital or collection of each film; the part of films that is refused is bounded for each.
+        embed: Gives the network's embeddings: from ndarray (m, s, s, 1), float32 in [0, 1], to ndarray (m, d).
+        shallow: How many of the embedding's first values come from layers that training hardly moves.
+        made: How many pictures to draw and spoil; half as many variants of films are made.
+        seed: Of all that is drawn.
+
+    Returns:
+        What the gate has to know.
+
+    Raises:
+        ValueError: If there are fewer than 8 films, or films and sources do not agree.
+        ImportError: If scikit-learn is missing.
+
+    Example:
+        See `Gate`.
+    """
+    if films.ndim != 3 or films.dtype != np.uint8 or len(films) < 8 or min(films.shape[1:]) < _GRID:
+        raise ValueError(f"films must be 8 or more of shape (s, s), uint8, s at least {_GRID}. Received: shape={films.shape}, dtype={films.dtype}")
+    if len(sources) != len(films):
+        raise ValueError(f"sources must name the source of each film. Received: {len(sources)} for {len(films)} films")
+    rng = np.random.default_rng(seed)
+    names, which = np.unique(np.asarray(sources, str), return_inverse=True)
+    chosen = np.concatenate([np.sort(rng.permutation(np.flatnonzero(which == k))[:PER_SOURCE]) for k in range(len(names))])
+    films, which = np.asarray(films[chosen]), which[chosen]
+
+    # Folds: a picture belongs to the fold of the film that it was made from.
+    fold = rng.permutation(len(films)) % _FOLDS
+    pictures, kinds, folds = [films], [which], [fold]  # kind: number of the source; then variants; then outliers
+    for k in range(_FOLDS):
+        own = np.flatnonzero(fold == k)
+        pool = films[np.concatenate([rng.choice(own[which[own] == s], 200) for s in np.unique(which[own])])]
+        for number, make, n in ((len(names), variants, -(-made // (2 * _FOLDS))), (len(names) + 1, outliers, -(-made // _FOLDS))):
+            pictures.append(make(pool, n, seed=seed * _FOLDS + k))
+            kinds.append(np.full(n, number))
+            folds.append(np.full(n, k))
+    kind, fold = np.concatenate(kinds), np.concatenate(folds)  # of each picture
+    embeddings, layouts = _features(np.concatenate(pictures), embed)
+    x = np.hstack([np.sqrt(np.maximum(embeddings, 0)), layouts])  # (n, d + 256)
+    p = min(shallow, embeddings.shape[1])
+
+    # Every source weighs the same, all variants together as much as all films, and chests as much as outliers.
+    outlier: np.ndarray = np.equal(kind, len(names) + 1)
+    share = np.array([*[1 / len(names)] * len(names), 1, 2])
+    weight = share[kind] / np.bincount(kind)[kind]
+
+    score, distance = np.empty(len(x)), np.empty(len(x))
+    for k in range(_FOLDS):
+        others, mine = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        line, bias = _line(x[others], outlier[others], weight[others])
+        score[mine] = x[mine] @ line + bias
+        chest = others[~outlier[others]]
+        centre, scale, directions, spread, left = _shape(x[chest, :p], weight[chest])
+        distance[mine] = _distance((x[mine, :p] - centre) * scale, directions, spread, left)
+    line, bias = _line(x, outlier, weight)
+    centre, scale, directions, spread, left = _shape(x[~outlier, :p], weight[~outlier])
+    mean = np.mean([layouts[kind == k].mean(0) for k in range(len(names))], 0)
+
+    def worst(values: np.ndarray, allowed: float) -> float:
+        return float(max(np.quantile(values[kind == k], 1 - allowed) for k in range(len(names))))
+
+    # Where chests and outliers leave a gap, the threshold lies in its middle, so that films of other hospitals have room too; variants stand for them.
+    middle = (worst(score, 0.01) + float(np.quantile(score[outlier], 0.03))) / 2
+    refuse_score = max(worst(score, _ALLOWED), middle)
+    refuse_distance = max(worst(distance, _ALLOWED / 2), float(np.quantile(distance[kind == len(names)], 0.99)))
+    refused = (score > refuse_score) | (distance > refuse_distance)
+    return GateConfig(
+        weights=Array.pack(line),
+        bias=float(bias),
+        layout=Array.pack(mean / max(float(np.linalg.norm(mean)), 1e-9)),
+        centre=Array.pack(centre),
+        scale=Array.pack(scale),
+        directions=Array.pack(directions, "float16"),
+        spread=Array.pack(spread),
+        rest=left,
+        refuse_score=refuse_score,
+        warn_score=min(refuse_score, worst(score, 2 * _ALLOWED)),
+        refuse_distance=refuse_distance,
+        warn_distance=min(refuse_distance, worst(distance, _ALLOWED)),
+        refused={str(name): float(refused[kind == k].mean()) for k, name in enumerate(names)},
+        outliers_refused=float(refused[outlier].mean()),
+    )
+
+
+def layout_of(films: np.ndarray) -> np.ndarray:
+    """Rank the brightness of a film's cells: its layout, whatever its contrast.
+
+    Args:
+        films: ndarray of shape (n, s, s), s at least 16.
+
+    Returns:
+        ndarray of shape (n, 256), float32, each row with mean 0 and deviation 1.
+
+    Example:
+        >>> layout_of(np.random.default_rng(0).random((1, 32, 32))).std().round(2).item()
+        1.0
+    """
+    n, cell = len(films), films.shape[1] // _GRID
+    side = cell * _GRID
+    cells = films[:, :side, :side].reshape(n, _GRID, cell, _GRID, cell).mean((2, 4), dtype=np.float32).reshape(n, -1)
+    ranks = np.argsort(np.argsort(cells, 1, kind="stable"), 1, kind="stable")
+    return ((ranks - (_GRID**2 - 1) / 2) * (math.sqrt(12) / _GRID**2)).astype(np.float32)
+
+
+def _features(films: np.ndarray, embed: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    chunks = [films[i : i + 256] for i in range(0, len(films), 256)]
+    embeddings = [np.asarray(embed(chunk[..., None] / np.float32(255)), np.float32) for chunk in chunks]
+    return np.concatenate(embeddings), np.concatenate([layout_of(chunk) for chunk in chunks])
+
+
+def _line(x: np.ndarray, outlier: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """Logistic regression on standardised values, as weights of the values themselves."""
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise ImportError('fitting a gate needs scikit-learn: pip install "cxrlib[train]"') from error
+    weight = weight / weight.sum()
+    mean = weight @ x
+    scale = 1 / (np.sqrt(weight @ (x - mean) ** 2) + 1e-3)
+    model = LogisticRegression(C=_STRENGTH, max_iter=500, tol=1e-5).fit((x - mean) * scale, outlier, sample_weight=weight)
+    line: np.ndarray = model.coef_[0] * scale
+    return line, float(model.intercept_[0] - mean @ line)
+
+
+def _shape(x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    """Mean, inverse deviations, leading directions with their spread, and the mean squared length of the rest."""
+    weight = weight / weight.sum()
+    centre = weight @ x
+    scale = 1 / (np.sqrt(weight @ (x - centre) ** 2) + 1e-3)
+    z = (x - centre) * scale
+    values, vectors = np.linalg.eigh((z * weight[:, None]).T @ z)  # ascending
+    q = min(_DIRECTIONS, max(1, len(values) // 2), max(1, len(x) // 8))
+    return centre, scale, vectors[:, -q:], np.sqrt(np.maximum(values[-q:], 1e-6)), float(max(values[:-q].sum(), 1e-6))
+
+
+def _distance(z: np.ndarray, directions: np.ndarray, spread: np.ndarray, rest: float) -> np.ndarray:
+    """Logarithm of the mean squared deviation along the leading directions plus that outside them; about 0.7 for a usual film."""
+    along = z @ directions
+    outside = (z * z).sum(1) - (along * along).sum(1)
+    distance: np.ndarray = np.log(((along / spread) ** 2).mean(1) + np.maximum(outside, 0) / rest + 1e-12)
+    return distance

@@ -1,0 +1,276 @@
+"""The demo: one film, a batch, the model, and what to make of it. Uses cxrlib as any other program may."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
+
+from cxrlib import __version__
+from cxrlib.config import DISCLAIMER
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # also when `cxrlib demo` runs this file
+
+from desk import CORES, MAX_BYTES, Desk, FilmError, RateLimit, Uploads  # noqa: E402
+from pages import Pages, Row, data_url, lay_over, shrink, thumbnail  # noqa: E402
+
+WAITING = 200  # requests in the queue before it is closed
+RATE = 600  # requests a minute and visitor on a public Space; a film takes two
+FORGET = 60  # seconds without a request after which a visitor's session is forgotten
+ORPHAN = 900  # seconds after which an upload that nobody asked about is removed
+
+
+def build(desk: Desk) -> gr.Blocks:
+    """Lay out the pages and the endpoints.
+
+    Args:
+        desk: Where the answers come from.
+
+    Returns:
+        The app, not yet launched.
+    """
+    pages = Pages(desk.predictor)
+    film = {"concurrency_id": "film", "concurrency_limit": CORES}
+    private = {"api_visibility": "private", "show_progress": "hidden"}
+    page = functools.partial(gr.HTML, apply_default_css=False)
+
+    def one(files: list[dict[str, Any]]) -> tuple[str, str]:
+        try:
+            return answered(desk.take(files[0]))
+        except FilmError as error:
+            return pages.viewer(), pages.answer(error=str(error))
+
+    def answered(film: Any) -> tuple[str, str]:
+        found = desk.explain(film)
+        return pages.viewer(found), pages.answer(found.prediction)
+
+    def example(event: gr.EventData) -> tuple[str, str]:
+        return answered(desk.examples[event.index][2])
+
+    def many(files: list[dict[str, Any]]) -> Iterator[tuple[Any, Any]]:
+        rows: list[Row] = []
+        total = None if any(file["orig_name"].lower().endswith(".zip") for file in files) else len(files)
+        shown = 0.0
+        for name, found in desk.batch(files):
+            rows.append((name, "", str(found)) if isinstance(found, FilmError) else (name, thumbnail(found.film), found.prediction))
+            if time.monotonic() - shown > 0.25:
+                shown = time.monotonic()
+                yield pages.progress(len(rows), total), gr.skip()
+        yield "", pages.table(rows)
+
+    with gr.Blocks(title="Chest radiographs: cxrlib", analytics_enabled=False) as app:
+        page(pages.head(), elem_id="cx-head")
+        with gr.Tabs(elem_id="cx-tabs"):
+            with gr.Tab("One film", render_children=True), gr.Row(elem_id="cx-one"):
+                drop = page(html_template=_read("drop.html"), js_on_load=_js("drop"), many=False, limit=MAX_BYTES, elem_id="cx-drop")
+                examples = page(pages.examples(desk.examples), js_on_load=_js("examples"), elem_id="cx-examples")
+                viewer = page(pages.viewer(), js_on_load=_js("settle"), elem_id="cx-viewer")
+                answer = page(pages.answer(), js_on_load=_js("settle"), elem_id="cx-side")
+            with gr.Tab("Batch", render_children=True), gr.Column(elem_id="cx-batch"):
+                batch = page(html_template=_read("drop.html"), js_on_load=_js("drop"), many=True, limit=MAX_BYTES, elem_id="cx-many")
+                progress = page("", min_height=28)
+                table = page(pages.table(), js_on_load=_js("settle"))
+            with gr.Tab("Model") as model:
+                page(pages.glance())
+                card = gr.Markdown(elem_id="cx-card")
+            with gr.Tab("About"):
+                gr.Markdown(_about(), elem_id="cx-about")
+        page(f'<p role="note">{escape(DISCLAIMER)}</p>', elem_id="cx-note")
+
+        for event in (
+            drop.upload(one, drop, [viewer, answer], trigger_mode="always_last", **film, **private),
+            examples.select(example, None, [viewer, answer], trigger_mode="always_last", **film, **private),
+            batch.upload(many, batch, [progress, table], trigger_mode="once", concurrency_id="batch", concurrency_limit=1, **private),
+        ):
+            event.then(None, js="() => cxr.done()")
+            event.failure(None, js="() => cxr.failed()")
+        model.select(pages.card, None, card, queue=False, **private)
+        _endpoints(desk, film)
+    app.queue(max_size=WAITING, default_concurrency_limit=CORES, api_open=False)
+    return app
+
+
+def _endpoints(desk: Desk, film: dict[str, Any]) -> None:
+    def predict(film: gr.FileData, operating_point: str | None = None) -> dict[str, Any]:
+        """Classify one chest radiograph.
+
+        Args:
+            film: JPEG, PNG, TIFF, BMP, WebP or DICOM file.
+            operating_point: Name of the threshold to decide at; the model's default when not given.
+
+        Returns:
+            label, probability, probabilities, threshold, accepted, reasons and source, as of `Prediction.to_dict()`.
+        """
+        with _plainly():
+            upload = desk.take(dict(film))
+            return desk.explain(upload, operating_point=operating_point).prediction.to_dict()
+
+    def explain(film: gr.FileData, label: str | None = None, operating_point: str | None = None) -> dict[str, Any]:
+        """Classify one chest radiograph and show where the evidence lies.
+
+        Args:
+            film: As for predict.
+            label: The class whose evidence is shown; when not given, pneumonia, or with three or more labels the predicted one.
+            operating_point: As for predict.
+
+        Returns:
+            The fields of predict, and evidence_for, the class; heatmap, a data URL of a grey PNG, white where evidence is strong; overlay, a data URL of a
+            JPEG, the heatmap over the film. Both pictures have the film's shape and at most 1024 pixels a side, and are null when it was refused.
+        """
+        with _plainly():
+            found = desk.explain(desk.take(dict(film)), label=label, operating_point=operating_point)
+            heat = overlay = None
+            if found.prediction.accepted:
+                grey, colour = lay_over(found, shrink(found.film))
+                heat, overlay = data_url(grey, "PNG"), data_url(colour)
+            return {**found.prediction.to_dict(), "evidence_for": found.label, "heatmap": heat, "overlay": overlay}
+
+    def batch(films: list[gr.FileData], operating_point: str | None = None) -> list[dict[str, Any]]:
+        """Classify many chest radiographs.
+
+        Args:
+            films: Files as for predict, and zip archives of them; at most 200 films.
+            operating_point: As for predict.
+
+        Returns:
+            For each film the fields of predict, or source and error, a sentence, where it could not be read.
+        """
+        with _plainly():
+            answers = desk.batch([dict(film) for film in films], operating_point=operating_point)
+            return [{"source": name, "error": str(found)} if isinstance(found, FilmError) else found.prediction.to_dict() for name, found in answers]
+
+    gr.api(predict, **film)
+    gr.api(explain, **film)
+    gr.api(batch, concurrency_id="batch", concurrency_limit=1)
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    try:
+        yield
+    except FilmError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text("utf-8")
+
+
+def _about() -> str:
+    return Template(_read("about.md")).substitute(disclaimer=DISCLAIMER, minutes=ORPHAN // 60, version=__version__)
+
+
+def _js(function: str) -> str:
+    return f"cxr.{function}(element, trigger, props, upload, watch)  // 'upload' 'select'"
+
+
+def _theme() -> gr.themes.Base:
+    system = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+    return gr.themes.Base(primary_hue="cyan", neutral_hue="slate", font=system, font_mono=("ui-monospace", "Menlo", "Consolas", "monospace"))
+
+
+def _keep_clean(app: gr.Blocks, uploads: Uploads, stop: threading.Event) -> None:
+    """Every few seconds: orphaned uploads go, and so do the values that Gradio keeps for each session."""
+    while not stop.wait(10):
+        uploads.sweep(ORPHAN)
+        with contextlib.suppress(RuntimeError):  # a visitor came while we looked: next time
+            forget(app, FORGET)
+
+
+def forget(app: gr.Blocks, age: float) -> None:
+    """Drop the sessions without a request for `age` seconds, and with them what Gradio remembers of their last answers."""
+    sessions, seen = app.state_holder.session_data, app.state_holder.time_last_used
+    for name in list(sessions):
+        if (datetime.now() - seen.get(name, datetime.min)).total_seconds() >= age:
+            sessions.pop(name, None)
+            seen.pop(name, None)
+
+
+def start(
+    model: str | os.PathLike[str] | None = None, *, port: int | None = None, examples: str | os.PathLike[str] | None = None, public: bool = False
+) -> tuple[gr.Blocks, Callable[[], None]]:
+    """Serve the demo from a thread.
+
+    Args:
+        model: As for `Predictor`.
+        port: Where to listen; `None` for the first free one from 7860.
+        examples: Folder of films to offer beside the drawn ones.
+        public: Whether to listen on all addresses, and to limit how much one visitor may send.
+
+    Returns:
+        The running app, whose `local_url` is its address, and what stops it.
+    """
+    desk = Desk(model, examples)
+    os.environ["GRADIO_TEMP_DIR"] = str(desk.uploads.folder)
+    app = build(desk)
+    middleware = [Middleware(RateLimit, a_minute=RATE)] if public else []
+    routes = [
+        Route("/gradio_api/upload", desk.uploads.receive, methods=["POST"]),
+        Route("/gradio_api/deep_link", lambda _: PlainTextResponse("There are no deep links.", 404)),  # it would write a session to disk
+        Route("/healthz", lambda _: JSONResponse({"status": "ok", "version": __version__})),
+    ]
+    app.launch(
+        server_name="0.0.0.0" if public else "127.0.0.1",
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,
+        max_file_size=MAX_BYTES,
+        enable_monitoring=False,
+        run_history=False,
+        state_session_capacity=64,
+        footer_links=["api", "gradio"],
+        ssr_mode=False,
+        pwa=False,
+        theme=_theme(),
+        css_paths=HERE / "style.css",
+        head=f"<script>{_read('page.js')}</script>",
+        app_kwargs={"routes": routes, "middleware": middleware},
+    )
+    stop = threading.Event()
+    threading.Thread(target=_keep_clean, args=(app, desk.uploads, stop), daemon=True).start()
+
+    def close() -> None:
+        stop.set()
+        app.close(verbose=False)
+        desk.uploads.close()
+
+    return app, close
+
+
+def main(model: str | os.PathLike[str] | None = None, port: int | None = None, examples: str | os.PathLike[str] | None = None) -> None:
+    """Serve the demo until Ctrl-C.
+
+    Args:
+        model: As for `Predictor`.
+        port: Where to listen; `None` for the first free one from 7860.
+        examples: Folder of films to offer beside the drawn ones.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the uploads go, too
+    app, close = start(model, port=port, examples=examples, public="SPACE_ID" in os.environ)
+    sys.stdout.write(f"cxrlib's demo is ready at {app.local_url} (Ctrl-C stops it)\n")
+    sys.stdout.flush()
+    try:
+        app.block_thread()
+    finally:
+        close()
+
+
+if __name__ == "__main__":
+    main(_read("model.txt").strip() if (HERE / "model.txt").is_file() else None)  # what `cxrlib publish --space` writes

@@ -1,0 +1,259 @@
+"""Where the answers come from: uploads are read and removed, the predictor is asked, and what goes wrong becomes a sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import logging
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+import zipfile
+import zlib
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from gradio.route_utils import MultiPartException, upload_fn
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from cxrlib import Explanation, ImageError, Predictor, images, phantom
+
+MAX_BYTES = 64 * 2**20  # of a file; a detector of 43 x 43 cm with 0.1 mm pixels of 16 bits gives 37 MB
+MAX_FILMS = 200  # of a batch
+MAX_UNPACKED = 512 * 2**20  # of a zip
+MAX_EXAMPLES = 6  # from a folder
+CORES = 2  # films under way at once
+_TOO_LARGE = f"the file is larger than {MAX_BYTES // 2**20} MB"
+_DRAWN = {"A drawn film": phantom.draw(7, size=768), "A drawn film with an opacity": phantom.draw(7, opacity=True, size=768)}
+_PREFIX = "cxrlib-demo-"
+_log = logging.getLogger("cxrlib.demo")
+
+
+class FilmError(ValueError):
+    """What a visitor sent cannot be answered; the message is a sentence for them."""
+
+
+# --- what visitors send ---------------------------------------------------------------------------------------------------------------------------------
+
+
+class Upload(io.BytesIO):
+    """The bytes of a file, and its name."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
+class Uploads:
+    """Uploads on their way to an answer: each lies in a folder of its own that nobody can guess, and is gone once it was read."""
+
+    def __init__(self) -> None:
+        _remove_leftovers()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")).resolve()  # only this user may look inside
+
+    async def receive(self, request: Request) -> Response:
+        """Stand in for Gradio's upload route, where equal files of two visitors share a path and a broken upload stays."""
+        size = request.headers.get("content-length", "")
+        if not size.isdigit():
+            return PlainTextResponse("The size of the upload must be given.", 411)
+        if int(size) > MAX_BYTES + 2**16:
+            return PlainTextResponse(f"{_TOO_LARGE.capitalize()}.", 413)
+        place = self.folder / secrets.token_hex(16)
+        try:
+            files, _, _ = await upload_fn(request, place, MAX_BYTES, None)
+        except BaseException as error:
+            shutil.rmtree(place, ignore_errors=True)
+            if isinstance(error, MultiPartException):
+                return PlainTextResponse("The upload is not complete.", 400)
+            raise
+        return JSONResponse([str(file) for file in files])
+
+    def take(self, path: str, name: str) -> Upload:
+        """Read an upload, and remove it."""
+        file = Path(os.path.realpath(path))
+        if self.folder not in file.parent.parents:
+            raise FilmError(f"{name}: only files that were uploaded here are read.")
+        try:
+            return Upload(file.read_bytes(), name)
+        except OSError as error:
+            raise FilmError(f"{name}: the file is no longer here, for an upload is read once. Please send it again.") from error
+        finally:
+            file.unlink(missing_ok=True)
+            for place in (file.parent, file.parent.parent):
+                if place != self.folder:
+                    try:
+                        place.rmdir()
+                    except OSError:  # another file of the same upload
+                        break
+
+    def sweep(self, age: float) -> None:
+        """Remove what has lain here for `age` seconds."""
+        for place in self.folder.iterdir():
+            try:
+                if time.time() - place.stat().st_mtime >= age:
+                    shutil.rmtree(place) if place.is_dir() else place.unlink()
+            except OSError:  # an answer was faster
+                continue
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _remove_leftovers() -> None:
+    """Uploads that a killed demo left behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*") if os.name == "posix" else ():
+        try:
+            os.kill(int(folder.name.split("-")[2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, PermissionError):  # somebody else's
+            continue
+
+
+class RateLimit:
+    """Middleware: so many requests a minute and visitor; beyond them a sentence asks for patience."""
+
+    def __init__(self, app: Any, a_minute: int) -> None:
+        self.app, self.a_minute = app, a_minute
+        self.visitors: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address -> requests left, and when that was so
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and not self.admit(_address(scope), time.monotonic()):
+            await PlainTextResponse("Too many requests: please wait a minute.", 429, {"retry-after": "60"})(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def admit(self, address: str, now: float) -> bool:
+        left, since = self.visitors.pop(address, (float(self.a_minute), now))
+        left = min(self.a_minute, left + (now - since) * self.a_minute / 60)
+        self.visitors[address] = (left - 1 if left >= 1 else left, now)
+        if len(self.visitors) > 10_000:
+            self.visitors.popitem(last=False)
+        return left >= 1
+
+
+def _address(scope: Any) -> str:
+    forwarded = dict(scope["headers"]).get(b"x-forwarded-for", b"").decode("latin-1").partition(",")[0].strip()
+    return forwarded or (scope["client"] or ("",))[0]
+
+
+def _name(text: str) -> str:
+    """A file's own name, short enough to show."""
+    return re.split(r"[\\/]", text)[-1][-100:] or "film"
+
+
+def _unzip(upload: Upload) -> Iterator[tuple[str, Upload | FilmError]]:
+    """The files of an archive, one at a time in memory; what it says about their sizes is not believed."""
+    left = MAX_UNPACKED
+    try:
+        with zipfile.ZipFile(upload) as archive:
+            for member in archive.infolist():
+                name = _name(member.filename)
+                if member.is_dir() or name.startswith(".") or "__MACOSX" in member.filename:
+                    continue
+                with archive.open(member) as file:
+                    data = file.read(min(MAX_BYTES, left) + 1)
+                if len(data) > left:
+                    yield name, FilmError(f"{upload.name} unpacks to more than {MAX_UNPACKED // 2**20} MB: this film and those after it were not read.")
+                    return
+                left -= len(data)
+                yield name, Upload(data, name) if len(data) <= MAX_BYTES else FilmError(f"{name}: {_TOO_LARGE}.")
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError):
+        yield upload.name, FilmError(f"{upload.name}: the archive is damaged, encrypted or of an unknown kind; what follows in it was not read.")
+
+
+# --- answers --------------------------------------------------------------------------------------------------------------------------------------------
+
+
+class Desk:
+    """Reads uploads, asks the predictor, and says in a sentence what goes wrong.
+
+    Args:
+        model: As for `Predictor`.
+        examples: A folder of films to offer beside the drawn ones; `None` for the bundle's `examples/`, when it has any.
+    """
+
+    def __init__(self, model: str | os.PathLike[str] | None = None, examples: str | os.PathLike[str] | None = None) -> None:
+        self.predictor = Predictor(model, threads=CORES)
+        self.uploads = Uploads()
+        folder = Path(examples) if examples is not None else self.predictor.folder / "examples"
+        found = images.find(folder) if examples is not None or folder.is_dir() else []
+        sources = {**_DRAWN, **{path.stem: path for path in found[:MAX_EXAMPLES]}}
+        self.examples = [(name, images.read(source), source) for name, source in sources.items()]
+        self.predictor.explain(phantom.draw(0))  # warm before the first visitor
+
+    def take(self, file: dict[str, Any]) -> Upload:
+        """Read and remove one of Gradio's file descriptions."""
+        return self.uploads.take(file["path"], _name(file.get("orig_name") or file["path"]))
+
+    def explain(self, film: Any, *, label: str | None = None, operating_point: str | None = None) -> Explanation:
+        """Prediction and heatmap; `FilmError` when there is no answer."""
+        threshold = self._threshold(operating_point)
+        if label is not None and label not in self.predictor.labels:
+            raise FilmError(f"The label must be {' or '.join(self.predictor.labels)}.")
+        try:
+            found = self.predictor.explain(film, label=label)
+        except (ImageError, ImportError) as error:
+            raise FilmError(f"{error}.") from error
+        except Exception as error:
+            _log.error("%s while a film was answered", type(error).__name__)  # no more: the message might name a patient
+            raise FilmError("The demo has a fault and gives no answer for this film.") from error
+        return found if threshold is None else dataclasses.replace(found, prediction=found.prediction.at(threshold))
+
+    def _threshold(self, operating_point: str | None) -> float | None:
+        points = self.predictor.config.operating_points
+        if operating_point is None:
+            return None
+        if operating_point not in points:
+            raise FilmError(f"The operating point must be {' or '.join(points) or 'left out: this model has none'}.")
+        return points[operating_point].threshold
+
+    def batch(self, files: Sequence[dict[str, Any]], *, operating_point: str | None = None) -> Iterator[tuple[str, Explanation | FilmError]]:
+        """Name and answer of every film among the uploads, in order, at most `MAX_FILMS`; a bad one spoils nothing."""
+
+        def answer(name: str, film: Upload | FilmError) -> tuple[str, Explanation | FilmError]:
+            try:
+                if isinstance(film, FilmError):
+                    raise film
+                return name, self.explain(film, operating_point=operating_point)
+            except FilmError as error:
+                return name, error
+
+        films, waiting = self._open(files), deque[Any]()
+        try:
+            self._threshold(operating_point)
+            with ThreadPoolExecutor(CORES) as pool:
+                for name, film in itertools.islice(films, MAX_FILMS):
+                    waiting.append(pool.submit(answer, name, film))
+                    if len(waiting) > CORES:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            for name, _ in itertools.islice(films, 1):
+                yield name, FilmError(f"A batch holds at most {MAX_FILMS} films: this one and those after it were not read.")
+        finally:
+            for file in files:  # what was not reached
+                try:
+                    self.take(file)
+                except FilmError:
+                    continue
+
+    def _open(self, files: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Upload | FilmError]]:
+        for file in files:
+            try:
+                upload = self.take(file)
+            except FilmError as error:
+                yield _name(file.get("orig_name") or file["path"]), error
+                continue
+            if upload.getbuffer()[:4] == b"PK\3\4":
+                yield from _unzip(upload)
+            else:
+                yield upload.name, upload
