@@ -119,7 +119,7 @@ def build_model(
 
 
 @keras.saving.register_keras_serializable(package="cxrlib")
-class Equalise(keras.layers.Layer):
+class Equalise(keras.layers.Layer):  # type: ignore[misc]
     """Histogram equalisation of each film by itself, to mean 0 and deviation 1: any two monotone renderings of one exposure become the same picture.
 
     The distribution of intensities is read off the central three quarters of the film, on every fourth pixel of every fourth row, at `levels` equidistant
@@ -228,7 +228,7 @@ def _fold_batch_normalisation(model: keras.Model) -> keras.Model:
 
 
 @keras.saving.register_keras_serializable(package="cxrlib")
-class Augment(keras.layers.Layer):
+class Augment(keras.layers.Layer):  # type: ignore[misc]
     """Random but plausible changes of films: what another hospital, machine or technician would have made of the same patient.
 
     `draw` draws the parameters, `apply` applies them, so that any augmentation can be replayed. Active only in training.

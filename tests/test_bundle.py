@@ -105,9 +105,7 @@ def test_an_update_changes_what_it_is_told_and_no_more(made):
     points = {"screening": OperatingPoint(0.2, 0.99, 0.8)}
     bundle.update(made, report=report(), temperature=2.0, operating_points=points, default_point="screening")
     after = bundle.load(made)
-    assert after.config == dataclasses.replace(
-        before, temperature=2.0, operating_points=points, default_point="screening", files=after.config.files
-    )
+    assert after.config == dataclasses.replace(before, temperature=2.0, operating_points=points, default_point="screening", files=after.config.files)
     assert after.config.files["model.tflite"] == before.files["model.tflite"]
     assert after.report.auroc == report().auroc
     assert {"report.json", "README.md"} < set(after.config.files)

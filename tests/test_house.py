@@ -21,7 +21,24 @@ from cxrlib import bundle
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cxrlib"
 ORDER = (
-    *("progress", "config", "dicom", "images", "phantom", "metrics", "hub", "remote", "data", "cache", "audit", "graph", "model", "runtime", "outliers", "gate"),
+    *(
+        "progress",
+        "config",
+        "dicom",
+        "images",
+        "phantom",
+        "metrics",
+        "hub",
+        "remote",
+        "data",
+        "cache",
+        "audit",
+        "graph",
+        "model",
+        "runtime",
+        "outliers",
+        "gate",
+    ),
     *("explain", "plots", "html_report", "card", "bundle", "predictor", "evaluation", "export", "operating_points", "fitting", "training", "cli"),
 )  # each imports only from those before it
 LATER = {("metrics", "html_report"), ("metrics", "plots")}  # inside a function: Report.save draws what it holds
@@ -116,7 +133,10 @@ def drawn_graph() -> str:
         return {module}.union(*(reach(other) for other in graph[module]))
 
     arrows = [
-        f"  {module} --> {other}" for module in ORDER for other in ORDER if other in graph[module] and not any(other in reach(x) for x in graph[module] - {other})
+        f"  {module} --> {other}"
+        for module in ORDER
+        for other in ORDER
+        if other in graph[module] and not any(other in reach(x) for x in graph[module] - {other})
     ]
     return "\n".join(["```mermaid", "flowchart TD", *arrows, "```"])
 

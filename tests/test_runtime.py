@@ -188,7 +188,7 @@ def test_what_run_refuses():
 
 
 @pytest.mark.parametrize(
-    "model, said",
+    ("model", "said"),
     [
         (b"", "no LiteRT model"),
         (b"GIF89a" * 100, "no LiteRT model"),

@@ -155,7 +155,7 @@ def test_three_classes(tmp_path):
 
 
 def test_mistakes_are_named(films, tmp_path):
-    with pytest.raises(ValueError, match="leaks must be 'error', 'drop' or 'allow'. Received: leaks='ignore'"):
+    with pytest.raises(ValueError, match=r"leaks must be 'error', 'drop' or 'allow'\. Received: leaks='ignore'"):
         train(films, output=tmp_path / "x", leaks="ignore")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         train(tmp_path / "nowhere", output=tmp_path / "x", progress=False)
