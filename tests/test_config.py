@@ -21,20 +21,20 @@ from cxrlib.config import (
 
 
 def make(**changes):
-    fields = dict(
-        labels=("NORMAL", "PNEUMONIA"),
-        image_size=224,
-        decoder=1,
-        preprocessing="words",
-        temperature=1.5,
-        training=TrainConfig(epochs=3, augment=AugmentConfig(gamma=0.1)),
-        probe=(0.9, 0.1),
-        operating_points={"screening": OperatingPoint(0.3, 0.98, 0.9, {"nih": (0.97, -1.0)})},
-        default_point="screening",
-        sources=(SourceSummary("nih", {"NORMAL": 3}, {"NORMAL": 1}, None),),
-        gate={"any": [1, {"plain": "json"}]},
-        files={"model.tflite": "0" * 64, "figures/roc.png": "a" * 64},
-    )
+    fields = {
+        "labels": ("NORMAL", "PNEUMONIA"),
+        "image_size": 224,
+        "decoder": 1,
+        "preprocessing": "words",
+        "temperature": 1.5,
+        "training": TrainConfig(epochs=3, augment=AugmentConfig(gamma=0.1)),
+        "probe": (0.9, 0.1),
+        "operating_points": {"screening": OperatingPoint(0.3, 0.98, 0.9, {"nih": (0.97, -1.0)})},
+        "default_point": "screening",
+        "sources": (SourceSummary("nih", {"NORMAL": 3}, {"NORMAL": 1}, None),),
+        "gate": {"any": [1, {"plain": "json"}]},
+        "files": {"model.tflite": "0" * 64, "figures/roc.png": "a" * 64},
+    }
     return BundleConfig(**{**fields, **changes})
 
 

@@ -1,8 +1,8 @@
 """The documentation does what it says: its code runs, its pages are complete, its links lead somewhere.
 
-Every page runs in a folder of its own, from its first block to its last, with the films and bundles that the pages speak of. Python blocks are executed, doctests are
-compared, `cxrlib …` lines of bash blocks go through `cxrlib.cli.main`. Lines that install, train, serve or open something else are not run (but those of cxrlib must be
-valid), nor are blocks that say `# not run under test: why`.
+Every page runs in a folder of its own, from its first block to its last, with the films and bundles that the pages speak of. Python blocks are executed,
+doctests are compared, `cxrlib …` lines of bash blocks go through `cxrlib.cli.main`. Lines that install, train, serve or open something else are not run (but
+those of cxrlib must be valid), nor are blocks that say `# not run under test: why`.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def test_the_reference_has_every_module_and_name() -> None:
 def test_the_command_line_page_has_every_option() -> None:
     page = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
     [commands] = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    sections = {name: text for name, text in re.findall(r"^## cxrlib (\w+)\n(.*?)(?=^## )", page, re.MULTILINE | re.DOTALL)}
+    sections = dict(re.findall(r"^## cxrlib (\w+)\n(.*?)(?=^## )", page, re.MULTILINE | re.DOTALL))
     assert sections.keys() == commands.choices.keys()
     for name, parser in commands.choices.items():
         shown = {word for row in re.findall(r"^\| (`[^|]+) \|", sections[name], re.MULTILINE) for word in re.findall(r"--[\w-]+", row)}
