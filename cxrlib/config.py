@@ -145,11 +145,11 @@ class TrainConfig:
         epochs: Epochs of fine-tuning; 0 keeps the backbone frozen.
         fine_tune_from: First layer that fine-tuning moves; `None` for the backbone's usual one.
         batch_size: Films per step.
-        learning_rate: Peak of fine-tuning's learning rate, which is warmed up over the first twentieth and decays along a cosine.
+        learning_rate: Peak of fine-tuning's learning rate, which is warmed up over the first twentieth and decays along a cosine to a fifth.
         head_learning_rate: Learning rate of the head's own training.
         weight_decay: Decoupled weight decay.
         label_smoothing: In [0, 1).
-        average: Number of last epochs whose weights are averaged into one more candidate; 0 for none.
+        average: Number of last epochs whose weights are averaged; 0 for the best single epoch instead.
         patience: Fine-tuning stops after so many epochs without a better validation AUROC.
         validation: Part of the patients set aside for validation, in (0, 1).
         balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
@@ -172,15 +172,15 @@ class TrainConfig:
     dropout: float = 0.3
     views: int = 2
     head_epochs: int = 15
-    epochs: int = 8
+    epochs: int = 12
     fine_tune_from: str | None = None
     batch_size: int = 32
-    learning_rate: float = 1.5e-4
+    learning_rate: float = 2e-4
     head_learning_rate: float = 1e-3
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
-    average: int = 3
-    patience: int = 5
+    average: int = 6
+    patience: int = 8
     validation: float = 0.15
     balance: str = "sample"
     source_power: float = 0.35

@@ -20,6 +20,8 @@ from cxrlib.config import TrainConfig
 from cxrlib.data import Dataset, weights
 from cxrlib.model import BACKBONES, Augment, set_trainable
 
+_FLOOR = 0.2  # of the peak, what the learning rate decays to: weights that are averaged later must still move
+
 History = dict[str, list[float]]
 
 _HEAD, _LAST, _BEST, _STATE = "head.weights.h5", "last.weights.h5", "best.weights.h5", "state.json"
@@ -41,11 +43,25 @@ class Side:
     films: Dataset
 
     def batch(self, chosen: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
-        """Return pixels of some of the side's films, (b, s, s, 1) uint8."""
+        """Read pixels of some of the side's films.
+
+        Args:
+            chosen: ndarray of shape (b,), or a slice: which of them.
+
+        Returns:
+            ndarray of shape (b, s, s, 1), uint8.
+        """
         return self.pixels[self.index[chosen]][..., None]
 
     def targets(self, chosen: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        """Return targets of some of them: 0 or 1 of shape (b, 1) for two labels, one-hot of shape (b, k) for more."""
+        """Give the targets of some of the side's films.
+
+        Args:
+            chosen: As for `batch`.
+
+        Returns:
+            ndarray of float32: 0 or 1 of shape (b, 1) for two labels, one-hot of shape (b, k) for more.
+        """
         targets = self.films.targets[chosen]
         k = len(self.films.labels)
         return targets.astype(np.float32)[:, None] if k == 2 else np.eye(k, dtype=np.float32)[targets]
@@ -190,7 +206,7 @@ def _compile(trainer: keras.Model, config: TrainConfig, steps: int) -> None:
     total = steps * max(config.epochs, 1)
     rise = max(1, total // 20)
     rate = keras.optimizers.schedules.CosineDecay(
-        config.learning_rate / 20, max(1, total - rise), alpha=0.01, warmup_target=config.learning_rate, warmup_steps=rise
+        config.learning_rate / 20, max(1, total - rise), alpha=_FLOOR, warmup_target=config.learning_rate, warmup_steps=rise
     )
     optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=1.0)
     trainer.compile(optimizer, _loss(trainer.output_shape[-1], config))
@@ -237,30 +253,34 @@ def _reseed(trainer: keras.Model, seed: int, epoch: int) -> None:
 
 
 def _choose_weights(net: keras.Model, validation: Side, config: TrainConfig, folder: Path, state: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Load the weights that rank the validation films best: those of the best epoch, the mean of the last epochs', or a mixture of that with the head's start.
+    """Load what fine-tuning found: the mean of the last epochs' weights, or that mixed with the weights before it where this ranks the validation films better.
 
-    Averages along the way generalise better (Izmailov et al., 2018, arXiv:1803.05407), and so do mixtures with the weights before fine-tuning, above all on
-    data unlike the training data (Wortsman et al., 2022, arXiv:2109.01903).
+    Averages along the way generalise better than the best single epoch, which is best by luck too (Izmailov et al., 2018, arXiv:1803.05407), and so do mixtures
+    with the weights before fine-tuning, above all on data unlike the training data (Wortsman et al., 2022, arXiv:2109.01903).
     """
+    if not (config.average and state["epoch"]):
+        net.load_weights(folder / _BEST)
+        say(f"keeps epoch {state['best_epoch']}")
+        return
 
     def read(name: str) -> list[NDArray[Any]]:
         net.load_weights(folder / name)
         return list(net.get_weights())
 
-    best, name, kept = state["best"], f"epoch {state['best_epoch']}", read(_BEST)
-    recent = [_recent(epoch, config) for epoch in range(max(1, state["epoch"] - config.average + 1), state["epoch"] + 1)] if config.average else []
-    if recent:
-        tuned = [np.mean(arrays, axis=0) for arrays in zip(*map(read, recent), strict=True)]
-        start = read(_HEAD)
-        for part in (1.0, 0.75, 0.5):
-            net.set_weights([part * t + (1 - part) * s for t, s in zip(tuned, start, strict=True)])
-            score, by_source = validate(net, validation)
-            called = f"mean of the last {len(recent)} epochs" + (f", {part:g} of it, the rest from before fine-tuning" if part < 1 else "")
-            say(f"{called}: validation AUROC {score:.4f} ({_list(by_source)})")
-            if score > best:
-                best, name, kept = score, called, net.get_weights()
-    net.set_weights(kept)
-    say(f"keeps {name}")
+    recent = range(max(1, state["epoch"] - config.average + 1), state["epoch"] + 1)
+    tuned = [np.mean(arrays, axis=0) for arrays in zip(*(read(_recent(epoch, config)) for epoch in recent), strict=True)]
+    start = read(_HEAD)
+    candidates = {part: [part * t + (1 - part) * s for t, s in zip(tuned, start, strict=True)] for part in (1.0, 0.75, 0.5, 0.0)}
+    scores = {}
+    for part, weights_ in candidates.items():
+        net.set_weights(weights_)
+        scores[part], by_source = validate(net, validation)
+        say(
+            f"{part:.0%} mean of the last {len(recent)} epochs, {1 - part:.0%} from before fine-tuning: validation AUROC {scores[part]:.4f} ({_list(by_source)})"
+        )
+    kept = max(scores, key=lambda part: scores[part])
+    net.set_weights(candidates[kept])
+    say(f"keeps {kept:.0%} of fine-tuning")
 
 
 def _epochs_without_gain(history: History) -> int:

@@ -135,7 +135,7 @@ def train(
             sources=_summaries(train_side.films, validation.films),
             fingerprint=identity["films"],
             split=sides.digest,
-            notes=found.errors if leaks == "allow" else (),
+            notes=found.leaks if leaks == "allow" else (),
         )
         made = work / "bundle"
         shutil.rmtree(made, ignore_errors=True)
