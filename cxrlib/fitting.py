@@ -275,9 +275,8 @@ def _choose_weights(net: keras.Model, validation: Side, config: TrainConfig, fol
     for part, weights_ in candidates.items():
         net.set_weights(weights_)
         scores[part], by_source = validate(net, validation)
-        say(
-            f"{part:.0%} mean of the last {len(recent)} epochs, {1 - part:.0%} from before fine-tuning: validation AUROC {scores[part]:.4f} ({_list(by_source)})"
-        )
+        mixed = f"{part:.0%} mean of the last {len(recent)} epochs, {1 - part:.0%} from before fine-tuning"
+        say(f"{mixed}: validation AUROC {scores[part]:.4f} ({_list(by_source)})")
     kept = max(scores, key=lambda part: scores[part])
     net.set_weights(candidates[kept])
     say(f"keeps {kept:.0%} of fine-tuning")
