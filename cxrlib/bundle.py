@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ CONFIG, RUNTIME, KERAS, H5, REPORT, CARD = "config.json", "model.tflite", "model
 DEFAULT = Path(__file__).parent / "default"  # the bundled model
 _PROBE_TOLERANCE = 1e-3  # processors round differently, to about 1e-6; an altered network is off by far more
 _MAX_CONFIG_BYTES = 8 * 2**20
+_MAX_FILE_BYTES = 2**29
+_LISTED = re.compile(r"model\.(?:tflite|keras|h5)|report\.json|README\.md|figures/[A-Za-z0-9][A-Za-z0-9_.-]*\.png")  # all that a config may list
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +51,12 @@ class Bundle:
     @property
     def report(self) -> Report | None:
         """How it was measured, or `None` when the bundle holds no report."""
-        path = self.folder / REPORT
-        return Report.from_json(path.read_text("utf-8")) if path.exists() else None
+        if REPORT not in self.config.files:
+            return None
+        try:
+            return Report.from_json(_read(self.folder, REPORT).decode())
+        except ValueError as error:
+            raise BundleError(f"{self.folder / REPORT} cannot be read: {error}") from error
 
 
 def probe_image(size: int) -> np.ndarray:
@@ -110,7 +117,7 @@ def save(folder: str | os.PathLike[str], model: keras.Model, config: BundleConfi
 
 
 def update(folder: str | os.PathLike[str], *, report: Report | None = None, history: Mapping[str, Sequence[float]] | None = None, **changes: Any) -> Path:
-    """Change what a bundle says, not its network: the config, the report, and the card, which is rendered anew.
+    """Change what a bundle says, not its network: the config, the report, and the card, which is rendered anew. Other files in the folder stay.
 
     Args:
         folder: A bundle.
@@ -137,6 +144,7 @@ def update(folder: str | os.PathLike[str], *, report: Report | None = None, hist
             shutil.rmtree(new / "figures", ignore_errors=True)
             _save_report(report, new, config, history)
         _seal(new, config, report or old.report)
+        _keep_unlisted(target, old.config, new)
         _replace(target, new)
     return target
 
@@ -185,10 +193,7 @@ def list_files(data: bytes) -> dict[str, str]:
     Raises:
         BundleError: If the config cannot be trusted, or lists no network.
     """
-    config = read_config(data)
-    if RUNTIME not in config.files:
-        raise BundleError(f"{CONFIG} lists no {RUNTIME}")
-    return config.files
+    return _check_files(read_config(data))
 
 
 def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> Bundle:
@@ -210,14 +215,10 @@ def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> Bundl
         raise FileNotFoundError(f"there is no bundle at {root}")
     if not (root / CONFIG).is_file():
         raise BundleError(f"{root} is no cxrlib bundle: it has no {CONFIG}")
-    data = (root / CONFIG).read_bytes()
-    config = read_config(data, f"{root / CONFIG}")
+    config = read_config(_read(root, CONFIG, _MAX_CONFIG_BYTES), f"{root / CONFIG}")
     network = b""
-    for name, digest in list_files(data).items():
-        try:
-            content = (root / name).read_bytes()
-        except OSError as error:
-            raise BundleError(f"{root} is not complete: {name} cannot be read ({error.strerror})") from error
+    for name, digest in _check_files(config).items():
+        content = _read(root, name)
         if hashlib.sha256(content).hexdigest() != digest:
             raise BundleError(f"{root / name} was altered or damaged: its SHA-256 is not the one that {CONFIG} lists")
         if name == RUNTIME:
@@ -225,7 +226,10 @@ def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> Bundl
     runtime = Runtime(network, threads=threads)
     if runtime.input_size != config.image_size or runtime.labels_count != len(config.labels):
         raise BundleError(f"{root / RUNTIME} does not fit {CONFIG}: another image size or number of labels")
-    found = _probe(runtime, config.image_size)
+    try:
+        found = _probe(runtime, config.image_size)
+    except RuntimeError as error:
+        raise BundleError(f"{root / RUNTIME} cannot be run: {error}") from error
     if not np.allclose(found, config.probe, rtol=0, atol=_PROBE_TOLERANCE):
         raise BundleError(f"{root} fails its golden probe: the probe image gives {_round(found)}, and must give {_round(config.probe)}")
     return Bundle(root, config, runtime)
@@ -246,18 +250,46 @@ def load_weights(model: keras.Model, folder: str | os.PathLike[str]) -> None:
     loaded = load(folder)
     if KERAS not in loaded.config.files:
         raise BundleError(f"{folder} holds no {KERAS} to fine-tune from")
-    with tempfile.TemporaryDirectory() as place, zipfile.ZipFile(loaded.folder / KERAS) as archive:
-        weights = Path(place) / "model.weights.h5"
-        weights.write_bytes(archive.read("model.weights.h5"))  # arrays; the architecture, which could hold code, is never read
-        before = model.get_layer("probability").get_weights()
-        try:
+    before = model.get_layer("probability").get_weights()
+    try:
+        with tempfile.TemporaryDirectory() as place, zipfile.ZipFile(loaded.folder / KERAS) as archive:
+            weights = Path(place) / "model.weights.h5"  # arrays; the architecture, which could hold code, is never read
+            if archive.getinfo(weights.name).file_size > _MAX_FILE_BYTES:
+                raise ValueError(f"its weights are larger than {_MAX_FILE_BYTES // 2**20} MiB")
+            weights.write_bytes(archive.read(weights.name))
             model.load_weights(weights, skip_mismatch=len(loaded.config.labels) != before[0].shape[-1])
-        except (ValueError, KeyError, OSError) as error:
-            raise BundleError(f"{folder} is of another architecture: {str(error).splitlines()[0]}") from error
+    except (zipfile.BadZipFile, ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
+        raise BundleError(f"{loaded.folder / KERAS} is damaged or of another architecture: {_first_line(error)}") from error
+
+
+def _check_files(config: BundleConfig) -> dict[str, str]:
+    if RUNTIME not in config.files:
+        raise BundleError(f"{CONFIG} lists no {RUNTIME}")
+    if foreign := [name for name in config.files if not _LISTED.fullmatch(name)]:
+        raise BundleError(f"{CONFIG} lists {', '.join(foreign)}, which no bundle holds")
+    return config.files
+
+
+def _read(root: Path, name: str, limit: int = _MAX_FILE_BYTES) -> bytes:
+    """Read a file of bounded size; links are followed, pipes and devices are not read."""
+    try:
+        if not (root / name).is_file():
+            raise BundleError(f"{root} is not complete: {name} is missing or no file")
+        with open(root / name, "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise BundleError(f"{root} is not complete: {name} cannot be read ({error.strerror})") from error
+    if len(content) > limit:
+        raise BundleError(f"{root / name} is larger than {limit // 2**20} MiB")
+    return content
 
 
 def _probe(runtime: Runtime, size: int) -> tuple[float, ...]:
     return tuple(float(p) for p in runtime.run(probe_image(size)[None]).probabilities[0])
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _round(values: Sequence[float]) -> str:
@@ -286,6 +318,15 @@ def _seal(folder: Path, config: BundleConfig, report: Report | None) -> None:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != CONFIG)
     files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     (folder / CONFIG).write_text(json.dumps(to_dict(dataclasses.replace(config, files=files)), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _keep_unlisted(target: Path, config: BundleConfig, new: Path) -> None:
+    """Take along what lies in a bundle's folder and is none of its files, such as the record of its training."""
+    for path in target.rglob("*"):
+        name = path.relative_to(target)
+        if path.is_file() and name.as_posix() not in config.files and not (new / name).exists():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, new / name)
 
 
 def _check_replaceable(target: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cxrlib.config import BundleError
+from cxrlib.graph import check_graph
 
 _MAX_BYTES = 2**29  # of a model; the default one has 10 MB
 _MAX_SIDE = 2048
@@ -67,8 +68,10 @@ class Runtime:
             raise ValueError(f"threads must be at least 1, or None for all cores. Received: threads={threads}")
         self._name = "model" if isinstance(model, bytes) else os.fspath(model)
         self._model = model if isinstance(model, bytes) else _read(self._name)
-        if self._model[4:8] != b"TFL3":
-            raise BundleError(f"{self._name}: it is no LiteRT model ({len(self._model)} bytes)")
+        try:
+            check_graph(self._model)
+        except BundleError as error:
+            raise BundleError(f"{self._name}: {error}") from error
         self.threads = threads or _cores()
         self._start()
 
@@ -90,6 +93,7 @@ class Runtime:
             interpreter = Interpreter(model_content=self._model, num_threads=threads)
             _graph(interpreter)  # before memory is allocated for it
             interpreter.allocate_tensors()
+            _graph(interpreter)  # whose shapes are settled only now
         except (ValueError, RuntimeError) as error:
             raise BundleError(f"{self._name}: it is damaged or no network of cxrlib ({' '.join(str(error).split())})") from error
         return interpreter

@@ -60,7 +60,7 @@ def test_an_altered_file_is_named(made):
 
 def test_a_missing_file_is_named(made):
     (made / "README.md").unlink()
-    with pytest.raises(BundleError, match=r"is not complete: README\.md cannot be read"):
+    with pytest.raises(BundleError, match=r"is not complete: README\.md is missing or no file"):
         bundle.load(made)
 
 
@@ -110,6 +110,17 @@ def test_an_update_changes_what_it_is_told_and_no_more(made):
     assert after.report.auroc == report().auroc
     assert {"report.json", "README.md"} < set(after.config.files)
     assert "0.2" in (made / "README.md").read_text("utf-8")
+
+
+def test_an_update_takes_along_what_is_not_the_bundles(made):
+    (made / "run").mkdir()
+    (made / "run" / "split.csv").write_text("path,label")
+    (made / "notes.txt").write_text("mine")
+    for _ in range(2):
+        bundle.update(made, report=report())
+        assert (made / "run" / "split.csv").read_text() == "path,label"
+        assert (made / "notes.txt").read_text() == "mine"
+        assert not {"run/split.csv", "notes.txt"} & set(bundle.load(made).config.files)
 
 
 def test_no_film_and_no_patient_is_named_in_a_bundle(made):
