@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cxrlib.config import AugmentConfig, BundleError, TrainConfig
+    from cxrlib.estimates import Estimate
     from cxrlib.evaluation import evaluate
     from cxrlib.explain import Explanation
     from cxrlib.images import ImageError
-    from cxrlib.metrics import Estimate, Report
     from cxrlib.model import build_model
     from cxrlib.predictor import Prediction, Predictor
+    from cxrlib.reports import Report
     from cxrlib.training import TrainingRun, train
 
 __version__ = "0.1.0"
@@ -20,12 +21,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "AugmentConfig": "config",
     "BundleError": "config",
-    "Estimate": "metrics",
+    "Estimate": "estimates",
     "Explanation": "explain",
     "ImageError": "images",
     "Prediction": "predictor",
     "Predictor": "predictor",
-    "Report": "metrics",
+    "Report": "reports",
     "TrainConfig": "config",
     "TrainingRun": "training",
     "build_model": "model",

@@ -15,6 +15,7 @@ import numpy as np
 
 from cxrlib import bundle, hub, images
 from cxrlib.bundle import Bundle
+from cxrlib.calibration import calibrate
 from cxrlib.config import BundleConfig, BundleError, from_dict
 from cxrlib.explain import Explanation, heatmap
 from cxrlib.gate import Gate, GateConfig, Verdict
@@ -359,29 +360,6 @@ class Predictor:
             return Prediction(None, float(p[1]), probabilities, None, verdict.accepted, reasons, film.name).at(self._threshold)
         label = self.labels[int(np.argmax(p))] if verdict.accepted else None
         return Prediction(label, float(np.max(p)), probabilities, None, verdict.accepted, reasons, film.name)
-
-
-def calibrate(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide logits by a temperature.
-
-    Args:
-        probabilities: ndarray of shape (n, k), raw, in [0, 1], rows adding up to 1.
-        temperature: Positive; above 1 makes probabilities less extreme.
-
-    Returns:
-        ndarray of shape (n, k), float64.
-
-    References:
-        Guo et al., On calibration of modern neural networks, 2017, arXiv:1706.04599.
-
-    Example:
-        >>> calibrate(np.array([[0.1, 0.9]]), 2.0).round(2).tolist()
-        [[0.25, 0.75]]
-    """
-    logits = np.log(np.clip(probabilities.astype(np.float64), 1e-12, 1)) / temperature
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    calibrated: np.ndarray = powers / powers.sum(1, keepdims=True)
-    return calibrated
 
 
 def _choose(config: BundleConfig, operating_point: str | None, threshold: float | None) -> float | None:

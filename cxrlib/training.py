@@ -19,12 +19,13 @@ import numpy as np
 from cxrlib import bundle, gate, operating_points
 from cxrlib.audit import Audit, audit, drop_duplicates
 from cxrlib.cache import decode, fingerprint
+from cxrlib.calibration import calibrate, fit_temperature
 from cxrlib.config import BundleConfig, SourceSummary, TrainConfig, to_dict
 from cxrlib.data import Data, Dataset, Split, scan, split, write_manifest
 from cxrlib.evaluation import evaluate
 from cxrlib.images import DECODER
-from cxrlib.metrics import Report, fit_temperature
-from cxrlib.predictor import Predictor, calibrate
+from cxrlib.metrics import Report
+from cxrlib.predictor import Predictor
 from cxrlib.runtime import Runtime
 
 if TYPE_CHECKING:

@@ -27,6 +27,12 @@ ORDER = (
         "dicom",
         "images",
         "phantom",
+        "estimates",
+        "resampling",
+        "calibration",
+        "reports",
+        "curves",
+        "comparison",
         "metrics",
         "hub",
         "remote",
@@ -41,7 +47,7 @@ ORDER = (
     ),
     *("explain", "plots", "html_report", "card", "bundle", "predictor", "evaluation", "export", "operating_points", "fitting", "training", "cli"),
 )  # each imports only from those before it
-LATER = {("metrics", "html_report"), ("metrics", "plots")}  # inside a function: Report.save draws what it holds
+LATER = {("reports", "html_report"), ("reports", "plots")}  # inside a function: Report.save draws what it holds
 OWNERS = {  # an outside library, and the modules that may import it
     "PIL": {"audit", "cli", "evaluation", "explain", "images", "outliers", "phantom"},
     "ai_edge_litert": {"graph", "runtime"},

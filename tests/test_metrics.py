@@ -10,34 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn_answers import TWO, many, report, two
 
 from cxrlib import metrics
-from cxrlib.metrics import METRICS, WITH_REFUSALS, Estimate, Report, compare, curves, fit_temperature, make_report, net_benefit, reliability, wilson
+from cxrlib.curves import curves, net_benefit, reliability
+from cxrlib.metrics import METRICS, WITH_REFUSALS, Estimate, Report, make_report, wilson
+from cxrlib.resampling import resamples
 
 sk = pytest.importorskip("sklearn.metrics")
-TWO = ("NORMAL", "PNEUMONIA")
-
-
-def two(n: int = 200, *, seed: int = 0, separation: float = 2.0, digits: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Truth and calibrated probabilities; with `digits`, rounded so that scores tie."""
-    rng = np.random.default_rng(seed)
-    y = (rng.random(n) < 0.6).astype(int)
-    logit = separation * (rng.normal(size=n) + separation * (y - 0.5)) + math.log(0.6 / 0.4)
-    p = 1 / (1 + np.exp(-logit))
-    p = p if digits is None else np.round(p, digits)
-    return y, np.stack([1 - p, p], axis=1)
-
-
-def many(n: int = 200, k: int = 4, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, k, n)
-    z = np.round(rng.normal(size=(n, k)) + 1.5 * np.eye(k)[y], 1)
-    return y, np.exp(z) / np.exp(z).sum(1, keepdims=True)
-
-
-def report(y: Any, p: Any, labels: tuple[str, ...] = TWO, **options: Any) -> Report:
-    options = {"threshold": 0.5 if len(labels) == 2 else None, "names": [f"film{i}.png" for i in range(len(y))], "n_bootstrap": 100, **options}
-    return make_report(y, p, labels=labels, **options)
 
 
 def expected(y: np.ndarray, p: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
@@ -147,57 +127,6 @@ def test_calibration_error_is_that_of_its_definition() -> None:
     assert report(perfect, np.eye(2)[perfect]).ece.value == 0
 
 
-def test_curves_equal_scikit_learn() -> None:
-    y, p = two(150, digits=2)
-    c = curves(report(y, p))
-    assert c is not None
-    fpr, tpr, thresholds = sk.roc_curve(y, p[:, 1], drop_intermediate=False)
-    np.testing.assert_allclose([c.fpr, c.tpr, c.thresholds], [fpr[1:], tpr[1:], thresholds[1:]])
-    precision, recall, _ = sk.precision_recall_curve(y, p[:, 1])
-    np.testing.assert_allclose([c.precision[::-1], c.tpr[::-1]], [precision[:-1], recall[:-1]])
-    assert (c.auroc, c.average_precision) == (pytest.approx(sk.auc(fpr, tpr)), pytest.approx(sk.average_precision_score(y, p[:, 1])))
-    assert c.prevalence == y.mean()
-    inside = np.interp(c.grid, fpr, tpr)
-    assert (c.roc_band[0] <= inside + 1e-9).mean() > 0.95
-    assert (inside <= c.roc_band[1] + 1e-9).mean() > 0.95
-    assert (c.pr_band[0] <= c.pr_band[1]).all()
-    assert c.pr_band.min() >= 0
-    assert c.pr_band.max() <= 1
-
-
-def test_curves_of_one_class_are_undefined() -> None:
-    assert curves(report([1, 1], [[0.2, 0.8], [0.6, 0.4]])) is None
-
-
-def test_reliability_equals_scikit_learn() -> None:
-    calibration = pytest.importorskip("sklearn.calibration")
-    y, p = two(400)
-    b = reliability(report(y, p))
-    observed, probability = calibration.calibration_curve(y, p[:, 1], n_bins=15)
-    np.testing.assert_allclose([b.observed, b.probability], [observed, probability])
-    assert b.count.sum() == 400
-    assert (b.low <= b.observed).all()
-    assert (b.observed <= b.high).all()
-    assert ((b.centre - b.probability).__abs__() <= 0.5 / 15 + 1e-9).all()
-
-
-def test_net_benefit_is_that_of_its_definition() -> None:
-    y, p = two(100)
-    thresholds, model, everyone = net_benefit(report(y, p))
-    i = 29
-    t = thresholds[i]
-    called = p[:, 1] >= t
-    assert model[i] == pytest.approx(((called & (y == 1)).sum() - (called & (y == 0)).sum() * t / (1 - t)) / 100)
-    assert everyone[i] == pytest.approx(y.mean() - (1 - y.mean()) * t / (1 - t))
-
-
-def test_net_benefit_of_several_labels_is_that_of_any_finding() -> None:
-    y, p = many(100)
-    both = net_benefit(report(y, p, ("NORMAL", "B", "C", "D")))
-    merged = net_benefit(report((y > 0).astype(int), np.stack([p[:, 0], 1 - p[:, 0]], axis=1)))
-    np.testing.assert_allclose(both, merged)
-
-
 # --- intervals
 
 
@@ -254,11 +183,11 @@ def test_the_seed_decides() -> None:
 
 def test_blocks_do_not_change_the_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     clusters = np.arange(50) // 2
-    whole = np.concatenate(list(metrics._resamples(clusters, 40, 0)))
+    whole = np.concatenate(list(resamples(clusters, 40, 0)))
     assert whole.shape == (40, 50)
     assert (whole[:, ::2] == whole[:, 1::2]).all()
     assert (whole[:, ::2].sum(1) == 25).all()
-    tall = metrics._resamples(np.arange(1_000_001) // 2, 2, 0)
+    tall = resamples(np.arange(1_000_001) // 2, 2, 0)
     assert next(tall).shape[0] == 1
 
 
@@ -303,7 +232,7 @@ def test_percentiles_would_cover_less_near_one() -> None:
         y, p = draw(300, seed)
         e = report(y, p, n_bootstrap=200).auroc
         ours += e.low <= truth <= e.high
-        samples = [block["auroc"] for block in map(metrics._measurer(y, p, (p[:, 1] >= 0.5).astype(int)), metrics._resamples(np.arange(300), 200, 0))]
+        samples = [block["auroc"] for block in map(metrics._measurer(y, p, (p[:, 1] >= 0.5).astype(int)), resamples(np.arange(300), 200, 0))]
         low, high = np.nanquantile(np.concatenate(samples), [0.025, 0.975])
         percentiles += low <= truth <= high
     assert ours >= 90 > 85 >= percentiles
@@ -328,127 +257,6 @@ def test_a_single_patient_gives_no_interval() -> None:
     r = report([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], patients=["a", "a", "a"])
     assert str(r.recall) == "0.500 (no interval)"
     assert r.statements[-1].startswith("Without an interval, because resampling leaves them undefined or does not move them: auroc, ")
-
-
-# --- comparison
-
-
-def slow_delong(y: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """Difference of the AUROCs and its variance, as DeLong et al. write them: every pair compared."""
-
-    def kernel(s: np.ndarray) -> np.ndarray:
-        x, z = s[y == 1][:, None], s[y == 0][None]
-        return (x > z) + 0.5 * (x == z)
-
-    ka, kb = kernel(a), kernel(b)
-    s10, s01 = np.cov([ka.mean(1), kb.mean(1)]), np.cov([ka.mean(0), kb.mean(0)])
-    s = s10 / (y == 1).sum() + s01 / (y == 0).sum()
-    return ka.mean() - kb.mean(), s[0, 0] + s[1, 1] - 2 * s[0, 1]
-
-
-@pytest.mark.parametrize("digits", [None, 1])
-def test_compare_is_delongs(digits: int | None) -> None:
-    y, p = two(120, seed=1, digits=digits)
-    q = two(120, seed=1, separation=1.2)[1][::-1] * 0.3 + p * 0.7
-    e = compare(report(y, p), report(y, q))
-    difference, variance = slow_delong(y, p[:, 1], q[:, 1])
-    assert e.value == pytest.approx(difference)
-    assert e.high - e.value == pytest.approx(1.959964 * math.sqrt(variance), rel=1e-5)
-
-
-def test_compare_finds_films_by_name_and_leaves_out_refused_ones() -> None:
-    y, p = two(60)
-    q = two(60, seed=5)[1]
-    names = [f"{i}.png" for i in range(60)]
-    back = slice(None, None, -1)
-    a, b = report(y, p, names=names), report(y[back], q[back], names=names[back])
-    assert compare(a, b).value == pytest.approx(a.auroc.value - b.auroc.value)
-    assert compare(a, a) == Estimate(0, 0, 0)
-    q[:10] = np.nan
-    fewer = compare(a, report(y, q, names=names))
-    assert fewer.value == pytest.approx(compare(report(y[10:], p[10:]), report(y[10:], q[10:])).value)
-
-
-def test_compare_keeps_patients_together() -> None:
-    y, p = two(60)
-    q = two(60, seed=5)[1]
-    once = compare(report(y, p), report(y, q))
-    y3, p3, q3 = np.repeat(y, 3), np.repeat(p, 3, axis=0), np.repeat(q, 3, axis=0)
-    patients = [f"p{i // 3}" for i in range(180)]
-    thrice = compare(report(y3, p3, patients=patients), report(y3, q3, patients=patients))
-    assert (thrice.value, thrice.high) == (pytest.approx(once.value), pytest.approx(once.high))
-
-
-def test_compare_of_several_labels_compares_the_means() -> None:
-    y, p = many(100)
-    q = many(100, seed=7)[1]
-    a, b = report(y, p, ("A", "B", "C", "D")), report(y, q, ("A", "B", "C", "D"))
-    e = compare(a, b)
-    assert e.value == pytest.approx(a.auroc.value - b.auroc.value)
-    assert e.low < e.value < e.high
-
-
-def test_compare_covers_no_difference() -> None:
-    held = 0
-    for seed in range(100):
-        rng = np.random.default_rng(seed)
-        y = np.arange(80) % 2
-        common = rng.normal(size=80) + y
-        a, b = (1 / (1 + np.exp(-(common + rng.normal(size=80)))) for _ in range(2))
-        e = compare(*(report(y, np.stack([1 - s, s], axis=1)) for s in (a, b)))
-        held += e.low <= 0 <= e.high
-    assert held >= 88
-
-
-def test_compare_says_what_does_not_fit() -> None:
-    y, p = two(20)
-    a = report(y, p)
-    for b in (report(1 - y, p), report(y, p, labels=("A", "B")), report(y[:9], p[:9]), Report.from_json(a.to_json(predictions=False))):
-        with pytest.raises(ValueError, match=r"both reports must hold the predictions of the same films .* Received: 20 films of NORMAL, PNEUMONIA and"):
-            compare(a, b)
-    one = report([1, 1], [[0.2, 0.8], [0.3, 0.7]])
-    with pytest.raises(ValueError, match=r"films of at least two classes that neither model refused\. Received: 2 films of 1 classes"):
-        compare(one, one)
-
-
-# --- temperature
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_temperature_is_found_again(temperature: float) -> None:
-    y, p = two(20_000)
-    logits = np.log(p[:, 1] / p[:, 0])
-    assert fit_temperature(logits * temperature, y) == pytest.approx(temperature, rel=0.05)
-
-
-def test_temperature_has_the_least_loss() -> None:
-    optimize = pytest.importorskip("scipy.optimize")
-    y, p = many(300)
-    z = 2.5 * np.log(p)
-    best = optimize.minimize_scalar(lambda t: sk.log_loss(y, np.exp(z / t) / np.exp(z / t).sum(1, keepdims=True)), bounds=(0.05, 20), method="bounded")
-    assert fit_temperature(z, y) == pytest.approx(best.x, rel=1e-3)
-
-
-def test_temperature_of_one_logit_is_that_of_two() -> None:
-    y, p = two(100)
-    z = np.log(p)
-    assert fit_temperature(z, y) == pytest.approx(fit_temperature(z[:, 1] - z[:, 0], y))
-
-
-def test_temperature_ends_where_none_is_best() -> None:
-    assert fit_temperature([-1.0, 1.0], [0, 1]) == pytest.approx(0.05)
-    assert fit_temperature([1.0, -1.0], [0, 1]) == pytest.approx(20)
-    assert fit_temperature([1e5, -1e5, 1e5], [1, 0, 0]) == pytest.approx(20)
-
-
-def test_temperature_says_what_is_wrong() -> None:
-    for logits, y in (([0.0, 1.0], [0, 1, 1]), ([0.0, math.inf], [0, 1]), (np.zeros((2, 1)), [0, 1]), (np.zeros((2, 2, 2)), [0, 1])):
-        with pytest.raises(ValueError, match=r"logits must be finite, of shape \(n,\) or \(n, k\), with n labels\. Received: logits of shape"):
-            fit_temperature(logits, y)
-    with pytest.raises(ValueError, match="a temperature needs films of at least two classes"):
-        fit_temperature([0.0, 1.0], [1, 1])
-    with pytest.raises(ValueError, match=r"truth must hold at least one integer in \[0, 1\]"):
-        fit_temperature([0.0, 1.0], [0, 2])
 
 
 # --- refusals, sources, subgroups
@@ -631,5 +439,3 @@ def test_other_messages() -> None:
         report(y, p, ("A", "B", "C", "D"), threshold=0.5)
     with pytest.raises(ValueError, match=r"successes must lie in \[0, total\]\. Received: successes=3, total=2"):
         wilson(3, 2)
-    with pytest.raises(ValueError, match=r"label must be one of NORMAL, PNEUMONIA\. Received: label='COVID'"):
-        curves(report(*two(20)), "COVID")
