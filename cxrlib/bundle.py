@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import math
@@ -10,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -102,9 +104,7 @@ def save(folder: str | os.PathLike[str], model: keras.Model, config: BundleConfi
     target = Path(folder)
     _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
-        new = Path(place) / "bundle"
-        new.mkdir()
+    with _draft(target) as new:
         export_litert(model, new / RUNTIME)
         if "keras" in formats:
             model.save(new / KERAS)
@@ -112,7 +112,6 @@ def save(folder: str | os.PathLike[str], model: keras.Model, config: BundleConfi
             _save_h5(model, new / H5)
         config = dataclasses.replace(config, probe=_probe(Runtime(new / RUNTIME), config.image_size), versions=_versions())
         _seal(new, config, None)
-        _replace(target, new)
     return target
 
 
@@ -129,13 +128,14 @@ def update(folder: str | os.PathLike[str], *, report: Report | None = None, hist
         The folder.
 
     Raises:
+        FileNotFoundError: If there is no such folder.
         BundleError: If the bundle cannot be trusted.
     """
     target = Path(folder)
-    old = load(target)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
-        new = Path(place) / "bundle"
-        new.mkdir()
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"there is no bundle at {target}")
+    with _draft(target) as new:
+        old = load(target)
         config = dataclasses.replace(old.config, **changes)
         for name in config.files:
             (new / name).parent.mkdir(exist_ok=True)
@@ -145,7 +145,6 @@ def update(folder: str | os.PathLike[str], *, report: Report | None = None, hist
             _save_report(report, new, config, history)
         _seal(new, config, report or old.report)
         _keep_unlisted(target, old.config, new)
-        _replace(target, new)
     return target
 
 
@@ -334,12 +333,56 @@ def _check_replaceable(target: Path) -> None:
         raise FileExistsError(f"{target} exists and is no cxrlib bundle: choose another folder, nothing was written")
 
 
+@contextlib.contextmanager
+def _draft(target: Path) -> Iterator[Path]:
+    """A folder to build a bundle in, which takes its place when it is complete. One process at a time; first it clears up after those that were killed."""
+    with _locked(target.parent) as alone:
+        for left in target.parent.glob(f".{glob.escape(target.name)}.*.part") if alone else ():
+            if not target.exists() and (left / "old").exists():
+                (left / "old").rename(target)
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as place:
+            new = Path(place) / "bundle"
+            new.mkdir()
+            yield new
+            _replace(target, new)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Wait until no other process writes bundles in a folder; `False` where the system has no such locks."""
+    with contextlib.ExitStack() as stack:
+        try:
+            import fcntl
+
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            yield False
+        else:
+            yield True
+
+
 def _replace(target: Path, new: Path) -> None:
-    """Put a complete bundle in the place of an older one; a reader sees the old or the new one."""
-    old = new.with_name("old")
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
+    """Put a complete bundle in the place of an older one. A process killed between two renames would leave none, so they are one step where there is one."""
+    if target.exists() and not _exchange(target, new):
+        target.rename(new.with_name("old"))
+    if new.with_name("old").exists() or not target.exists():
+        new.rename(target)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two folders change names in one step of the file system, where it has one: Linux and macOS."""
+    if os.name != "posix":
+        return False
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    names = os.fsencode(a), os.fsencode(b)
+    if hasattr(libc, "renameat2"):
+        return bool(libc.renameat2(-100, names[0], -100, names[1], 2) == 0)  # AT_FDCWD, RENAME_EXCHANGE
+    return hasattr(libc, "renamex_np") and bool(libc.renamex_np(*names, 2) == 0)  # RENAME_SWAP
 
 
 def _versions() -> dict[str, str]:

@@ -5,6 +5,11 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +18,8 @@ import tiny_network
 from cxrlib import bundle
 from cxrlib.config import BundleConfig, BundleError, OperatingPoint, from_dict
 from cxrlib.metrics import make_report
+
+ROOT = str(Path(__file__).parents[1])
 
 
 @pytest.fixture
@@ -161,3 +168,62 @@ def test_saving_never_overwrites_what_is_no_bundle(tmp_path):
 def test_a_moved_bundle_is_the_same_bundle(made, tmp_path):
     shutil.copytree(made, tmp_path / "copy")
     assert bundle.load(tmp_path / "copy").config == bundle.load(made).config
+
+
+# --- killed, and several at once ---
+
+VICTIM = """
+import os, sys
+from cxrlib import bundle
+steps = int(sys.argv[2])
+
+def die(event, arguments):
+    global steps
+    if event == "os.rename" or event.startswith("shutil.") or (event == "open" and ".part" in str(arguments[0]) and arguments[2] & os.O_WRONLY):
+        steps -= 1
+        if steps < 0:
+            os.kill(os.getpid(), 9)
+
+sys.addaudithook(die)
+true = bundle._exchange
+if sys.argv[3] == "exchange":
+    bundle._exchange = lambda a, b: (die("os.rename", ()), true(a, b), die("os.rename", ()))[1]
+else:
+    bundle._exchange = lambda a, b: False
+bundle.update(sys.argv[1], temperature=2.0)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no kill -9 here")
+@pytest.mark.parametrize("how", ["exchange", "rename"])
+def test_a_killed_update_leaves_a_whole_bundle_and_the_next_one_clears_up(made, how):
+    """At whatever step: only where the system cannot exchange folders is there a moment between two renames, which the next update repairs."""
+    ends, found = [], set()
+    for steps in range(20):
+        ends.append(subprocess.run([sys.executable, "-c", VICTIM, str(made), str(steps), how], env={**os.environ, "PYTHONPATH": ROOT}, check=False).returncode)
+        if made.exists():
+            found.add(bundle.load(made).config.temperature)
+        else:
+            assert how == "rename"
+        if ends[-1] == 0:
+            break
+        bundle.update(made, temperature=1.3)
+        assert os.listdir(made.parent) == ["made"]
+    assert ends[-1] == 0
+    assert set(ends[:-1]) == {-signal.SIGKILL}
+    assert len(ends) > 6
+    assert found == {1.3, 2.0}
+
+
+def test_two_updates_at_once_follow_each_other(made):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda note: bundle.update(made, notes=(*bundle.load(made).config.notes, note)), "abcd"))
+    assert bundle.load(made).config.notes[-1] in "abcd"
+    assert os.listdir(made.parent) == ["made"]
+
+
+def test_an_update_of_nothing(tmp_path):
+    for folder in (tmp_path / "nowhere", tmp_path / "nowhere" / "below"):
+        with pytest.raises(FileNotFoundError, match="there is no bundle at"):
+            bundle.update(folder, temperature=2.0)
+    assert not os.listdir(tmp_path)
