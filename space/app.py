@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import signal
 import sys
@@ -16,19 +17,25 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # also when `cxrlib demo` runs this file
+if (HERE.parent / "cxrlib" / "__init__.py").is_file():
+    sys.path.insert(1, str(HERE.parent))  # a checkout; a published Space has cxrlib beside this file
+
+# ruff: noqa: E402
+from prelude import FOLDER
+
+# isort: split
 import gradio as gr
+from desk import CORES, MAX_BYTES, Desk, FilmError, Limits, Uploads, fetch
+from gradio import processing_utils
+from pages import Pages, Row, data_url, lay_over, shrink, thumbnail
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from cxrlib import __version__
 from cxrlib.config import DISCLAIMER
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # also when `cxrlib demo` runs this file
-
-from desk import CORES, MAX_BYTES, Desk, FilmError, RateLimit, Uploads  # noqa: E402
-from pages import Pages, Row, data_url, lay_over, shrink, thumbnail  # noqa: E402
 
 WAITING = 200  # requests in the queue before it is closed
 RATE = 600  # requests a minute and visitor on a public Space; a film takes two
@@ -54,7 +61,7 @@ def build(desk: Desk) -> gr.Blocks:
         try:
             return answered(desk.take(files[0]))
         except FilmError as error:
-            return pages.viewer(), pages.answer(error=str(error))
+            return pages.viewer(unread=True), pages.answer(error=str(error))
 
     def answered(film: Any) -> tuple[str, str]:
         found = desk.explain(film)
@@ -216,33 +223,38 @@ def start(
     Returns:
         The running app, whose `local_url` is its address, and what stops it.
     """
-    desk = Desk(model, examples)
-    os.environ["GRADIO_TEMP_DIR"] = str(desk.uploads.folder)
+    desk = Desk(model, examples, FOLDER)
     app = build(desk)
-    middleware = [Middleware(RateLimit, a_minute=RATE)] if public else []
+    gone = ("/gradio_api/deep_link", "/gradio_api/process_recording")  # they would write a session, or a video, to disk
     routes = [
         Route("/gradio_api/upload", desk.uploads.receive, methods=["POST"]),
-        Route("/gradio_api/deep_link", lambda _: PlainTextResponse("There are no deep links.", 404)),  # it would write a session to disk
+        *(Route(path, lambda _: PlainTextResponse("This demo does not have it.", 404), methods=["GET", "POST"]) for path in gone),
         Route("/healthz", lambda _: JSONResponse({"status": "ok", "version": __version__})),
     ]
-    app.launch(
-        server_name="0.0.0.0" if public else "127.0.0.1",
-        server_port=port,
-        prevent_thread_lock=True,
-        quiet=True,
-        show_error=False,
-        max_file_size=MAX_BYTES,
-        enable_monitoring=False,
-        run_history=False,
-        state_session_capacity=64,
-        footer_links=["api", "gradio"],
-        ssr_mode=False,
-        pwa=False,
-        theme=_theme(),
-        css_paths=HERE / "style.css",
-        head=f"<script>{_read('page.js')}</script>",
-        app_kwargs={"routes": routes, "middleware": middleware},
-    )
+    processing_utils.async_ssrf_protected_download = fetch  # Gradio's own has no limit
+    try:
+        app.launch(
+            server_name="0.0.0.0" if public else "127.0.0.1",
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=False,
+            max_file_size=MAX_BYTES,
+            enable_monitoring=False,
+            mcp_server=importlib.util.find_spec("mcp") is not None,
+            run_history=False,
+            state_session_capacity=64,
+            footer_links=["api", "gradio"],
+            ssr_mode=False,
+            pwa=False,
+            theme=_theme(),
+            css_paths=HERE / "style.css",
+            head=f"<script>{_read('page.js')}</script>",
+            app_kwargs={"routes": routes, "middleware": [Middleware(Limits, a_minute=RATE if public else None)]},
+        )
+    except OSError as error:
+        desk.uploads.close()
+        raise OSError(f"port {port or 'from 7860 on'} is taken: choose another with --port") from error
     stop = threading.Event()
     threading.Thread(target=_keep_clean, args=(app, desk.uploads, stop), daemon=True).start()
 

@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 import zipfile
 import zlib
@@ -20,7 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
+import httpx
 from gradio.route_utils import MultiPartException, upload_fn
+from safehttpx import AsyncSecureTransport, async_validate_url
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -32,8 +34,7 @@ MAX_UNPACKED = 512 * 2**20  # of a zip
 MAX_EXAMPLES = 6  # from a folder
 CORES = 2  # films under way at once
 _TOO_LARGE = f"the file is larger than {MAX_BYTES // 2**20} MB"
-_DRAWN = {"A drawn film": phantom.draw(7, size=768), "A drawn film with an opacity": phantom.draw(7, opacity=True, size=768)}
-_PREFIX = "cxrlib-demo-"
+_DRAWN = {"Drawn film": phantom.draw(7, size=768), "Drawn, with an opacity": phantom.draw(7, opacity=True, size=768)}
 _log = logging.getLogger("cxrlib.demo")
 
 
@@ -55,17 +56,12 @@ class Upload(io.BytesIO):
 class Uploads:
     """Uploads on their way to an answer: each lies in a folder of its own that nobody can guess, and is gone once it was read."""
 
-    def __init__(self) -> None:
-        _remove_leftovers()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")).resolve()  # only this user may look inside
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(mode=0o700, exist_ok=True)
 
     async def receive(self, request: Request) -> Response:
         """Stand in for Gradio's upload route, where equal files of two visitors share a path and a broken upload stays."""
-        size = request.headers.get("content-length", "")
-        if not size.isdigit():
-            return PlainTextResponse("The size of the upload must be given.", 411)
-        if int(size) > MAX_BYTES + 2**16:
-            return PlainTextResponse(f"{_TOO_LARGE.capitalize()}.", 413)
         place = self.folder / secrets.token_hex(16)
         try:
             files, _, _ = await upload_fn(request, place, MAX_BYTES, None)
@@ -107,33 +103,64 @@ class Uploads:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _remove_leftovers() -> None:
-    """Uploads that a killed demo left behind."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*") if os.name == "posix" else ():
-        try:
-            os.kill(int(folder.name.split("-")[2]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except (ValueError, PermissionError):  # somebody else's
-            continue
+async def fetch(url: str, cache_dir: str) -> str:
+    """Stand in for Gradio's download of an address: public hosts only, as there, but no more than a file may hold, and into a folder of its own."""
+    shown = _name(httpx.URL(url).path)
+    try:
+        for _ in range(5):
+            transport = AsyncSecureTransport(await async_validate_url(httpx.URL(url).host))
+            async with httpx.AsyncClient(transport=transport, timeout=15) as client, client.stream("GET", url) as response:
+                if response.has_redirect_location:
+                    url = str(response.url.join(response.headers["location"]))
+                    continue
+                response.raise_for_status()
+                data = bytearray()
+                async for chunk in response.aiter_bytes():
+                    data += chunk
+                    if len(data) > MAX_BYTES:
+                        raise gr.Error(f"{shown}: {_TOO_LARGE}.", print_exception=False)
+                place = Path(cache_dir, secrets.token_hex(16), "fetched")
+                place.mkdir(parents=True)
+                (place / shown).write_bytes(data)
+                return str(place / shown)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
+        _log.info("%s while an address was fetched", type(error).__name__)
+    raise gr.Error(f"{shown}: nothing can be fetched from there.", print_exception=False)
 
 
-class RateLimit:
-    """Middleware: so many requests a minute and visitor; beyond them a sentence asks for patience."""
+class Limits:
+    """Middleware: no body larger than it need be, and so many requests a minute and visitor; beyond them a sentence asks for patience.
 
-    def __init__(self, app: Any, a_minute: int) -> None:
+    Args:
+        app: What to protect.
+        a_minute: Requests; `None` for any number.
+    """
+
+    def __init__(self, app: Any, a_minute: int | None) -> None:
         self.app, self.a_minute = app, a_minute
         self.visitors: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address -> requests left, and when that was so
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and not self.admit(_address(scope), time.monotonic()):
-            await PlainTextResponse("Too many requests: please wait a minute.", 429, {"retry-after": "60"})(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+        answer = self._refusal(scope) if scope["type"] == "http" and scope["method"] == "POST" else None
+        await (answer or self.app)(scope, receive, send)
+
+    def _refusal(self, scope: Any) -> Response | None:
+        size = dict(scope["headers"]).get(b"content-length", b"")
+        path = scope["path"]
+        limit = MAX_BYTES + 2**16 if path == "/gradio_api/upload" else MAX_BYTES * 4 // 3 + 2**16 if path.startswith("/gradio_api/mcp") else 2**20
+        if not size.isdigit():
+            return PlainTextResponse("The size of the upload must be given.", 411)
+        if int(size) > limit:
+            return PlainTextResponse(f"{_TOO_LARGE.capitalize()}." if limit > 2**20 else "The request is too large.", 413)
+        if self.a_minute and not self.admit(_address(scope), time.monotonic()):
+            return PlainTextResponse("Too many requests: please wait a minute.", 429, {"retry-after": "60"})
+        return None
 
     def admit(self, address: str, now: float) -> bool:
-        left, since = self.visitors.pop(address, (float(self.a_minute), now))
-        left = min(self.a_minute, left + (now - since) * self.a_minute / 60)
+        """Whether a visitor may send another request now."""
+        rate = float(self.a_minute or 0)
+        left, since = self.visitors.pop(address, (rate, now))
+        left = min(rate, left + (now - since) * rate / 60)
         self.visitors[address] = (left - 1 if left >= 1 else left, now)
         if len(self.visitors) > 10_000:
             self.visitors.popitem(last=False)
@@ -179,11 +206,12 @@ class Desk:
     Args:
         model: As for `Predictor`.
         examples: A folder of films to offer beside the drawn ones; `None` for the bundle's `examples/`, when it has any.
+        folder: Where uploads lie until they are read.
     """
 
-    def __init__(self, model: str | os.PathLike[str] | None = None, examples: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, model: str | os.PathLike[str] | None, examples: str | os.PathLike[str] | None, folder: Path) -> None:
         self.predictor = Predictor(model, threads=CORES)
-        self.uploads = Uploads()
+        self.uploads = Uploads(folder)
         folder = Path(examples) if examples is not None else self.predictor.folder / "examples"
         found = images.find(folder) if examples is not None or folder.is_dir() else []
         sources = {**_DRAWN, **{path.stem: path for path in found[:MAX_EXAMPLES]}}

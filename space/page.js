@@ -1,7 +1,7 @@
 // What the pages do in the browser. Each component calls its function when it appears; everything else hangs on the document, once.
 window.cxr = (() => {
   const busy = (on) => {
-    for (const id of ["cx-viewer", "cx-side", "cx-batch"]) document.getElementById(id)?.toggleAttribute("data-busy", on);
+    for (const id of ["cx-viewer", "cx-side", "cx-batch"]) document.getElementById(id)?.setAttribute("aria-busy", on);
   };
   const shown = (element) => element.isConnected && element.offsetParent !== null;
 
@@ -10,7 +10,7 @@ window.cxr = (() => {
     const { many, limit } = props;
     const input = element.querySelector("input[type=file]");
     const said = element.querySelector(".cx-said");
-    const hint = said.textContent;
+    const hint = matchMedia("(pointer: coarse)").matches ? "" : said.textContent; // fingers neither drop nor paste
     const say = (text, wrong = false) => {
       said.textContent = text || hint;
       said.classList.toggle("cx-wrong", wrong);
@@ -39,6 +39,7 @@ window.cxr = (() => {
       input.value = "";
     }
 
+    say("");
     input.addEventListener("change", () => send(input.files));
     const listen = (event, act) =>
       document.addEventListener(event, function here(e) {
@@ -46,15 +47,10 @@ window.cxr = (() => {
         else if (shown(element)) act(e);
       });
     const target = (on) => document.body.toggleAttribute("data-dropping", on);
-    listen("dragover", (e) => {
-      if (!e.dataTransfer?.types.includes("Files")) return;
-      e.preventDefault();
-      target(true);
-    });
+    listen("dragover", (e) => e.dataTransfer?.types.includes("Files") && target(true));
     listen("dragleave", (e) => e.relatedTarget || target(false));
     listen("drop", (e) => {
       if (!e.dataTransfer?.files.length) return;
-      e.preventDefault();
       target(false);
       send(e.dataTransfer.files);
     });
@@ -98,19 +94,26 @@ window.cxr = (() => {
     });
   }
 
-  /** After a component was filled anew: keep the visitor's operating point and the slider's place. */
+  let point = null; // the operating point that the visitor chose
+
+  /** After a component was filled anew: keep the visitor's operating point, and say the answer to those who listen. */
   function settle(element, trigger, props, upload, watch) {
     watch("value", () => {
-      for (const input of element.querySelectorAll("input")) if (input.type === "range" || input.checked) follow(input);
+      for (const input of element.querySelectorAll("input[type=radio]")) {
+        if (input.value === point) input.checked = true;
+        if (input.checked) decide(input);
+      }
+      tell(element);
     });
   }
 
-  function follow(input) {
-    if (input.matches(".cx-cut")) {
-      input.parentElement.style.setProperty("--cut", `${input.value}%`);
-    } else if (input.type === "radio") {
-      for (const part of input.closest("[data-points]").querySelectorAll("[data-point]")) part.hidden = part.dataset.point !== input.value;
-    }
+  function decide(radio) {
+    for (const part of radio.closest("[data-points]").querySelectorAll("[data-point]")) part.hidden = part.dataset.point !== radio.value;
+  }
+
+  function tell(element) {
+    const said = element.querySelector("[data-said]");
+    if (said) document.getElementById("cx-live").textContent = said.innerText.replace(/\s*\n\s*/g, ". ");
   }
 
   function sort(button) {
@@ -126,7 +129,16 @@ window.cxr = (() => {
     body.append(...[...body.rows].sort((a, b) => (down ? compare(b, a) : compare(a, b))));
   }
 
-  document.addEventListener("input", (e) => follow(e.target));
+  for (const event of ["dragover", "drop"]) document.addEventListener(event, (e) => e.preventDefault()); // never leave the page for a film
+  document.addEventListener("input", ({ target }) => {
+    if (target.matches(".cx-cut")) {
+      target.parentElement.style.setProperty("--cut", `${target.value}%`);
+    } else if (target.matches("[data-points] [type=radio]")) {
+      point = target.value;
+      decide(target);
+      tell(target.closest("[data-points]"));
+    }
+  });
   document.addEventListener("click", (e) => {
     const button = e.target.closest?.("th button");
     if (button) sort(button);

@@ -34,7 +34,8 @@ class Pages:
 
     def head(self) -> str:
         question = escape(" or ".join(map(_spoken, self.config.labels)))
-        return f"<h1>Chest radiographs</h1><p>{question[:1].upper()}{question[1:]}? A network's opinion, with how sure it is and why.</p>"
+        said = f"{question[:1].upper()}{question[1:]}?<span class='cx-wide'> A network's opinion, with how sure it is and why.</span>"
+        return f'<h1>Chest radiographs</h1><p>{said}</p><p class="cx-unseen" role="status" id="cx-live"></p>'  # the last is for what screen readers say
 
     def examples(self, examples: Iterable[tuple[str, Film, object]]) -> str:
         buttons = "".join(
@@ -45,11 +46,12 @@ class Pages:
 
     # --- one film ---
 
-    def viewer(self, explanation: Explanation | None = None) -> str:
+    def viewer(self, explanation: Explanation | None = None, *, unread: bool = False) -> str:
         """The film; where it got an answer, with the heatmap over it behind a slider."""
         if explanation is None:
-            empty = "<p><strong>No film yet.</strong> Drop one anywhere on this page, paste it, or choose a file: JPEG, PNG, TIFF or DICOM.</p>"
-            return f'<div class="cx-figure"><div class="cx-frame cx-empty">{empty}</div><p class="cx-caption"></p></div>'
+            empty = "<strong>No film yet.</strong> Drop one anywhere on this page, paste it, or choose a file: JPEG, PNG, TIFF or DICOM."
+            empty = "<strong>Nothing to show.</strong> The file could not be read as a film." if unread else empty
+            return f'<div class="cx-figure"><div class="cx-frame cx-empty"><p>{empty}</p></div><p class="cx-caption"></p></div>'
         height, width = explanation.film.size
         film = shrink(explanation.film)
         shape = f'width="{film.size[1]}" height="{film.size[0]}"'
@@ -59,8 +61,8 @@ class Pages:
             pictures += f'<img class="cx-heat" src="{data_url(lay_over(explanation, film)[1])}" alt="" {shape}><span class="cx-edge"></span>'
             pictures += '<input class="cx-cut" type="range" value="50" aria-label="Per cent of the film without heatmap, from the left">'
             caption = (
-                f'<span class="cx-colours" aria-hidden="true"></span> Evidence for {escape(_spoken(explanation.label))}, from none to strong: what moved the '
-                "network, not where disease is. Drag, or use the arrow keys, to compare."
+                f'<span class="cx-colours" aria-hidden="true"></span> Evidence for {escape(_spoken(explanation.label))}: what moved the network, not where '
+                'disease is. <span class="cx-wide">Drag, or use the arrow keys, to compare.</span>'
             )
         return (
             f'<div class="cx-figure"><div class="cx-frame"><div class="cx-film" style="--ratio:{width / height:.4f}">{pictures}</div></div>'
@@ -72,7 +74,7 @@ class Pages:
         if error:
             body = _verdict("There is no answer", "Not read", f"<p>{escape(error)}</p>")
         elif prediction is None:
-            body = _verdict("The answer", "–", f"<p>It appears here in words, with its calibrated probability.</p>{_axis()}")
+            body = _verdict("The answer", "–", f"<p>It appears here, in words and as a calibrated probability.</p>{_axis()}")
         elif not prediction.accepted:
             sentence = "<p>The picture does not pass for a frontal chest radiograph of the kind this model knows, so it gets no probability.</p>"
             body = _verdict("The model gives no answer", "Refused", sentence + _list(prediction.reasons))
@@ -80,7 +82,7 @@ class Pages:
             body = self._per_point(prediction, _case)
             if prediction.reasons:
                 body += f'<div class="cx-care"><h3>To be careful about</h3>{_list(prediction.reasons)}</div>'
-        return f'<div class="cx-answer" data-points><div role="status">{body}</div>{self._choice("film")}</div>'
+        return f'<div class="cx-answer" data-points><div data-said>{body}</div>{self._choice("film")}</div>'
 
     def _choice(self, group: str) -> str:
         """Radio buttons for the operating point, with what each achieved on validation films."""
@@ -89,8 +91,8 @@ class Pages:
         well, ill = (escape(_spoken(label)) for label in self.config.labels)
         options = "".join(
             f'<label><input type="radio" name="cx-{group}" value="{escape(name)}" {"checked" if name == self.config.default_point else ""}><span><b>'
-            f"{escape(name.capitalize())}</b>, from {_percent(point.threshold)} on: on validation films it found {_percent(point.sensitivity)} of {ill} and "
-            f"cleared {_percent(point.specificity)} of {well} films.</span></label>"
+            f"{escape(name.capitalize())}</b>, from {_percent(point.threshold)} on: on validation films it found {_part(point.sensitivity)} of {ill} and "
+            f"cleared {_part(point.specificity)} of {well} films.</span></label>"
             for name, point in self.points.items()
         )
         return f'<fieldset class="cx-choice"><legend>Operating point</legend>{options}</fieldset>'
@@ -126,7 +128,7 @@ class Pages:
             for name in self.points or ("",)
         )
         return (
-            f'<div class="cx-table" data-points><div class="cx-above"><p role="status">{summary}</p>{links}</div>'
+            f'<div class="cx-table" data-points><div class="cx-above"><p data-said>{summary}</p>{links}</div>'
             '<div class="cx-scroll" tabindex="0" role="region" aria-label="Answers">'
             f'<table><thead><tr><th scope="col"><span class="cx-unseen">Film</span></th>{head}</tr></thead><tbody>{"".join(map(self._row, rows))}</tbody>'
             f"</table></div>{self._choice('batch')}</div>"
@@ -228,11 +230,13 @@ def _spoken(label: str) -> str:
 
 
 def _percent(p: float) -> str:
-    if not math.isfinite(p) or p < 0:
-        return "an unknown part"
     if 0 < p < 0.001 or 0.999 < p < 1:
         return "under 0.1\u202f%" if p < 0.5 else "over 99.9\u202f%"
     return f"{100 * p:.{1 if p < 0.1 or p > 0.9 else 0}f}\u202f%"
+
+
+def _part(p: float) -> str:
+    return f"{100 * p:.0f}\u202f%" if 0 <= p <= 1 else "an unknown part"
 
 
 def _relation(p: float, threshold: float) -> str:
