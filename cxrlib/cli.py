@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = add("demo", _demo, "Start the web demo on this machine.")
     _model_option(demo)
-    demo.add_argument("--port", type=int, default=7860)
+    demo.add_argument("--port", type=int, help="where it listens; the first free one from 7860 on when not given")
     demo.add_argument("--examples", type=Path, metavar="DIR", help="films to offer as examples")
 
     info = add("info", _info, "Say what a model is and how it was measured.")
@@ -380,27 +380,28 @@ def _publish(options: argparse.Namespace) -> int:
     if options.space:
         from cxrlib import hub
 
-        space = hub.publish_space(_space(), options.space, model=options.repo, revision=published.revision, private=options.private)
+        library = Path(__file__).parent
+        space = hub.publish_space(_space(), options.space, model=options.repo, revision=published.revision, library=library, private=options.private)
         sys.stdout.write(f"{space.url}\n")
     return 0
 
 
 def _space() -> Path:
-    folder = Path(__file__).parent.parent / "space"
-    if not (folder / "app.py").is_file():
-        raise FileNotFoundError("the demo is not installed beside cxrlib: publish it from a checkout of the repository")
-    return folder
+    package = Path(__file__).parent
+    for folder in (package / "_space", package.parent / "space"):  # of an installed cxrlib, and of a checkout
+        if (folder / "app.py").is_file():
+            return folder
+    raise FileNotFoundError("the demo is missing from this installation of cxrlib: install it anew")
 
 
 def _demo(options: argparse.Namespace) -> int:
     import runpy
+    from importlib.util import find_spec
 
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise ImportError('the demo needs gradio: pip install "cxrlib[demo]"') from error
+    if find_spec("gradio") is None:
+        raise ImportError('the demo needs gradio: pip install "cxrlib[demo]"')
     app = runpy.run_path(str(_space() / "app.py"))
-    app["main"](model=options.model, port=options.port, examples=options.examples)
+    app["main"](model=None if options.model == "default" else options.model, port=options.port, examples=options.examples)
     return 0
 
 

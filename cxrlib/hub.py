@@ -147,18 +147,21 @@ def publish_space(
     *,
     model: str,
     revision: str,
+    library: str | os.PathLike[str] | None = None,
     private: bool = False,
     token: str | bool | None = None,
 ) -> Published:
     """Upload a Gradio demo as a Space that serves one model at one revision.
 
-    The same commit that brings the demo binds it: `model.txt` holds `hf://user/repo@revision`, and the Space's README links the model.
+    The same commit that brings the demo binds it: `model.txt` holds `hf://user/repo@revision`, and the Space's README links the model. With `library`, the
+    Space runs the very code that published it, whatever a package index has under that name.
 
     Args:
         folder: The demo, with a `README.md` that begins with the Space's metadata. All its files travel, except what is hidden or compiled.
         space_id: `user/space`; created when missing.
         model: The model repository, `user/repo`.
         revision: The commit, tag or branch of it.
+        library: Folder of a Python package to put beside the demo, under its own name: the files that lie in it, not its subfolders.
         private: Whether the Space must be private. A Space that serves a private model also needs a secret `HF_TOKEN`, set by hand.
         token: As for `push`.
 
@@ -175,12 +178,15 @@ def publish_space(
     """
     from huggingface_hub import CommitOperationAdd
 
-    _check_names(model, revision)
+    check_names(model, revision)
     root = Path(folder)
     if not (root / "README.md").is_file():
         raise FileNotFoundError(f"{root} lacks README.md")
     names = [path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file()]
     content: dict[str, Path | bytes] = {name.as_posix(): root / name for name in names if not any(part.startswith((".", "__")) for part in name.parts)}
+    if library is not None:
+        package = Path(library)
+        content |= {f"{package.name}/{path.name}": path for path in sorted(package.iterdir()) if path.is_file() and not path.name.startswith(".")}
     content[MODEL_ADDRESS] = f"hf://{model}@{revision}\n".encode()
     content["README.md"] = _link_model((root / "README.md").read_text(encoding="utf-8"), model).encode()
     return _publish(
@@ -233,7 +239,7 @@ def pull(
         >>> pull("user/repo", list_files=lambda config: {})  # doctest: +SKIP
         (PosixPath('…/models--user--repo/snapshots/4f0c…'), '4f0c…')
     """
-    _check_names(repo_id, revision)
+    check_names(repo_id, revision)
     repository = _Repository(repo_id, token, cache_dir)
     if revision is not None and _COMMIT.fullmatch(revision):
         commit: str | None = revision
@@ -281,8 +287,8 @@ class _Repository:
 
     def ask(self, revision: str | None) -> str:
         """Ask the Hub which commit a revision is, and what that holds."""
-        with _plain_errors(self.repo_id, "read"):
-            info = _api(self.token).model_info(self.repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT)
+        with plain_errors(self.repo_id, "read"):
+            info = connect(self.token).model_info(self.repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT)
         self.sizes = {file.rfilename: file.size for file in info.siblings or ()}
         return str(info.sha)
 
@@ -316,7 +322,7 @@ class _Repository:
             raise BundleError(f"{self.repo_id} is no cxrlib bundle: {_listing(missing)} would take {total:,} bytes, more than the {limit:,} allowed")
         self._check_disk(total)
         for name in missing:
-            with _plain_errors(self.repo_id, "read"):
+            with plain_errors(self.repo_id, "read"):
                 fetched: str = hf_hub_download(
                     self.repo_id, name, revision=commit, cache_dir=self.cache_dir, token=self.token, endpoint=_endpoint(), force_download=again
                 )
@@ -384,12 +390,12 @@ def _publish(
     from huggingface_hub import CommitOperationDelete
     from huggingface_hub.errors import RevisionNotFoundError
 
-    _check_names(repo_id, revision)
+    check_names(repo_id, revision)
     if tag is not None and not _is_revision(tag):
         raise ValueError(f"tag must be a valid name for a version, such as v1. Received: tag={tag!r}")
-    api = _api(token)
+    api = connect(token)
     place = {"repo_id": repo_id, "repo_type": kind}
-    with _plain_errors(repo_id, "write"):
+    with plain_errors(repo_id, "write"):
         if not create_pr:
             api.create_repo(**place, private=private or None, exist_ok=True, space_sdk="gradio" if kind == "space" else None)
         try:
@@ -406,7 +412,7 @@ def _publish(
         raise FileExistsError(f"{repo_id} already has a version {tag}: give another tag, or none for the next free one")
     added = {operation.path_in_repo for operation in operations}
     stale = [file.rfilename for file in head.siblings or () if file.rfilename not in added and any(fnmatchcase(file.rfilename, p) for p in obsolete)]
-    with _plain_errors(repo_id, "write"):
+    with plain_errors(repo_id, "write"):
         commit = api.create_commit(
             **place,
             operations=[*operations, *(CommitOperationDelete(name, is_folder=False) for name in stale)],
@@ -438,7 +444,19 @@ def _link_model(card: str, model: str) -> str:
     return f"---\n{metadata}models:\n- {model}\n---\n{card[match.end() :]}"
 
 
-def _api(token: str | bool | None) -> Any:
+def connect(token: str | bool | None) -> Any:
+    """Make a client of the Hub; nothing is sent yet.
+
+    Args:
+        token: `None` takes the one that `hf auth login` or `HF_TOKEN` gave, `False` none.
+
+    Returns:
+        A `huggingface_hub.HfApi`. Its calls belong into `plain_errors`.
+
+    Example:
+        >>> connect(None).library_name
+        'cxrlib'
+    """
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=_endpoint(), token=token, library_name="cxrlib")
@@ -456,7 +474,22 @@ def _is_revision(name: str) -> bool:
     return bool(_REVISION.fullmatch(name)) and len(name) <= 200 and ".." not in name and "//" not in name and "/." not in name
 
 
-def _check_names(repo_id: str, revision: str | None) -> None:
+def check_names(repo_id: str, revision: str | None) -> None:
+    """Check names before they become part of an address or a path.
+
+    Args:
+        repo_id: `user/repo`.
+        revision: A branch, a tag or a commit; `None` for none.
+
+    Raises:
+        ValueError: If one of them is no such name.
+
+    Example:
+        >>> check_names("user/repo", "v1")
+        >>> check_names("../repo", None)
+        Traceback (most recent call last):
+        ValueError: a repository on the Hub is named user/repo. Received: repo_id='../repo'
+    """
     if not _is_repo_id(repo_id):
         raise ValueError(f"a repository on the Hub is named user/repo. Received: repo_id={repo_id!r}")
     if revision is not None and not _is_revision(revision):
@@ -474,8 +507,23 @@ def _disk_full(what: str) -> OSError:
 
 
 @contextmanager
-def _plain_errors(repo_id: str, doing: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into built-in exceptions, each one sentence with what to do."""
+def plain_errors(repo_id: str, doing: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into built-in exceptions, each one sentence with what to do.
+
+    Args:
+        repo_id: What the calls inside are about.
+        doing: `"read"` or `"write"`, for the sentence.
+
+    Raises:
+        FileNotFoundError: If there is no such repository or revision, or this token does not see it.
+        PermissionError: If the token is missing, not accepted or not enough.
+        ConnectionError: If the Hub cannot be reached, limits the rate, or fails.
+        OSError: If the disk is full, or the Hub refuses for another reason.
+
+    Example:
+        >>> with plain_errors("user/repo", "read"):
+        ...     connect(None).model_info("user/repo")  # doctest: +SKIP
+    """
     try:
         yield
     except Exception as error:

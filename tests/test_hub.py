@@ -269,6 +269,14 @@ def test_publish_space_binds_model_and_revision_in_one_commit(server: HubServer,
     assert server.files("alice/demo", kind="space")["model.txt"] == b"hf://alice/model@v2\n"
 
 
+def test_publish_space_brings_the_library_along(server: HubServer, tmp_path: Path) -> None:
+    write(tmp_path / "demo", {"app.py": b"import library\n", "README.md": b"---\nsdk: gradio\n---\n"})
+    write(tmp_path / "library", {"__init__.py": b"", "card.md": b"x", ".secret": b"x", "default/model.tflite": b"x", "__pycache__/a.pyc": b"x"})
+    hub.publish_space(tmp_path / "demo", "alice/demo", model=REPO, revision="v1", library=tmp_path / "library", token="hf_alice")
+    files = server.files("alice/demo", kind="space")
+    assert set(files) == {".gitattributes", "README.md", "app.py", "model.txt", "library/__init__.py", "library/card.md"}
+
+
 def test_publish_space_refuses(server: HubServer, tmp_path: Path) -> None:
     write(tmp_path, {"app.py": b""})
     with pytest.raises(FileNotFoundError, match=r"lacks README\.md"):
