@@ -68,10 +68,10 @@ def fetch(address: str, *, folder: str | os.PathLike[str] | None = None, token: 
     if match is None:
         raise ValueError(f"a data set on the Hub has the form {PREFIX}user/name, {PREFIX}user/name@revision or these with a path. Received: {address!r}")
     repo, inside = match["repo"], match["inside"] or ""
-    hub._check_names(repo, match["revision"])
+    hub.check_names(repo, match["revision"])
     patterns = [f"*{suffix}" for suffix in (*images.EXTENSIONS, *map(str.upper, images.EXTENSIONS), ".csv", ".parquet")]
-    with hub._plain_errors(repo, "read"):
-        snapshot = Path(hub._api(token).snapshot_download(repo, repo_type="dataset", revision=match["revision"], allow_patterns=patterns))
+    with hub.plain_errors(repo, "read"):
+        snapshot = Path(hub.connect(token).snapshot_download(repo, repo_type="dataset", revision=match["revision"], allow_patterns=patterns))
     name = repo.partition("/")[2]
     root = snapshot / inside
     if ".." in Path(inside).parts or not root.exists():
