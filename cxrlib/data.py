@@ -426,13 +426,13 @@ def split(dataset: Dataset, *, fraction: float = 0.15, seed: int = 0, together: 
     groups = _groups(dataset, together)
     order = sorted(groups, key=lambda group: _draw(seed, min(dataset.patients[i] or dataset.names[i] for i in groups[group])))
     strata = list(zip(dataset.sources, dataset.targets.tolist(), strict=True))
-    counts = {group: Counter(strata[i] for i in members) for group, members in groups.items()}
+    counts = {group: Counter(sorted(strata[i] for i in members)) for group, members in groups.items()}  # sorted, so that sums round alike in any order of films
     in_stratum: dict[tuple[str, int], list[int]] = defaultdict(list)
     of_class: dict[int, list[int]] = defaultdict(list)
     for group in order:
         for stratum in counts[group]:
             in_stratum[stratum].append(group)
-        for target in {target for _, target in counts[group]}:
+        for target in sorted({target for _, target in counts[group]}):
             of_class[target].append(group)
     missing = {stratum: max(fraction * n, 1.0) if len(in_stratum[stratum]) > 1 else 0.0 for stratum, n in Counter(strata).items()}
     chosen: set[int] = set()
