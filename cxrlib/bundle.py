@@ -176,7 +176,7 @@ def read_config(data: bytes, where: str = CONFIG) -> BundleConfig:
         return from_dict(BundleConfig, content)
     except BundleError:
         raise
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BundleError(f"{where} is no config of a cxrlib bundle: {error}") from error
 
 
@@ -232,6 +232,24 @@ def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> Bundl
     if not np.allclose(found, config.probe, rtol=0, atol=_PROBE_TOLERANCE):
         raise BundleError(f"{root} fails its golden probe: the probe image gives {_round(found)}, and must give {_round(config.probe)}")
     return Bundle(root, config, runtime)
+
+
+def for_hub(bundle: Bundle, repo_id: str) -> dict[str, bytes]:
+    """Render the card of a bundle anew so that it names the repository that the bundle is published in, and the config that lists this card.
+
+    Args:
+        bundle: The bundle; its folder stays as it is.
+        repo_id: `user/repo`.
+
+    Returns:
+        The content of `README.md` and `config.json`, by name.
+
+    Raises:
+        BundleError: If the bundle's report cannot be read.
+    """
+    readme = _card(bundle.config, bundle.report, repo_id)
+    files = {**bundle.config.files, CARD: hashlib.sha256(readme).hexdigest()}
+    return {CARD: readme, CONFIG: _json(dataclasses.replace(bundle.config, files=files))}
 
 
 def load_weights(model: keras.Model, folder: str | os.PathLike[str]) -> None:
@@ -313,10 +331,18 @@ def _save_report(report: Report, folder: Path, config: BundleConfig, history: Ma
 
 def _seal(folder: Path, config: BundleConfig, report: Report | None) -> None:
     """Render the card, hash every file, and write the config last."""
-    (folder / CARD).write_text(card.render(config, report, license=config.license, population=config.population), "utf-8")
+    (folder / CARD).write_bytes(_card(config, report))
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != CONFIG)
     files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    (folder / CONFIG).write_text(json.dumps(to_dict(dataclasses.replace(config, files=files)), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (folder / CONFIG).write_bytes(_json(dataclasses.replace(config, files=files)))
+
+
+def _card(config: BundleConfig, report: Report | None, repo_id: str | None = None) -> bytes:
+    return card.render(config, report, repo_id=repo_id, license=config.license, population=config.population).encode()
+
+
+def _json(config: BundleConfig) -> bytes:
+    return (json.dumps(to_dict(config), indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _keep_unlisted(target: Path, config: BundleConfig, new: Path) -> None:

@@ -184,7 +184,7 @@ class Report(Summary):
                 data[name] = {key: Summary(**_summary_fields(value)) for key, value in data[name].items()}
             data["subgroups"] = {c: {key: Summary(**_summary_fields(value)) for key, value in part.items()} for c, part in data["subgroups"].items()}
             return cls(**_summary_fields(data))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"this is no cxrlib report of schema {SCHEMA}: {error}") from error
 
     def save(
