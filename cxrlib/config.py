@@ -149,6 +149,7 @@ class TrainConfig:
         head_learning_rate: Learning rate of the head's own training.
         weight_decay: Decoupled weight decay.
         label_smoothing: In [0, 1).
+        mixup: Parameter of the beta distribution by which films, and their targets, are blended in pairs while fine-tuning; 0 blends none.
         average: Number of last epochs whose weights are averaged; 0 for the best single epoch instead.
         patience: Fine-tuning stops after so many epochs without a better validation AUROC.
         validation: Part of the patients set aside for validation, in (0, 1).
@@ -179,6 +180,7 @@ class TrainConfig:
     head_learning_rate: float = 1e-3
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
+    mixup: float = 0.0
     average: int = 6
     patience: int = 8
     validation: float = 0.15
@@ -203,6 +205,7 @@ class TrainConfig:
             ("head_learning_rate", 1e-8, 1),
             ("weight_decay", 0, 1),
             ("label_smoothing", 0, 0.95),
+            ("mixup", 0, 100),
             ("validation", 0.01, 0.9),
             ("source_power", 0, 1),
         ):

@@ -24,7 +24,7 @@ _FLOOR = 0.2  # of the peak, what the learning rate decays to: weights that are 
 
 History = dict[str, list[float]]
 
-_HEAD, _LAST, _BEST, _STATE = "head.weights.h5", "last.weights.h5", "best.weights.h5", "state.json"
+_HEAD, _BEST, _STATE = "head.weights.h5", "best.weights.h5", "state.json"
 _HEAD_EPOCH = 10_000  # the head's views draw films as epochs from this one on, so that they differ from those of fine-tuning
 
 
@@ -94,7 +94,7 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
     set_trainable(net, config.fine_tune_from or BACKBONES[config.backbone].fine_tune_from)
     _compile(trainer, config, steps)
     if state["epoch"]:
-        trainer.load_weights(folder / _LAST)
+        trainer.load_weights(folder / _last(state["epoch"]))
         say(f"goes on after epoch {state['epoch']}")
     else:
         net.load_weights(folder / _HEAD)
@@ -114,7 +114,7 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
             _save(net, folder / _BEST)
         if config.average:
             _save(net, folder / _recent(state["epoch"], config))
-        _save(trainer, folder / _LAST)  # weights and the optimiser's state
+        _save(trainer, folder / _last(state["epoch"]))  # weights and the optimiser's state
         _write(folder / _STATE, state)
         took = history["seconds"][-1]
         say(f"epoch {state['epoch']}/{config.epochs}: loss {values['loss']:.4f}, validation AUROC {score:.4f} ({_list(by_source)}), {took:.0f} s")
@@ -178,12 +178,32 @@ def draw(films: Dataset, config: TrainConfig, n: int, epoch: int) -> tuple[NDArr
     return random.permutation(chosen), np.ones(n, np.float32)
 
 
+def mix(pixels: NDArray[np.uint8], targets: NDArray[np.float32], strength: float, random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Blend every film of a batch with another one, and their targets alike (Zhang et al., 2018, arXiv:1710.09412).
+
+    Args:
+        pixels: (b, s, s, 1) uint8.
+        targets: (b, k) float32.
+        strength: Parameter of the symmetric beta distribution that the parts are drawn from; the smaller, the purer the films.
+        random: Where the draws come from.
+
+    Returns:
+        Blended pixels and targets, of the same shapes and dtypes.
+    """
+    part = random.beta(strength, strength, len(pixels)).astype(np.float32)
+    part = np.maximum(part, 1 - part)  # of the film itself
+    other = random.permutation(len(pixels))
+    p, t = part[:, None, None, None], part[:, None]
+    return np.rint(p * pixels + (1 - p) * pixels[other]).astype(np.uint8), t * targets + (1 - t) * targets[other]
+
+
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """The batches of one epoch, read ahead by a thread while the network computes."""
 
     def __init__(self, side: Side, config: TrainConfig, steps: int, epoch: int) -> None:
         super().__init__(workers=1, use_multiprocessing=False, max_queue_size=8)
-        self.side, self.size, self.steps = side, config.batch_size, steps
+        self.side, self.size, self.steps, self.mixup = side, config.batch_size, steps, config.mixup
+        self.seed = (config.seed, epoch)
         self.chosen, self.weights = draw(side.films, config, steps * config.batch_size, epoch)
 
     def __len__(self) -> int:
@@ -191,7 +211,10 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, i: int) -> tuple[NDArray[Any], ...]:
         part = slice(i * self.size, (i + 1) * self.size)
-        return self.side.batch(self.chosen[part]), self.side.targets(self.chosen[part]), self.weights[part]
+        pixels, targets, weights_ = self.side.batch(self.chosen[part]), self.side.targets(self.chosen[part]), self.weights[part]
+        if self.mixup:
+            pixels, targets = mix(pixels, targets, self.mixup, np.random.default_rng([*self.seed, i]))
+        return pixels, targets, weights_
 
 
 def _trainer(net: keras.Model, config: TrainConfig) -> keras.Model:
@@ -289,6 +312,10 @@ def _epochs_without_gain(history: History) -> int:
 
 def _recent(epoch: int, config: TrainConfig) -> str:
     return f"recent-{epoch % config.average}.weights.h5"
+
+
+def _last(epoch: int) -> str:
+    return f"last-{epoch % 2}.weights.h5"  # the epoch before stays until the state speaks of this one
 
 
 def _save(model: keras.Model, path: Path) -> None:
