@@ -206,8 +206,14 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
 
 def _name_source(stem: str, root: Path, taken: dict[str, Path]) -> str:
     """A name that no other source has."""
+    stem = _text(stem)
     names = itertools.chain([stem or "data"], (f"{stem}-{i}" for i in itertools.count(2)))
     return next(name for name in names if taken.setdefault(name, root) == root)
+
+
+def _text(name: str) -> str:
+    """A file's name as text that can be written anywhere, also where its bytes are no UTF-8."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _scan_folder(folder: Path, source: str, labels: tuple[str, ...] | None, pattern: re.Pattern[str] | None) -> list[_Row]:
@@ -234,9 +240,9 @@ def _scan_folder(folder: Path, source: str, labels: tuple[str, ...] | None, patt
     prefix = [folder.name] if own else []
     rows = []
     for path, parts in files:
-        name = "/".join(prefix + parts)
+        name = _text("/".join(prefix + parts))
         split = SPLITS[parts[0].casefold()] if has_splits else own
-        rows.append(_Row(path, name, parts[depth], _patient(name, source, pattern), source, split, where=path, extra={}))
+        rows.append(_Row(path, name, _text(parts[depth]), _patient(name, source, pattern), source, split, where=path, extra={}))
     return rows
 
 
@@ -345,7 +351,7 @@ def _some(names: Iterable[str], most: int = 5) -> str:
 
 
 def write_manifest(dataset: Dataset, file: str | os.PathLike[str], *, sides: Split | None = None) -> None:
-    """Write a CSV manifest that `scan` reads back as the same films.
+    """Write a CSV manifest that `scan` reads back as the same films; a path that is no UTF-8 is written with backslashes, and cannot be found again.
 
     Args:
         dataset: The films.
@@ -367,7 +373,7 @@ def write_manifest(dataset: Dataset, file: str | os.PathLike[str], *, sides: Spl
         splits = ["val" if i in aside else "train" for i in range(len(dataset))]
     extra = list(dataset.columns)
     part = file.with_name(f"{file.name}.part")
-    with part.open("w", encoding="utf-8", newline="") as out:
+    with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as out:
         writer = csv.writer(out)
         writer.writerow([*_COLUMNS, *extra])
         for i, path in enumerate(dataset.paths):

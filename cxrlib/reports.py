@@ -223,10 +223,10 @@ class Report(Summary):
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").write_text(self.to_json(), encoding="utf-8")
+        (folder / "report.json").write_text(self.to_json(), encoding="utf-8", errors="backslashreplace")  # a path that is no UTF-8 is still JSON
         _write_csv(self, folder / "predictions.csv")
         figures = plots.save(self, folder / "figures", points=points, films=films, heatmaps=heatmaps, history=history)
-        (folder / "report.html").write_text(html_report.render(self, figures), encoding="utf-8")
+        (folder / "report.html").write_text(html_report.render(self, figures), encoding="utf-8", errors="backslashreplace")
         return folder
 
 
@@ -280,7 +280,7 @@ def _summary_fields(data: Mapping[str, Any]) -> dict[str, Any]:
 def _write_csv(report: Report, path: Path) -> None:
     """One line per film: name, truth, label, a probability per label, why refused, patient, source, and the subgroups."""
     columns = sorted({column for row in report.predictions for column in row.groups})
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "truth", "label", *(f"probability_{label}" for label in report.labels), "refused", "patient", "source", *columns])
         for row in report.predictions:
