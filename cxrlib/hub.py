@@ -79,6 +79,7 @@ def push(
     repo_id: str,
     *,
     files: Sequence[str],
+    contents: Mapping[str, bytes] | None = None,
     private: bool = False,
     revision: str | None = None,
     commit_message: str | None = None,
@@ -96,6 +97,7 @@ def push(
         folder: The folder.
         repo_id: `user/repo`.
         files: The files to upload, relative to `folder`; nothing else leaves the folder.
+        contents: Files by name that are uploaded from memory, in the place of the folder's own if it has them.
         private: Whether the repository must be private. False leaves a new repository as the account's default has it, normally public.
         revision: The branch to commit to; None is `main`.
         commit_message: Title of the commit.
@@ -122,15 +124,16 @@ def push(
     from huggingface_hub import CommitOperationAdd
 
     root = Path(folder)
-    names = [check_file_name(name) for name in dict.fromkeys(files)]
-    if not names:
+    sources: dict[str, Path | bytes] = {check_file_name(name): root / name for name in files}
+    sources |= {check_file_name(name): content for name, content in (contents or {}).items()}
+    if not sources:
         raise ValueError("files must name at least one file. Received: files=[]")
-    if missing := [name for name in names if not (root / name).is_file()]:
+    if missing := [name for name, source in sources.items() if isinstance(source, Path) and not source.is_file()]:
         raise FileNotFoundError(f"{root} lacks {', '.join(missing)}")
     return _publish(
         repo_id,
         "model",
-        [CommitOperationAdd(name, root / name) for name in names],
+        [CommitOperationAdd(name, source) for name, source in sources.items()],
         private=private,
         revision=revision,
         commit_message=commit_message or "Publish a cxrlib bundle",

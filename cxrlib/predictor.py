@@ -314,7 +314,7 @@ class Predictor:
         create_pr: bool = False,
         token: str | bool | None = None,
     ) -> hub.Published:
-        """Publish the bundle on the Hugging Face Hub: one commit with exactly its files and its card, and a version tag.
+        """Publish the bundle on the Hugging Face Hub: one commit with exactly its files and a card that names the repository, and a version tag.
 
         Args:
             repo_id: `user/repo`; created when missing.
@@ -334,7 +334,8 @@ class Predictor:
         return hub.push(
             self.folder,
             repo_id,
-            files=(bundle.CONFIG, *self.config.files),
+            files=tuple(self.config.files),
+            contents=bundle.for_hub(self._bundle, repo_id),
             private=private,
             revision=revision,
             commit_message=commit_message,

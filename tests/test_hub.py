@@ -106,6 +106,15 @@ def test_parse_address_refuses(address: str) -> None:
         hub.parse_address(address)
 
 
+def test_contents_take_the_place_of_files(server: HubServer, tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": b"from the folder", "b.txt": b"b"})
+    hub.push(tmp_path, REPO, files=["a.txt", "b.txt"], contents={"a.txt": b"from memory", "c.txt": b"c"}, token="hf_alice")
+    assert {name: data for name, data in server.files(REPO).items() if name.endswith(".txt")} == {"a.txt": b"from memory", "b.txt": b"b", "c.txt": b"c"}
+    assert (tmp_path / "a.txt").read_bytes() == b"from the folder"
+    with pytest.raises(BundleError, match=r"unsafe name: '\.\./secret'"):
+        hub.push(tmp_path, REPO, files=["b.txt"], contents={"../secret": b""})
+
+
 def test_names_are_checked_before_any_request(server: HubServer, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is named user/repo\. Received: repo_id='model'"):
         hub.pull("model", list_files=list_files)

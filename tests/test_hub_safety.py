@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import tiny_network
 from hub_server import HubServer, client_of, environment, serving
+from huggingface_hub import ModelCard
 
 from cxrlib import BundleError, Predictor, phantom
 
@@ -459,6 +460,10 @@ def test_push_and_a_fresh_process_answers_the_same_to_the_last_bit(server: HubSe
     here = Predictor(folder)
     published = here.push_to_hub(REPO, private=True, token="hf_mallory")
     assert set(server.files(REPO)) == {".gitattributes", "README.md", "config.json", "figures/roc.png", "model.tflite"}
+    card = server.files(REPO)["README.md"].decode()
+    assert f'Predictor.from_hub("{REPO}")' in card, "the card that is published says how to load it"
+    assert REPO not in (folder / "README.md").read_text(), "the folder stays as it is"
+    assert ModelCard(card).data.library_name == "cxrlib"
     expected = [{label: p.hex() for label, p in here(phantom.draw(seed=seed, opacity=bool(seed % 2))).probabilities.items()} for seed in range(6)]
     assert len({answer["PNEUMONIA"] for answer in expected}) == 6
     for arguments in ([REPO], [REPO, published.revision]):
