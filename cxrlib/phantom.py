@@ -38,8 +38,16 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
     rng = np.random.default_rng(seed)
     side = min(size, _DRAWN)
     axis = ((np.arange(side) + 0.5) / side * 2 - 1).astype(np.float32)  # -1 to 1, right and down
-    y, x = axis[:, None], axis[None, :] - np.float32(rng.uniform(-0.04, 0.04))
-    across = np.abs(x)  # (1, side): how far from the midline
+    near, slim, lean = math.exp(rng.uniform(-0.04, 0.2)), math.exp(rng.uniform(-0.07, 0.07)), rng.normal(0, 0.04)  # before the film
+    down, right = axis[:, None] / np.float32(near) + np.float32(rng.uniform(-0.07, 0.07)), axis[None, :] / np.float32(near * slim)
+    y = down + np.float32(lean) * right  # (side, side), as x: the person's own frame, leaning and a little bent
+    x = (
+        right
+        - np.float32(lean) * down
+        + np.float32(rng.uniform(-0.07, 0.07))
+        + np.float32(rng.normal(0, 0.025)) * np.sin(3 * y + np.float32(rng.uniform(0, 6)))
+    )
+    across = np.abs(x)  # how far from the midline
 
     def about(value: float, part: float = 0.06) -> float:
         return float(value * (1 + rng.uniform(-part, part)))
@@ -58,14 +66,14 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
 
     # body: the shoulders slope down from the neck and narrow to the trunk; the belly is denser than the chest
     waist, shoulder = about(0.84), about(1.08, 0.05)
-    flank = waist + (shoulder - waist) * below(y + 0.28, 0.06) + 0.03 * (y - 0.2) ** 2  # (side, 1)
-    slope = -about(0.93, 0.02) + 0.34 * np.clip(across - 0.17, 0, None) ** 0.8  # (1, side)
+    flank = waist + (shoulder - waist) * below(y + 0.28, 0.06) + 0.03 * (y - 0.2) ** 2
+    slope = -about(0.93, 0.02) + 0.34 * np.clip(across - 0.17, 0, None) ** 0.8
     body = np.maximum(below(across - flank, 0.012) * below(slope - y, 0.012), below(across - about(0.18), 0.015) * below(y + 0.6, 0.05))
     density = body * (0.58 + 0.08 * np.clip(y, -1, 1) - 0.12 * across**2)
 
     # lungs: the film's left is the person's right lung, wider and shorter; narrower towards the apex, cut off by the diaphragm's dome
     lungs = np.zeros_like(body)
-    top, base = about(-0.74, 0.04), about(0.5, 0.1)
+    top, base = about(-0.74, 0.05), about(0.5, 0.16)
     for hand in (-1, 1):
         bottom = base - (0.06 if hand < 0 else 0.0)
         up = np.clip((0.15 - y) / (0.15 - top), 0, 1)  # 0 low, 1 at the apex
@@ -74,7 +82,7 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
         lung = below(np.abs(hand * x - middle) - half, 0.010) * below(top - y + 0.6 * (hand * x - 0.33) ** 2, 0.012)
         dome = bottom - 0.06 + 1.1 * (hand * x - 0.36) ** 2 + 0.25 * np.clip(hand * x - 0.5, 0, 1)
         lungs = np.maximum(lungs, lung * below(y - dome, 0.008))
-    left = oval(about(0.16, 0.15), base - 0.24, about(0.33, 0.08), about(0.22, 0.08), 0.012, turn=0.55)  # its apex points down and outwards
+    left = oval(about(0.16, 0.2), base - 0.24, about(0.33, 0.15), about(0.22, 0.12), 0.012, turn=0.55)  # its apex points down and outwards
     heart = np.maximum(left, oval(-0.04, base - 0.30, about(0.18, 0.1), 0.28, 0.012))
     narrowing = np.clip((y + 0.5) / 0.5, 0, 1)
     mediastinum = below(across - about(0.11, 0.15) - 0.03 * narrowing, 0.012)
@@ -94,16 +102,16 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
             density = density + 0.07 * air * (1 - along) * np.exp(-((x - hx - along * dx) ** 2 + (y - hy - along * dy) ** 2) / wide**2)
 
     # bones: vertebrae and the dark windpipe before them, rear ribs falling outwards, front ribs falling inwards, clavicles, shoulder blades
-    density = density + 0.07 * below(across - about(0.085), 0.008) * (0.75 + 0.25 * np.cos(y * (math.pi / 0.072)))
+    density = density + 0.07 * below(across - about(0.085), 0.008) * (0.75 + 0.25 * np.cos(y * (math.pi / about(0.072, 0.1))))
     density = density - 0.06 * below(across - 0.035, 0.010) * below(y + 0.3, 0.03) * body
-    cage = 0.79 * np.sqrt(np.clip(1 - ((y - 0.15) / 1.12) ** 2, 0.01, 1))  # (side, 1): half width of the rib cage
+    cage = 0.79 * np.sqrt(np.clip(1 - ((y - 0.15) / 1.12) ** 2, 0.01, 1))  # half width of the rib cage
     inside = below(across - cage, 0.010)
-    gap = about(0.135, 0.05)
+    first, gap, fall, steep = rng.uniform(-0.05, 0.02), about(0.135, 0.12), about(0.26, 0.4), about(0.36, 0.25)
     for i in range(10):
         reach = across / np.maximum(cage, 0.2)
-        rear = y - (top - 0.03 + i * gap + 0.26 * reach**2 - 0.05 * np.sin(reach * math.pi))
+        rear = y - (top + first + i * gap + fall * reach**2 - 0.05 * np.sin(reach * math.pi))
         density = density + 0.085 * inside * below(0.08 - across, 0.01) * (band(rear, 0.030) - 0.45 * band(rear, 0.018)) * (0.6 + 0.4 * reach)
-        front = y - (top + 0.17 + i * gap + 0.36 * (1 - reach))
+        front = y - (top + 0.2 + first + i * gap + steep * (1 - reach))
         density = density + 0.04 * inside * below(0.26 + 0.02 * i - across, 0.03) * band(front, 0.034) * (i < 7)
     density = density + 0.08 * inside * np.exp(-(((across - cage + 0.02) / 0.02) ** 2)) * below(y - base - 0.2, 0.05) * below(-0.62 - y, 0.05)  # ribs edge on
     tilt = rng.uniform(-0.04, 0.04)
@@ -126,7 +134,7 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
         density = density + 0.26 * air * np.clip(cloud, 0, 1)
 
     # scatter, the detector's curve and exposure, grain of two sizes
-    strength, gamma = about(2.3, 0.12), about(1.25, 0.08)
+    strength, gamma = about(2.3, 0.2), about(1.25, 0.15)
     density = density + 0.05 * oval(0, 0.2, 0.8, 0.9, 0.2) + _grown(rng.normal(0, 0.010, (40, 40)), side) * body
     full = _grown(density, size) + rng.normal(0, 0.010, (size, size)) * (0.3 + 0.7 * _grown(body, size))
     film: np.ndarray = np.clip(262 * (1 - np.exp(-strength * np.clip(full + 0.02, 0, None) ** gamma)), 0, 255)

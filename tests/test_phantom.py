@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from cxrlib import phantom
+from cxrlib.audit import audit
+from cxrlib.data import scan
 
 
 def test_a_seed_is_a_person() -> None:
@@ -16,18 +18,20 @@ def test_a_seed_is_a_person() -> None:
     assert np.abs(phantom.draw(7, size=128).astype(int) - phantom.draw(8, size=128)).mean() > 2
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12))
 def test_it_looks_like_a_chest(seed: int) -> None:
     film = phantom.draw(seed, size=200).astype(float)
-    lungs = film[60:110, 30:70].mean(), film[60:110, 130:170].mean()
-    spine, belly, air = film[60:110, 94:106].mean(), film[185:, 60:140].mean(), film[:10, :20].mean()
-    assert max(lungs) + 60 < min(spine, belly)
-    assert air < 25
-    assert film[125:145, 110:130].mean() > film[125:145, 40:60].mean() + 60  # the heart lies on the film's right
-    assert film[60:110, 30:70].std() > 8  # ribs and vessels
+    across = film[60:110].mean(0)  # (200,): at the height of the lungs
+    middle = 70 + int(across[70:130].argmax())  # the spine, wherever the person stands
+    left, right = across[20 : middle - 20].min(), across[middle + 20 : 180].min()
+    assert max(left, right) + 60 < min(across[middle], film[185:, 60:140].mean())
+    assert film.min() < 25  # air
+    heart = film[108:122, middle + 10 : middle + 25].mean()
+    assert heart > film[108:122, middle - 45 : middle - 30].mean() + 40  # lies on the film's right
+    assert film[60:110, middle - 60 : middle - 25].std() > 8  # ribs and vessels
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12))
 def test_an_opacity_brightens_one_lung_and_nothing_else(seed: int) -> None:
     clear, ill = (phantom.draw(seed, opacity=opacity, size=200).astype(int) for opacity in (False, True))
     change = ill - clear
@@ -36,7 +40,12 @@ def test_an_opacity_brightens_one_lung_and_nothing_else(seed: int) -> None:
     share = (change > 15).mean()
     assert 0.01 < share < 0.2
     columns = np.flatnonzero((change > 15).any(0))
-    assert columns.max() < 105 or columns.min() > 95
+    assert columns.max() < 115 or columns.min() > 85
+
+
+def test_no_two_persons_are_taken_for_one(tmp_path: Path) -> None:
+    found = audit(scan(phantom.write(tmp_path, 40, seed=7)), folder=tmp_path / "cache", progress=False)
+    assert found.exact_duplicates == found.near_duplicates == ()
 
 
 @pytest.mark.parametrize("size", [16, 33, 224, 700])
@@ -45,7 +54,7 @@ def test_sizes(size: int) -> None:
     assert film.shape == (size, size)
     assert film.dtype == np.uint8
     small = np.asarray(Image.fromarray(film).resize((16, 16), Image.Resampling.BOX), int)
-    assert np.abs(small - phantom.draw(0, size=16)).mean() < 12
+    assert np.abs(small - phantom.draw(0, size=16)).mean() < 16
 
 
 def test_too_small() -> None:
