@@ -75,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--json", action="store_true", help="print one JSON object a line")
     predict.add_argument("--csv", type=Path, metavar="FILE", help="also write a table")
     predict.add_argument("--heatmaps", type=Path, metavar="DIR", help="also write every accepted film with its heatmap, into a folder of its own")
+    predict.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: films by the million, on this machine or a cluster")
+    predict.add_argument("--output", metavar="DIR", help="where --engine ray puts its Parquet files; a run that was stopped goes on there")
+    predict.add_argument("--workers", type=int, metavar="N", help="of --engine ray; one per core when not given")
 
     phantom = add("phantom", _phantom, "Draw a chest film, to try things without data.")
     phantom.add_argument("file", type=_png, metavar="FILE", help="where to write it, as PNG")
@@ -211,6 +214,10 @@ def _predict(options: argparse.Namespace) -> int:
     from cxrlib.predictor import UNREADABLE
     from cxrlib.progress import track
 
+    if options.engine == "ray":
+        return _predict_in_bulk(options)
+    if options.output or options.workers:
+        raise _UsageError("--output and --workers go with --engine ray")
     films = list(_films(options.paths))
     if options.heatmaps:
         _check_folder(options.heatmaps, films)
@@ -234,6 +241,18 @@ def _predict(options: argparse.Namespace) -> int:
     if not options.json:
         sys.stderr.write(f"{DISCLAIMER}\n")
     return 1 if failed else 0
+
+
+def _predict_in_bulk(options: argparse.Namespace) -> int:
+    from cxrlib import bulk
+
+    if not options.output or options.json or options.csv or options.heatmaps:
+        raise _UsageError("--engine ray needs --output for its Parquet files, and takes no --json, --csv or --heatmaps")
+    done = bulk.predict(options.paths, options.output, predictor=_deciding(options), workers=options.workers)
+    counts = f"{done.films:,} films, {done.answered:,} answered, {done.refused:,} refused, {done.unreadable:,} unreadable; {done.before:,} were done before"
+    sys.stdout.write(f"{options.output}: {counts}\n")
+    sys.stderr.write(f"{DISCLAIMER}\n")
+    return 1 if done.unreadable else 0
 
 
 def _films(paths: Iterable[str]) -> Iterator[str]:
@@ -292,7 +311,9 @@ def _explained(predictor: Predictor, films: Iterable[str], folder: Path) -> Iter
             stem = Path(name_of(film)).stem
             name = next(name for name in (stem, *(f"{stem}-{i}" for i in range(2, len(taken) + 3))) if name.casefold() not in taken)
             taken.add(name.casefold())
-            explanation.overlay().save(folder / f"{name}.png")
+            part = folder / f"{name}.png.part"  # so that no picture is ever half there
+            explanation.overlay().save(part, "PNG")
+            part.replace(folder / f"{name}.png")
         yield explanation.prediction
 
 

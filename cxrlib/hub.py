@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -273,6 +273,8 @@ def pull(
             if again or local_files_only or not repository.reused:
                 raise  # else it may be the cached copy that is damaged: fetch anew
     repository.remember(revision, config)
+    if not local_files_only:
+        repository.clear_up()
     return config.parent, commit
 
 
@@ -351,13 +353,31 @@ class _Repository:
         if name == commit or self.cached_commit(name) == commit:
             return
         reference = config.parents[2] / "refs" / name
-        draft = reference.with_name(f"{reference.name}.{os.getpid()}.tmp")
+        draft = reference.with_name(f"{reference.name}.tmp")
         try:
             reference.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(commit)
-            draft.replace(reference)
+            with self._lock(f"refs--{name.replace('/', '--')}", config.parents[2].name):
+                draft.write_text(commit)
+                draft.replace(reference)
         except OSError as error:  # a read-only cache serves as well
             _log.info("could not note %s in the cache: %s", name, error)
+
+    def clear_up(self) -> None:
+        """Remove what killed downloads left behind: the library that fetches does not go on with it."""
+        from huggingface_hub.file_download import repo_folder_name
+
+        folder = self.cache_dir / repo_folder_name(repo_id=self.repo_id, repo_type="model")
+        for part in folder.glob("blobs/*.incomplete"):
+            with suppress(OSError), self._lock(part.name.partition(".")[0], folder.name, timeout=0.01):  # held by whoever still fetches it
+                part.unlink(missing_ok=True)
+
+    def _lock(self, name: str, folder: str, timeout: float | None = None) -> AbstractContextManager[Any]:
+        """One of the cache's own locks."""
+        from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+        place = self.cache_dir / ".locks" / folder
+        place.mkdir(parents=True, exist_ok=True)
+        return WeakFileLock(place / f"{name}.lock", timeout=timeout)
 
 
 def _read_config(path: Path, repo_id: str) -> bytes:

@@ -576,7 +576,24 @@ def test_a_killed_pull(server: HubServer, tmp_path: Path, how: signal.Signals) -
     with pytest.raises(FileNotFoundError, match="holds no complete copy of alice/model"):
         pull(local_files_only=True)
     server.faults.clear()
+    assert len(list(tmp_path.rglob("*.incomplete"))) == (how == signal.SIGKILL)
     assert_whole(pull()[0])
+    assert not list(tmp_path.rglob("*.incomplete"))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_download_that_another_process_is_at_is_left_alone(server: HubServer, tmp_path: Path) -> None:
+    push(tmp_path)
+    folder = pull()[0].parents[1]
+    for name in ("abandoned", "held"):
+        (folder / "blobs" / f"{name}.0123abcd.incomplete").write_bytes(b"half")
+    from huggingface_hub.utils import WeakFileLock
+
+    with WeakFileLock(folder.parent / ".locks" / folder.name / "held.lock"):
+        pull()
+        assert [path.name for path in folder.rglob("*.incomplete")] == ["held.0123abcd.incomplete"]
+    pull()
+    assert not list(folder.rglob("*.incomplete"))
 
 
 def test_a_killed_push(server: HubServer, tmp_path: Path) -> None:
