@@ -116,9 +116,14 @@ def train(
     sides = _sides(films, found, config)
     decoded = decode(films, size=config.image_size, progress=progress)
     identity: dict[str, Any] = {"config": to_dict(config), "split": sides.digest, "films": fingerprint(films, decoded), "init": str(init), "leaks": leaks}
+    partial = target.with_name(f"{target.name}.partial")
     if target.exists():
-        return _finished(target, identity)
-    with _alone(target.with_name(f"{target.name}.partial"), identity) as work:
+        run = _finished(target, identity)
+        if partial.exists():  # it was stopped when all was done but the clearing up
+            with contextlib.suppress(FileExistsError, BlockingIOError), _alone(partial, identity):
+                shutil.rmtree(partial, ignore_errors=True)
+        return run
+    with _alone(partial, identity) as work:
         train_side = fitting.Side(decoded.films, sides.train, films.take(sides.train))
         validation = fitting.Side(decoded.films, sides.validation, films.take(sides.validation))
         say(f"{len(sides.train):,} films to train on, {len(sides.validation):,} to validate, {len(set(films.sources))} source(s)")
@@ -171,7 +176,7 @@ def _sides(films: Dataset, found: Audit, config: TrainConfig) -> Split:
         import hashlib
 
         lines = sorted(f"{'validation' if aside else 'train'}\t{name}" for aside, name in zip(own, films.names, strict=True))
-        return Split(np.flatnonzero(~own), np.flatnonzero(own), hashlib.sha256("\n".join(lines).encode()).hexdigest())
+        return Split(np.flatnonzero(~own), np.flatnonzero(own), hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest())
     return split(films, fraction=config.validation, seed=config.seed, together=[*found.exact_duplicates, *found.near_duplicates])
 
 
@@ -261,9 +266,12 @@ def _alone(work: Path, identity: dict[str, Any]) -> Iterator[Path]:
                 raise BlockingIOError(f"another process is training into {work}: wait for it, or choose another output folder") from None
         record = work / _RECORD
         ours = json.dumps(identity, sort_keys=True)
-        if record.exists() and record.read_text("utf-8") != ours:
+        if not record.exists():
+            part = record.with_name(f"part-{record.name}")
+            part.write_text(ours, "utf-8")
+            part.replace(record)
+        elif record.read_text("utf-8") != ours:
             raise FileExistsError(f"{work} holds an unfinished run of other data or another recipe: remove it, or choose another output folder")
-        record.write_text(ours, "utf-8")
         yield work
 
 
