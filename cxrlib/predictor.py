@@ -72,6 +72,7 @@ class Prediction:
             raise ValueError("a threshold decides between two labels; with more, the most probable one is taken")
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1]. Received: threshold={threshold!r}")
+        threshold = float(threshold)  # of NumPy, maybe
         label = tuple(self.probabilities)[self.probability >= threshold] if self.accepted else None
         return replace(self, label=label, threshold=threshold)
 
@@ -373,7 +374,7 @@ def _choose(config: BundleConfig, operating_point: str | None, threshold: float 
             raise ValueError(f"give an operating point or a threshold, not both. Received: {operating_point!r} and {threshold!r}")
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1]. Received: threshold={threshold!r}")
-        return threshold
+        return float(threshold)
     name = config.default_point if operating_point is None else operating_point
     if name is None:
         return 0.5
