@@ -225,6 +225,18 @@ def _trainer(net: keras.Model, config: TrainConfig) -> keras.Model:
     return keras.Model(films, net(x))
 
 
+class _Views(keras.Model):  # type: ignore[misc]
+    """Features of augmented films: the augmentation works although nothing is trained, which a functional model would not let it."""
+
+    def __init__(self, trainer: keras.Model, pooled: keras.Model) -> None:
+        super().__init__(name="views")
+        self.unit, self.augment, self.pooled = trainer.get_layer("unit"), trainer.get_layer("augment"), pooled
+
+    def call(self, films: Any) -> Any:
+        """Give features (b, c) of films (b, s, s, 1) uint8, of another view at every call."""
+        return self.pooled(self.augment(self.unit(films), training=True), training=False)
+
+
 def _compile(trainer: keras.Model, config: TrainConfig, steps: int) -> None:
     total = steps * max(config.epochs, 1)
     rise = max(1, total // 20)
@@ -243,10 +255,8 @@ def _loss(units: int, config: TrainConfig) -> keras.losses.Loss:
 
 def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig) -> float:
     """Phase 1: the backbone is frozen, so its features are computed once per augmented view, and the head is trained on them. Gives the last loss."""
-    films = trainer.input
     pooled = keras.Model(net.input, net.get_layer("pool").output)
-    augmented = trainer.get_layer("augment")(trainer.get_layer("unit")(films), training=True)
-    features = keras.Model(films, pooled(augmented))
+    features = _Views(trainer, pooled)
     head_input = keras.Input(pooled.output_shape[1:])
     x = head_input
     for name in ("hidden", "dropout", "probability"):

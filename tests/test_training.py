@@ -15,7 +15,9 @@ import pytest
 keras = pytest.importorskip("keras", reason="needs the [train] extra")
 
 from cxrlib import Predictor, TrainConfig, bundle, fitting, phantom, train, training  # noqa: E402
+from cxrlib.config import AugmentConfig  # noqa: E402
 from cxrlib.data import Dataset, scan  # noqa: E402
+from cxrlib.model import build_model  # noqa: E402
 
 TINY = TrainConfig(image_size=32, epochs=2, views=1, head_epochs=2, hidden=8, batch_size=8, fine_tune_from="block_15_expand", average=2, validation=0.25)
 
@@ -78,6 +80,21 @@ def test_blending_keeps_ranges_and_the_larger_part_of_every_film():
     assert np.unique(soft).size > 2
     again, _ = fitting.mix(pixels, targets, 0.4, np.random.default_rng(0))
     assert np.array_equal(again, blended)
+
+
+def test_the_head_is_trained_on_augmented_views():
+    net = build_model(weights=None, image_size=32, hidden=8)
+    pooled = keras.Model(net.input, net.get_layer("pool").output)
+    films = np.stack([phantom.draw(i, size=32) for i in range(4)])[..., None]
+    clean = np.asarray(pooled.predict_on_batch(films.astype(np.float32) / 255))
+    still = AugmentConfig(**{f.name: f.name == "never" if f.type == "bool" else 0.0 for f in dataclasses.fields(AugmentConfig)})
+    unchanged = fitting._Views(fitting._trainer(net, dataclasses.replace(TINY, augment=still)), pooled)
+    assert np.allclose(np.asarray(unchanged.predict_on_batch(films)), clean, atol=1e-5)
+    views = fitting._Views(fitting._trainer(net, TINY), pooled)
+    one, two = (np.asarray(views.predict_on_batch(films)) for _ in range(2))
+    scale = np.abs(clean).max()
+    assert np.abs(one - clean).max() > 0.01 * scale
+    assert np.abs(one - two).max() > 0.01 * scale  # and every view is another one
 
 
 @pytest.mark.slow
