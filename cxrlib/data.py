@@ -181,9 +181,9 @@ def scan(data: Data, *, labels: Sequence[str] | None = None, patient_pattern: st
             path = Path(os.path.abspath(place))
             root = path.parent if path.stem.casefold() in SPLITS else path  # train and test side by side are one source
             source = _name_source(root.stem if root.suffix == ".csv" else root.name, root, taken)
-        if path.is_dir():
+        if os.path.isdir(path):
             rows += _scan_folder(path, source, known, pattern)
-        elif path.is_file():
+        elif os.path.isfile(path):
             rows += _scan_manifest(path, source, pattern)
         else:
             raise FileNotFoundError(f"there is no folder or manifest {str(place)!r}")
@@ -255,7 +255,7 @@ def _scan_manifest(file: Path, source: str, pattern: re.Pattern[str] | None) -> 
         full, below = file.parent / path, PurePosixPath(*Path(path).parts)
         if not label:
             unlabelled.append(f"line {line}")
-        elif not full.is_file():
+        elif not os.path.isfile(full):  # also one whose name is too long to be one
             missing.append(path)
         rows.append(
             _Row(
