@@ -304,8 +304,8 @@ def _explained(predictor: Predictor, films: Iterable[str], folder: Path) -> Iter
     for film in films:
         try:
             explanation = predictor.explain(film)
-        except ImageError as error:
-            yield error
+        except (ImageError, ImportError) as error:  # the latter where this film needs an extra, and the others may not
+            yield error if isinstance(error, ImageError) else ImageError(f"{name_of(film)}: {error}")
             continue
         if explanation.prediction.accepted:
             stem = Path(name_of(film)).stem
