@@ -98,10 +98,10 @@ def areas(weights: Floats, positive: Bools, order: Ints, starts: Ints) -> tuple[
     """Measure the areas under the ROC curve and under the precision–recall steps.
 
     Args:
-        weights: ndarray of shape (b, n): how often each film counts.
-        positive: ndarray of shape (n,): which films are.
-        order: As `rank` gives it.
-        starts: As `rank` gives it.
+        weights: As for `cumulate`.
+        positive: As for `cumulate`.
+        order: As for `cumulate`.
+        starts: As for `cumulate`.
 
     Returns:
         AUROC and average precision, (b,) each; `nan` where a class is missing.
