@@ -45,12 +45,13 @@ ORDER = (
         "outliers",
         "gate",
     ),
-    *("explain", "plots", "html_report", "card", "bundle", "predictor", "evaluation", "export", "operating_points", "fitting", "training", "cli"),
+    *("explain", "plots", "html_report", "card", "bundle", "predictor", "bulk", "evaluation", "export", "operating_points", "fitting", "training", "cli"),
 )  # each imports only from those before it
 LATER = {("reports", "html_report"), ("reports", "plots")}  # inside a function: Report.save draws what it holds
 OWNERS = {  # an outside library, and the modules that may import it
     "PIL": {"audit", "cli", "evaluation", "explain", "images", "outliers", "phantom"},
     "ai_edge_litert": {"graph", "runtime"},
+    "fsspec": {"bulk"},
     "gradio": {"cli"},
     "huggingface_hub": {"hub"},
     "keras": {"export", "fitting", "model", "training"},
@@ -58,7 +59,8 @@ OWNERS = {  # an outside library, and the modules that may import it
     "pydicom": {"dicom"},
     "onnx": {"export"},
     "onnxruntime": {"export"},
-    "pyarrow": {"remote"},
+    "pyarrow": {"bulk", "remote"},
+    "ray": {"bulk"},
     "sklearn": {"fitting", "gate"},
     "tensorflow": {"export"},
     "tf2onnx": {"export"},
