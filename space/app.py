@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import logging
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 from string import Template
+from types import SimpleNamespace
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -28,7 +30,7 @@ from prelude import FOLDER
 # isort: split
 import gradio as gr
 from desk import CORES, MAX_BYTES, Desk, FilmError, Limits, Uploads, fetch
-from gradio import processing_utils
+from gradio import processing_utils, queueing, route_utils, routes
 from pages import Pages, Row, data_url, lay_over, shrink, thumbnail
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -192,6 +194,10 @@ def _theme() -> gr.themes.Base:
     return gr.themes.Base(primary_hue="cyan", neutral_hue="slate", font=system, font_mono=("ui-monospace", "Menlo", "Consolas", "monospace"))
 
 
+def _log_fault() -> None:
+    logging.getLogger("cxrlib.demo").error("%s outside the demo's own code", getattr(sys.exc_info()[0], "__name__", "a fault"))
+
+
 def _keep_clean(app: gr.Blocks, uploads: Uploads, stop: threading.Event) -> None:
     """Every few seconds: orphaned uploads go, and so do the values that Gradio keeps for each session."""
     while not stop.wait(10):
@@ -226,12 +232,14 @@ def start(
     desk = Desk(model, examples, FOLDER)
     app = build(desk)
     gone = ("/gradio_api/deep_link", "/gradio_api/process_recording")  # they would write a session, or a video, to disk
-    routes = [
+    own = [
         Route("/gradio_api/upload", desk.uploads.receive, methods=["POST"]),
         *(Route(path, lambda _: PlainTextResponse("This demo does not have it.", 404), methods=["GET", "POST"]) for path in gone),
         Route("/healthz", lambda _: JSONResponse({"status": "ok", "version": __version__})),
     ]
     processing_utils.async_ssrf_protected_download = fetch  # Gradio's own has no limit
+    for module in (queueing, route_utils, routes):
+        module.traceback = SimpleNamespace(print_exc=_log_fault)  # a traceback would quote what a visitor sent
     try:
         app.launch(
             server_name="0.0.0.0" if public else "127.0.0.1",
@@ -250,7 +258,7 @@ def start(
             theme=_theme(),
             css_paths=HERE / "style.css",
             head=f"<script>{_read('page.js')}</script>",
-            app_kwargs={"routes": routes, "middleware": [Middleware(Limits, a_minute=RATE if public else None)]},
+            app_kwargs={"routes": own, "middleware": [Middleware(Limits, a_minute=RATE if public else None)]},
         )
     except OSError as error:
         desk.uploads.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import io
 import itertools
@@ -14,7 +15,7 @@ import time
 import zipfile
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ from safehttpx import AsyncSecureTransport, async_validate_url
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from cxrlib import Explanation, ImageError, Predictor, images, phantom
+from cxrlib import Explanation, ImageError, Predictor, hub, images, phantom
 
 MAX_BYTES = 64 * 2**20  # of a file; a detector of 43 x 43 cm with 0.1 mm pixels of 16 bits gives 37 MB
 MAX_FILMS = 200  # of a batch
 MAX_UNPACKED = 512 * 2**20  # of a zip
 MAX_EXAMPLES = 6  # from a folder
+FETCH = 30  # seconds for an address that a program sends
 CORES = 2  # films under way at once
 _TOO_LARGE = f"the file is larger than {MAX_BYTES // 2**20} MB"
 _DRAWN = {"Drawn film": phantom.draw(7, size=768), "Drawn, with an opacity": phantom.draw(7, opacity=True, size=768)}
@@ -105,27 +107,33 @@ class Uploads:
 
 async def fetch(url: str, cache_dir: str) -> str:
     """Stand in for Gradio's download of an address: public hosts only, as there, but no more than a file may hold, and into a folder of its own."""
-    shown = _name(httpx.URL(url).path)
+    shown = _name(url.partition("?")[0])
     try:
-        for _ in range(5):
-            transport = AsyncSecureTransport(await async_validate_url(httpx.URL(url).host))
-            async with httpx.AsyncClient(transport=transport, timeout=15) as client, client.stream("GET", url) as response:
-                if response.has_redirect_location:
-                    url = str(response.url.join(response.headers["location"]))
-                    continue
-                response.raise_for_status()
-                data = bytearray()
-                async for chunk in response.aiter_bytes():
-                    data += chunk
-                    if len(data) > MAX_BYTES:
-                        raise gr.Error(f"{shown}: {_TOO_LARGE}.", print_exception=False)
-                place = Path(cache_dir, secrets.token_hex(16), "fetched")
-                place.mkdir(parents=True)
-                (place / shown).write_bytes(data)
-                return str(place / shown)
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
+        data = await asyncio.wait_for(_download(url), FETCH)
+    except (httpx.HTTPError, httpx.InvalidURL, asyncio.TimeoutError, ValueError, OSError) as error:
         _log.info("%s while an address was fetched", type(error).__name__)
-    raise gr.Error(f"{shown}: nothing can be fetched from there.", print_exception=False)
+        raise gr.Error(f"{shown}: {error if isinstance(error, FilmError) else 'nothing can be fetched from there'}.", print_exception=False) from None
+    place = Path(cache_dir, secrets.token_hex(16), "fetched")
+    place.mkdir(parents=True)
+    (place / shown).write_bytes(data)
+    return str(place / shown)
+
+
+async def _download(url: str) -> bytes:
+    for _ in range(5):  # redirections
+        transport = AsyncSecureTransport(await async_validate_url(httpx.URL(url).host))
+        async with httpx.AsyncClient(transport=transport) as client, client.stream("GET", url) as response:
+            if response.has_redirect_location:
+                url = str(response.url.join(response.headers["location"]))
+                continue
+            response.raise_for_status()
+            data = bytearray()
+            async for chunk in response.aiter_bytes():
+                data += chunk
+                if len(data) > MAX_BYTES:
+                    raise FilmError(_TOO_LARGE)
+            return bytes(data)
+    raise FilmError("it is moved too often")
 
 
 class Limits:
@@ -197,6 +205,31 @@ def _unzip(upload: Upload) -> Iterator[tuple[str, Upload | FilmError]]:
         yield upload.name, FilmError(f"{upload.name}: the archive is damaged, encrypted or of an unknown kind; what follows in it was not read.")
 
 
+def _published_examples(predictor: Predictor, model: str) -> list[Path]:
+    """Films in `examples/` beside the bundle, in its folder or its repository: no part of the model, so whatever goes wrong, it is served without them."""
+    folder = predictor.folder / "examples"
+    if predictor.revision is None:
+        return images.find(folder) if folder.is_dir() else []
+    place = {"repo_id": hub.parse_address(model)[0], "revision": predictor.revision}
+    try:
+        api = hub.connect(None)
+        files = api.model_info(**place, files_metadata=True, timeout=10).siblings or ()
+        films = {f.rfilename for f in files if (f.size or MAX_BYTES) < MAX_BYTES and Path(f.rfilename).suffix.lower() in images.EXTENSIONS}
+        names = sorted(name for name in films if re.fullmatch(r"examples/[^/]+", name))
+        return [Path(api.hf_hub_download(**place, filename=name)) for name in names[:MAX_EXAMPLES]]
+    except Exception as error:  # noqa: BLE001 - of any of the libraries that speak to the Hub
+        _log.warning("no examples: %s", type(error).__name__)
+        return []
+
+
+def _readable(paths: Iterable[Path]) -> Iterator[tuple[str, images.Film, Path]]:
+    for path in paths:
+        try:
+            yield path.stem.replace("_", " "), images.read(path), path
+        except (ImageError, ImportError) as error:
+            _log.warning("no example: %s", error)
+
+
 # --- answers --------------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -205,17 +238,16 @@ class Desk:
 
     Args:
         model: As for `Predictor`.
-        examples: A folder of films to offer beside the drawn ones; `None` for the bundle's `examples/`, when it has any.
+        examples: A folder of films to offer beside the drawn ones; `None` for the model's `examples/`, when it has any.
         folder: Where uploads lie until they are read.
     """
 
     def __init__(self, model: str | os.PathLike[str] | None, examples: str | os.PathLike[str] | None, folder: Path) -> None:
         self.predictor = Predictor(model, threads=CORES)
         self.uploads = Uploads(folder)
-        folder = Path(examples) if examples is not None else self.predictor.folder / "examples"
-        found = images.find(folder) if examples is not None or folder.is_dir() else []
-        sources = {**_DRAWN, **{path.stem: path for path in found[:MAX_EXAMPLES]}}
-        self.examples = [(name, images.read(source), source) for name, source in sources.items()]
+        found = _published_examples(self.predictor, str(model)) if examples is None else images.find(examples)
+        drawn = ((name, images.read(pixels), pixels) for name, pixels in _DRAWN.items())
+        self.examples = [*drawn, *itertools.islice(_readable(found), MAX_EXAMPLES)]
         self.predictor.explain(phantom.draw(0))  # warm before the first visitor
 
     def take(self, file: dict[str, Any]) -> Upload:

@@ -1,0 +1,143 @@
+"""The demo as its own process, for tests that visit it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 300  # seconds: a machine that trains something starts slowly
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A running demo: its address, its process, what it writes to the terminal, and the folder for temporary files."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    folder: Path
+
+    def uploads(self) -> list[Path]:
+        """What of visitors lies on disk now."""
+        return [path for path in self.folder.rglob("*") if path.is_file()]
+
+    def memory(self) -> int:
+        """Resident bytes."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *command: str, **env: str) -> Iterator[Demo]:
+    """Run a demo until the block ends; {port} in the command stands for its port."""
+    port, log = free_port(), folder / "log.txt"
+    (folder / "tmp").mkdir(parents=True)
+    environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(ROOT), "GRADIO_SERVER_PORT": str(port), **env}
+    with log.open("wb") as out:
+        words = [word.format(port=port) for word in command or (sys.executable, "-m", "cxrlib", "demo", "--port", "{port}")]
+        process = subprocess.Popen(words, env=environment, stdout=out, stderr=out, cwd=folder)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            until = time.monotonic() + PATIENCE
+            while not _answers(f"{url}/healthz"):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError(f"the demo did not start:\n{log.read_text()}")
+                time.sleep(0.1)
+            yield Demo(url, process, log, folder / "tmp")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def write_films(folder: Path) -> Path:
+    """What visitors send: a film as PNG and as DICOM, a cat, a broken file, a film in colours, and a zip."""
+    import io
+    import zipfile
+
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    from cxrlib import phantom
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = phantom.draw(3, size=256)[:200]  # wider than it is high
+    film = Image.fromarray(pixels)
+    film.save(folder / "film.png")
+    Image.merge("RGB", [film, film.point(lambda v: v * 3 // 4), film.point(lambda v: v // 2)]).save(folder / "colour.png")
+    (folder / "broken.png").write_bytes((folder / "film.png").read_bytes()[:2000])
+    cat = Image.new("RGB", (320, 260), (120, 160, 90))
+    draw = ImageDraw.Draw(cat)
+    draw.ellipse((100, 80, 230, 210), fill=(215, 140, 60))
+    for ear in ((112, 110), (218, 110)):
+        draw.polygon([(ear[0] - 15, ear[1]), (ear[0], 45), (ear[0] + 15, ear[1] - 15)], fill=(215, 140, 60))
+    cat.save(folder / "cat.png")
+    _write_dicom(folder / "film.dcm", np.asarray(pixels))
+    (folder / "study").write_bytes((folder / "film.dcm").read_bytes())  # as devices name them
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in ("film.png", "broken.png", "cat.png"):
+            archive.writestr(f"inner/{name}", (folder / name).read_bytes())
+        archive.writestr("__MACOSX/inner/._film.png", b"x")
+    (folder / "films.zip").write_bytes(packed.getvalue())
+    return folder
+
+
+def _write_dicom(path: Path, pixels: object) -> None:
+    import numpy as np
+    import pydicom
+
+    grey = np.asarray(pixels)
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = pydicom.uid.DigitalXRayImageStorageForPresentation, "1.2.3"
+    data = pydicom.Dataset()
+    data.file_meta, data.Modality, data.ViewPosition, data.BodyPartExamined, data.PatientName = meta, "DX", "PA", "CHEST", "Doe^Jane"
+    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    data.PhotometricInterpretation, data.SamplesPerPixel, (data.Rows, data.Columns) = "MONOCHROME1", 1, grey.shape
+    data.BitsAllocated = data.BitsStored = 8
+    data.HighBit, data.PixelRepresentation, data.PixelData = 7, 0, (255 - grey).tobytes()
+    data.save_as(path, enforce_file_format=True)
+
+
+def ask(url: str, path: Path, endpoint: str = "predict") -> dict[str, object]:
+    """What one more visitor gets, through plain HTTP and in a session of their own: upload, question, answer."""
+    import json
+
+    import httpx
+
+    with httpx.Client(base_url=f"{url}/gradio_api", timeout=PATIENCE) as client:
+        sent = client.post("/upload", files={"files": (path.name, path.read_bytes())}).raise_for_status().json()
+        film = {"path": sent[0], "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+        event = client.post(f"/call/v2/{endpoint}", json={"film": film}).raise_for_status().json()["event_id"]
+        said = client.get(f"/call/{endpoint}/{event}").raise_for_status().text
+    if "event: complete" not in said:
+        raise RuntimeError(said)
+    answer: dict[str, object] = json.loads(said.rpartition("data: ")[2])[0]
+    return answer
