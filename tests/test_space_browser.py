@@ -1,0 +1,347 @@
+"""The demo in a real browser: what a visitor sends, reads, hears and can reach by keyboard, on a phone and on a large screen, light and dark."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_network
+from conftest import tolerant_gate
+from space_server import PATIENCE, Demo, serving, write_films
+
+pytest.importorskip("gradio", reason="the demo needs gradio")
+pytest.importorskip("pydicom", reason="the demo reads DICOM")
+playwright = pytest.importorskip("playwright.sync_api", reason="a browser is driven through playwright")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here: name it in CHROMIUM")]
+
+POINTS = {name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {}} for name, t in (("screening", 0.001), ("balanced", 0.999))}
+SIZES = {"phone": (360, 740), "laptop": (1280, 800), "large": (2560, 1440)}
+TABS = ("One film", "Batch", "Model", "About")
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_films(tmp_path_factory.mktemp("films"))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    content = tiny_network.files(gate=tolerant_gate(), operating_points=POINTS, default_point="screening")
+    model = tiny_network.write(tmp_path_factory.mktemp("model"), content)
+    with serving(tmp_path_factory.mktemp("demo") / "place", sys.executable, "-m", "cxrlib", "demo", "--port", "{port}", "--model", str(model)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    flags = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield started
+        started.close()
+
+
+class Visit:
+    """A page of the demo that has loaded; what went wrong in it is in `faults`."""
+
+    def __init__(self, browser: Any, url: str, *, size: str = "laptop", theme: str = "light") -> None:
+        width, height = SIZES[size]
+        touch = size == "phone"
+        self.context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme, has_touch=touch, is_mobile=touch)
+        self.context.set_default_timeout(PATIENCE * 1000)
+        self.context.grant_permissions(["clipboard-read", "clipboard-write"] if not touch else [])
+        self.page = self.context.new_page()
+        self.faults: list[str] = []
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
+        self.page.on("request", lambda request: None if request.url.startswith((url, "data:", "blob:")) else self.faults.append(request.url))
+        self.page.add_init_script(
+            "window.shifts = []; new PerformanceObserver((list) => { for (const e of list.getEntries()) if (!e.hadRecentInput) window.shifts.push(e.value); })"
+            ".observe({ type: 'layout-shift', buffered: true });"
+        )
+        self.page.goto(url)
+        self.page.wait_for_selector("#cx-drop input[type=file]", state="attached")
+
+    def send(self, *files: Path, to: str = "#cx-drop") -> None:
+        self.page.set_input_files(f"{to} input[type=file]", [str(file) for file in files])
+
+    def answer(self) -> str:
+        """The verdict, once there is one."""
+        self.page.wait_for_function("() => document.querySelector('#cx-side[aria-busy=false]') && document.querySelector('.cx-word').innerText !== '–'")
+        return str(self.page.inner_text("#cx-side [data-said]"))
+
+    def open(self, tab: str) -> None:
+        self.page.get_by_role("tab", name=tab, exact=True).click()
+
+
+@pytest.fixture
+def visit(browser: Any, demo: Demo) -> Iterator[Visit]:
+    made = Visit(browser, demo.url)
+    yield made
+    assert made.faults == []
+    made.context.close()
+
+
+# --- what a visitor sends ---
+
+
+@pytest.mark.parametrize("name", ["film.png", "film.dcm", "study"])
+def test_a_film_gets_a_verdict_a_probability_and_a_heatmap(visit: Visit, films: Path, demo: Demo, name: str) -> None:
+    visit.send(films / name)
+    said = visit.answer()
+    assert "Pneumonia" in said
+    assert "Calibrated probability of pneumonia" in said
+    shape = visit.page.evaluate("() => { const box = document.querySelector('.cx-film').getBoundingClientRect(); return box.width / box.height; }")
+    assert shape == pytest.approx(256 / 200, rel=0.01), "the film keeps its aspect ratio"
+    assert visit.page.locator(".cx-film img").count() == 2
+    assert demo.uploads() == []
+
+
+def test_another_operating_point_needs_no_other_pass(visit: Visit, films: Path) -> None:
+    visit.send(films / "film.png")
+    assert "Pneumonia" in visit.answer()
+    asked: list[str] = []
+    visit.page.on("request", lambda request: asked.append(request.url))
+    visit.page.get_by_label("Balanced").check()
+    assert "Normal" in visit.answer()
+    assert asked == []
+    visit.send(films / "film.dcm")
+    visit.page.wait_for_function("() => document.querySelectorAll('#cx-side input:checked').length === 1")
+    visit.page.wait_for_timeout(500)
+    assert "Normal" in visit.answer(), "the next film is decided at the visitor's choice, too"
+
+
+def test_a_cat_is_refused(visit: Visit, films: Path) -> None:
+    visit.send(films / "cat.png")
+    said = visit.answer()
+    assert "Refused" in said
+    assert "almost blank" in said
+    assert "probability of" not in said
+    assert visit.page.locator(".cx-film img").count() == 1
+
+
+def test_a_film_in_colours_is_answered_with_a_warning(visit: Visit, films: Path) -> None:
+    visit.send(films / "colour.png")
+    said = visit.answer()
+    assert "Pneumonia" in said
+    assert "To be careful about" in said
+    assert "colour" in said
+
+
+def test_a_broken_file_is_named_and_the_next_film_answered(visit: Visit, films: Path) -> None:
+    visit.send(films / "broken.png")
+    said = visit.answer()
+    assert "Not read" in said
+    assert "broken.png: it is damaged or not complete" in said
+    assert "Traceback" not in visit.page.content()
+    visit.send(films / "film.png")
+    visit.page.wait_for_selector(".cx-heat")
+    assert "Pneumonia" in visit.answer()
+
+
+def test_a_file_that_is_too_large_is_not_even_sent(visit: Visit, tmp_path: Path) -> None:
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(64 * 2**20 + 1)
+    visit.send(tmp_path / "large.png")
+    visit.page.wait_for_selector(".cx-said.cx-wrong")
+    assert visit.page.inner_text("#cx-drop .cx-said") == "large.png is larger than 64 MB."
+
+
+def test_an_example_is_one_click(visit: Visit) -> None:
+    visit.page.get_by_role("button", name="Drawn, with an opacity").click()
+    assert "Pneumonia" in visit.answer()
+
+
+PUT = """([name, bytes, event]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+    const kind = { bubbles: true, cancelable: true };
+    const made = event === "paste" ? new ClipboardEvent(event, { ...kind, clipboardData: data }) : new DragEvent(event, { ...kind, dataTransfer: data });
+    document.body.dispatchEvent(made);
+}"""
+
+
+@pytest.mark.parametrize("event", ["paste", "drop"])
+def test_a_film_is_pasted_or_dropped_anywhere(visit: Visit, films: Path, event: str) -> None:
+    visit.page.evaluate(PUT, ["film.png", list((films / "film.png").read_bytes()), event])
+    assert "Pneumonia" in visit.answer()
+
+
+def test_the_camera_takes_a_picture(visit: Visit) -> None:
+    visit.page.get_by_role("button", name="Camera").click()
+    visit.page.wait_for_function("() => document.querySelector('video').videoWidth > 0")
+    visit.page.get_by_role("button", name="Take the picture").click()
+    assert visit.answer()
+    assert not visit.page.evaluate("() => document.querySelector('dialog').open || document.querySelector('video').srcObject")
+
+
+# --- a batch ---
+
+
+def test_a_batch_becomes_a_table_that_sorts_and_a_csv(visit: Visit, films: Path, demo: Demo) -> None:
+    visit.open("Batch")
+    visit.send(films / "film.png", films / "broken.png", films / "films.zip", films / "film.dcm", to="#cx-many")
+    visit.page.wait_for_selector("#cx-batch table")
+    rows = visit.page.locator("#cx-batch tbody tr")
+    assert rows.count() == 6
+    assert visit.page.locator("#cx-batch tbody img").count() == 4
+    assert "6 films, 1 refused, 2 not read" in visit.page.inner_text("#cx-batch [data-said]")
+
+    def column(i: int) -> list[str]:
+        return [str(rows.nth(k).locator("td").nth(i).inner_text()) for k in range(6)]
+
+    sent = column(1)
+    visit.page.get_by_role("button", name="File").click()
+    assert column(1) == sorted(sent)
+    visit.page.get_by_role("button", name="File").click()
+    assert column(1) == sorted(sent, reverse=True)
+    assert visit.page.locator("#cx-batch th[aria-sort=descending]").inner_text().strip() == "File"
+    visit.page.get_by_role("button", name="Probability").click()
+    assert column(2)[:3] == ["Not read", "Not read", "Refused"]
+    assert set(column(2)[3:]) == {"Pneumonia"}
+    visit.page.locator("#cx-batch").get_by_label("Balanced").check()
+    assert set(column(2)[3:]) == {"Normal"}
+    with visit.page.expect_download() as download:
+        visit.page.get_by_role("link", name="Download as CSV").click()
+    table = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text("utf-8-sig"))))
+    assert [row["source"] for row in table] == sent
+    assert [row["label"] for row in table].count("NORMAL") == 3
+    assert demo.uploads() == []
+
+
+# --- how it looks, sounds and feels ---
+
+
+CONTRAST = """() => {
+    const colour = (text) => { const c = text.match(/[\\d.]+/g).map(Number); return c.length > 3 ? c : [...c, 1]; };
+    const over = (top, below) => below.map((c, i) => (i === 3 ? 1 : top[i] * top[3] + c * (1 - top[3])));
+    const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const ground = (element) => {
+        const layers = [];
+        for (let e = element; e; e = e.parentElement) layers.push(colour(getComputedStyle(e).backgroundColor));
+        return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
+    };
+    const poor = [];
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+        const e = node.parentElement, style = getComputedStyle(e);
+        const seen = e.checkVisibility({ opacityProperty: true, visibilityProperty: true }) && !e.closest(".cx-unseen, script, style, footer");
+        if (!node.data.trim() || !seen) continue;
+        const below = ground(e), a = light(over(colour(style.color), below)), b = light(below);
+        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), large = parseFloat(style.fontSize) >= 24;
+        if (ratio < (large ? 3 : 4.5)) poor.push(`${ratio.toFixed(2)} ${node.data.trim().slice(0, 40)}`);
+    }
+    return poor;
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_every_page_fits_reads_well_and_says_what_it_is_not(browser: Any, demo: Demo, films: Path, size: str, theme: str) -> None:
+    visit = Visit(browser, demo.url, size=size, theme=theme)
+    visit.send(films / "colour.png")
+    visit.answer()
+    for tab in TABS:
+        visit.open(tab)
+        if tab == "Batch":
+            visit.send(films / "films.zip", to="#cx-many")
+            visit.page.wait_for_selector("#cx-batch table")
+        elif tab == "Model":
+            visit.page.wait_for_selector("#cx-card h1")
+        visit.page.wait_for_timeout(300)
+        assert visit.page.evaluate(CONTRAST) == [], tab
+        assert visit.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), f"{tab} is wider than the screen"
+        note = visit.page.locator("#cx-note").bounding_box()
+        assert note["y"] + note["height"] <= SIZES[size][1] + 1, "the disclaimer is in sight"
+        assert note["height"] < 0.1 * SIZES[size][1], "and not in the way"
+        assert "not a medical device" in visit.page.inner_text("#cx-note")
+    assert visit.faults == []
+    visit.context.close()
+
+
+def test_nothing_moves_while_it_works(visit: Visit, films: Path) -> None:
+    visit.page.wait_for_timeout(1000)
+    visit.page.evaluate("() => { window.shifts = []; }")
+    for name in ("film.png", "cat.png", "broken.png"):
+        visit.send(films / name)
+        visit.page.wait_for_timeout(700)
+        visit.answer()
+    assert sum(visit.page.evaluate("() => window.shifts")) < 0.02
+
+
+def test_on_a_phone_the_verdict_is_in_sight(browser: Any, demo: Demo, films: Path) -> None:
+    visit = Visit(browser, demo.url, size="phone")
+    visit.send(films / "film.png")
+    visit.answer()
+    word, note = visit.page.locator(".cx-word:visible").bounding_box(), visit.page.locator("#cx-note").bounding_box()
+    assert word["y"] + word["height"] <= note["y"]
+    visit.context.close()
+
+
+def test_the_keyboard_reaches_everything(visit: Visit, films: Path) -> None:
+    visit.send(films / "film.png")
+    visit.answer()
+    visit.page.evaluate("() => document.activeElement.blur()")
+    reached = []
+    for _ in range(16):
+        visit.page.keyboard.press("Tab")
+        reached.append(
+            visit.page.evaluate(
+                "() => { const e = document.activeElement; return e.getAttribute('aria-label') || e.innerText || e.closest('label')?.innerText || ''; }"
+            )
+        )
+    said = " | ".join(text.strip().split("\n")[0] for text in reached)
+    for name in ("One film", "Choose a film", "Camera", "Drawn film", "Per cent of the film", "Screening"):
+        assert name in said, said
+    cut = visit.page.locator(".cx-cut")
+    cut.focus()
+    before = visit.page.locator(".cx-edge").bounding_box()["x"]
+    for _ in range(10):
+        visit.page.keyboard.press("ArrowRight")
+    assert visit.page.locator(".cx-edge").bounding_box()["x"] > before
+    visit.page.get_by_label("Screening").focus()
+    visit.page.keyboard.press("ArrowDown")
+    assert "Normal" in visit.answer()
+
+
+def test_a_screen_reader_hears_the_answer_and_finds_names(visit: Visit, films: Path) -> None:
+    visit.send(films / "film.png")
+    visit.answer()
+    visit.page.wait_for_function("() => document.getElementById('cx-live').textContent.includes('Pneumonia')")
+    visit.page.get_by_label("Balanced").check()
+    assert "Normal" in visit.page.locator("#cx-live").text_content()
+    tree = visit.page.locator("body").aria_snapshot()
+    for part in (
+        'heading "Chest radiographs"',
+        'tab "One film" [selected]',
+        'slider "Per cent of the film',
+        'group "Operating point"',
+        'img "The film that was sent',
+    ):
+        assert part in tree, tree
+    unnamed = visit.page.evaluate(
+        """() => [...document.querySelectorAll("#cx-tabs :is(button, input, img)")]
+            .filter((e) => e.checkVisibility() && !(e.innerText || e.getAttribute("aria-label") || e.closest("label")?.innerText || e.hasAttribute("alt")))
+            .map((e) => e.outerHTML)"""
+    )
+    assert unnamed == []
+
+
+def test_the_server_is_gone(browser: Any, films: Path, tmp_path: Path) -> None:
+    model = tiny_network.write(tmp_path / "model", tiny_network.files())
+    with serving(tmp_path / "place", sys.executable, "-m", "cxrlib", "demo", "--port", "{port}", "--model", str(model)) as demo:
+        visit = Visit(browser, demo.url)
+    visit.send(films / "film.png")
+    visit.page.wait_for_selector(".cx-said.cx-wrong")
+    assert "That could not be sent" in visit.page.inner_text("#cx-drop .cx-said")
+    assert visit.page.locator("#cx-viewer[aria-busy=true]").count() == 0
+    visit.context.close()
