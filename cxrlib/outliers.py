@@ -8,11 +8,15 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from cxrlib.phantom import draw
+
 _Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 
 def variants(films: np.ndarray, n: int, *, seed: int = 0) -> np.ndarray:
     """Make new films of the same chests as other machines, other hospitals and hurried hands would show them; a gate must let them pass.
+
+    Every tenth is a drawn phantom, so that things can be tried without a patient's film.
 
     Args:
         films: ndarray of shape (m, s, s), uint8.
@@ -27,7 +31,7 @@ def variants(films: np.ndarray, n: int, *, seed: int = 0) -> np.ndarray:
         (3, 32, 32)
     """
     rng = np.random.default_rng((seed, 1))
-    return np.stack([_vary(films[rng.integers(len(films))], rng) for _ in range(n)])
+    return np.stack([_vary(films[rng.integers(len(films))], rng) if i % 10 else _phantom(rng, films.shape[1]) for i in range(n)])
 
 
 def outliers(films: np.ndarray, n: int, *, seed: int = 0) -> np.ndarray:
@@ -87,6 +91,13 @@ def _vary(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:
         _mark(x, rng)
     return _bytes(x)
+
+
+def _phantom(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A drawn chest, as it is or varied like a film."""
+    drawn = draw(int(rng.integers(2**31)), opacity=rng.random() < 0.5, size=max(16, int(size * math.exp(rng.uniform(-1.2, 1.2)))))
+    film = np.asarray(Image.fromarray(drawn).resize((size, size), Image.Resampling.BICUBIC))
+    return film if rng.random() < 0.7 else _vary(film, rng)
 
 
 def _frame(x: np.ndarray, rng: np.random.Generator) -> None:
