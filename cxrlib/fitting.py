@@ -20,6 +20,7 @@ from cxrlib.config import TrainConfig
 from cxrlib.data import Dataset, weights
 from cxrlib.model import BACKBONES, Augment, set_trainable
 
+_TINY = 1e-3  # an AUROC of one is worth no more than 0.999
 _FLOOR = 0.2  # of the peak, what the learning rate decays to: weights that are averaged later must still move
 
 History = dict[str, list[float]]
@@ -307,9 +308,10 @@ def _choose_weights(net: keras.Model, validation: Side, config: TrainConfig, fol
     scores = {}
     for part, weights_ in candidates.items():
         net.set_weights(weights_)
-        scores[part], by_source = validate(net, validation)
+        score, by_source = validate(net, validation)
+        scores[part] = -float(np.mean([np.log(1 - value + _TINY) for value in by_source.values()]))
         mixed = f"{part:.0%} mean of the last {len(recent)} epochs, {1 - part:.0%} from before fine-tuning"
-        say(f"{mixed}: validation AUROC {scores[part]:.4f} ({_list(by_source)})")
+        say(f"{mixed}: validation AUROC {score:.4f} ({_list(by_source)})")
     kept = max(scores, key=lambda part: scores[part])
     net.set_weights(candidates[kept])
     say(f"keeps {kept:.0%} of fine-tuning")

@@ -207,7 +207,7 @@ def _calibrate(folder: Path, train_side: Side, validation: Side) -> None:
     changes: dict[str, Any] = {"temperature": temperature}
     if len(config.labels) == 2:
         changes["operating_points"] = operating_points.choose(truth, calibrate(raw, temperature)[:, 1], sources)
-        changes["default_point"] = "screening"
+        changes["default_point"] = "balanced"
     changes["gate"] = to_dict(_gate(loaded.runtime, train_side, validation, config.training.seed))
     bundle.update(folder, **changes)
 
