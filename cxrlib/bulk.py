@@ -89,7 +89,7 @@ def predict(
     Raises:
         ValueError: If there are no films, `workers` is below 1, or an address would write a secret into the table.
         FileExistsError: If `output` holds answers of another model, threshold or gate.
-        OSError: If films cannot be fetched for another reason than that they are missing, or `output` cannot be written. What is done stays.
+        OSError: If sources cannot be reached, films cannot be fetched though they are not missing, or `output` cannot be written. What is done stays.
         RuntimeError: If Ray does not start, or the workers' files do not arrive.
         ImportError: If Ray or fsspec's driver for an address is not installed.
 
@@ -129,7 +129,7 @@ def find(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
 
     Raises:
         ValueError: If there are none, a manifest has no column `path`, or an address would write a secret into the table.
-        FileNotFoundError: If a manifest does not exist.
+        OSError: If a manifest does not exist, or an address cannot be reached.
         ImportError: If fsspec's driver for an address is not installed.
 
     Example:
@@ -143,24 +143,32 @@ def find(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
     return list(films)
 
 
-def _below(address: str) -> Iterator[str]:
-    """The films that an address stands for."""
-    if address.lower().partition("::")[0].endswith(".csv"):
-        for film in _manifest(address):
-            yield _plain(film)
-        return
-    plain = _plain(address)
-    if _is_local(plain):
-        yield from map(str, images.find(plain)) if os.path.isdir(plain) else [plain]
-        return
-    system, path = (None, "") if _is_web(plain) else _reach(plain)
-    if system is None or not system.isdir(path):
-        yield plain
-        return
-    head, chain, rest = plain.partition("::")
-    names = (film[len(path) :].lstrip("/") for film in system.find(path))
-    films = (name for name in names if os.path.splitext(name)[1].lower() in images.EXTENSIONS and not any(_is_hidden(part) for part in name.split("/")))
-    yield from (f"{head}{'' if head.endswith('/') else '/'}{name}{chain}{rest}" for name in sorted(films))
+def _below(place: str) -> Iterator[str]:
+    """The films that a place stands for."""
+    address = _plain(place)
+    head, tail = _split(address)
+    if head.lower().endswith(".csv"):
+        yield from map(_plain, _manifest(address))
+    elif _is_local(address):
+        yield from map(str, images.find(address)) if os.path.isdir(address) else [address]
+    elif _is_web(address):
+        yield address
+    else:
+        names = _names_below(address)
+        if names is None:
+            yield address
+            return
+        films = (name for name in names if os.path.splitext(name)[1].lower() in images.EXTENSIONS and not any(map(_is_hidden, name.split("/"))))
+        yield from (f"{head}{'' if head.endswith('/') else '/'}{name}{tail}" for name in sorted(films))
+
+
+def _names_below(address: str) -> list[str] | None:
+    """The names of all files below a folder that is not local, None for what is no folder."""
+    system, path = _reach(address)
+    try:
+        return [name[len(path) :].lstrip("/") for name in system.find(path)] if system.isdir(path) else None
+    except Exception as error:  # every driver has errors of its own
+        raise OSError(f"{address} cannot be reached: {error}") from error
 
 
 def _is_hidden(name: str) -> bool:
@@ -169,48 +177,68 @@ def _is_hidden(name: str) -> bool:
 
 def _manifest(address: str) -> Iterator[str]:
     system, path = _reach(address)
-    with system.open(path, "rb") as file:
-        text = file.read().decode("utf-8-sig")
-    header = text.partition("\n")[0]
+    try:
+        with system.open(path, "rb") as file:
+            text = file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{address} is no CSV manifest in UTF-8 ({error})") from None
+    header = text.partition("\n")[0].strip()
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     columns = {name.strip().casefold(): name for name in reader.fieldnames or ()}
     column = columns.get("path", columns.get("file_name", ""))
     if not column:
         raise ValueError(f"{address} must begin with a line that names its columns, path among them. Received: {header[:200]!r}")
-    head, chain, rest = address.partition("::")
-    place = head[: max(head.rfind("/"), head.rfind(os.sep)) + 1]
+    head, tail = _split(address)
+    folder = head[: max(head.rfind("/"), head.rfind(os.sep)) + 1]
     for row in reader:
         if film := (row[column] or "").strip():
-            yield film if "://" in film or os.path.isabs(film) else f"{place}{film}{chain}{rest}"
+            yield film if "://" in film or os.path.isabs(film) else f"{folder}{film}{tail}"
 
 
-def _plain(address: str) -> str:
-    """A local path in its absolute form, any other address as it is; neither may hold a secret, for both are written into the table."""
-    parts = [urlsplit(part) for part in address.split("::") if "://" in part]
+# --- addresses: absolute local paths, and others with a scheme ---
+
+
+def _plain(place: str) -> str:
+    """A place as it is written into the table."""
+    if place.lower().startswith("file://"):
+        return os.path.abspath(images._local(place))
+    if _is_local(place):
+        return os.path.abspath(place)
+    parts = [urlsplit(part) for part in place.split("::")]
     if any(part.password is not None or (part.query and part.scheme in ("http", "https")) for part in parts):
-        shown = images.name_of(address) if _is_web(address) else f"{parts[0].scheme}://…"
-        raise ValueError(f"an address must hold no password and no query, for it is written into the table. Received: {shown!r}")
-    if _is_web(address):
-        return address
-    return os.path.abspath(_reach(address)[1]) if _is_local(address) else address
-
-
-def _is_web(address: str) -> bool:
-    return address.lower().startswith(("http://", "https://")) and "::" not in address
+        raise ValueError(f"an address must hold no password and no query, for it is written into the table. Received: one at {parts[0].scheme}://")
+    return place
 
 
 def _is_local(address: str) -> bool:
-    return "::" not in address and ("://" not in address or address.lower().startswith(("file://", "local://")))
+    return "://" not in address
+
+
+def _is_web(address: str) -> bool:
+    """Whether the predictor downloads it."""
+    return address.lower().startswith(("http://", "https://"))
+
+
+def _split(address: str) -> tuple[str, str]:
+    """An address without, and with nothing but, what its file system lies in: `zip://film.png` and `::s3://bucket/films.zip`."""
+    if _is_local(address):
+        return address, ""
+    head, chain, rest = address.partition("::")
+    return head, chain + rest
 
 
 def _reach(address: str) -> tuple[Any, str]:
     """The file system of an address, and the path there."""
     import fsspec  # type: ignore[import-untyped,unused-ignore]
 
+    if _is_local(address):
+        return fsspec.filesystem("file"), address
     try:
         system, path = fsspec.core.url_to_fs(address)
     except ImportError as error:
         raise ImportError(f"{address.partition('://')[0]}:// addresses need a driver of fsspec: {error}") from None
+    except Exception as error:  # every driver has errors of its own, and opens archives here
+        raise OSError(f"{address} cannot be reached: {error}") from error
     return system, path
 
 
@@ -308,7 +336,7 @@ def _cluster(ray: Any) -> Iterator[None]:
         except Exception as error:
             raise RuntimeError(f"Ray does not start: {error}") from error
     context.enable_progress_bars = context.print_on_execution_start = False
-    log.setLevel(logging.ERROR)
+    log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
@@ -342,6 +370,8 @@ def _run(ray: Any, parts: list[list[str]], workers: int | None, arguments: tuple
     given = ray.data.from_items(tasks, override_num_blocks=len(tasks))
     done = given.map_batches(_Worker, fn_constructor_args=arguments, batch_size=1, compute=pool, num_cpus=1)
     for row in done.iter_rows():
+        if row["error"]:
+            raise OSError(row["error"])
         yield row["films"]
 
 
@@ -356,15 +386,18 @@ class _Worker:
             self._predictor = Predictor(place, threads=1, **options)
         self._folder = folder
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[int]]:
-        """Predict the films of one file and write it, unless a worker that died has done so."""
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Predict the films of one file and write it, unless a worker that died has done so; an error that ends the run is handed back in plain words."""
         [text] = batch["films"]
         films = json.loads(text)
         name = f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.parquet"  # a file that is made twice is made in one place
-        if not self._folder.has(name):
-            answers = self._predictor.stream(_fetched(films), batch_size=2, errors="return")
-            self._folder.write(name, _table([self._row(film, answer) for film, answer in zip(films, answers, strict=True)], self._folder.identity))
-        return {"films": [len(films)]}
+        try:
+            if not self._folder.has(name):
+                answers = self._predictor.stream(_fetched(films), batch_size=2, errors="return")
+                self._folder.write(name, _table([self._row(film, answer) for film, answer in zip(films, answers, strict=True)], self._folder.identity))
+        except OSError as error:
+            return {"films": [0], "error": [_text(str(error))]}
+        return {"films": [len(films)], "error": [""]}
 
     def _row(self, film: str, answer: Prediction | ImageError) -> dict[str, Any]:
         error = None
@@ -420,7 +453,7 @@ def _source(film: str) -> Source:
                 return _Fetched(film, file.read(images.MAX_BYTES + 1))
         except (FileNotFoundError, IsADirectoryError, KeyError):  # KeyError: in an archive
             return _Fetched(film, None)
-        except OSError as error:
+        except Exception as error:  # every driver has errors of its own
             if wait is None or isinstance(error, PermissionError):
                 raise OSError(f"{film} cannot be fetched: {error}") from error
             time.sleep(wait)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import zipfile
@@ -25,7 +26,13 @@ def cluster():
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     path = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), path])  # for the workers
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=100 * 2**20)
+    for tries in range(3):
+        try:
+            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=100 * 2**20)
+            break
+        except Exception:  # a machine that is busy with other things does not start it within Ray's 30 s
+            if tries == 2:
+                raise
     yield ray
     ray.shutdown()
     os.environ["PYTHONPATH"] = path
@@ -117,6 +124,13 @@ def test_the_command_line_and_addresses(cluster, tiny, films, tmp_path, capsys, 
     assert rows[str(tmp_path / "nowhere.png")]["reasons"] == [f"{UNREADABLE}{tmp_path / 'nowhere.png'}: no such file"]
     assert cli.main([*words, "--output", (tmp_path / "out").as_uri()]) == 1
     assert capsys.readouterr().out.endswith("9 were done before\n")
+    with zipfile.ZipFile(tmp_path / "films.zip") as archive:
+        broken = archive.namelist()[0]
+    content = (tmp_path / "films.zip").read_bytes()
+    (tmp_path / "films.zip").write_bytes(content.replace(b"IDAT", b"TADI", 1))  # the archive notices: its films cannot be fetched
+    words = ["predict", f"zip://{broken}::file://{tmp_path / 'films.zip'}", "--model", str(tiny), "--engine", "ray", "--output", str(tmp_path / "broken")]
+    assert cli.main(words) == 1
+    assert re.search(r"^cxrlib: zip://deep/.* cannot be fetched: .*CRC", capsys.readouterr().err, re.MULTILINE)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
@@ -181,6 +195,8 @@ def test_films_are_found_at_addresses(tmp_path):
     assert bulk.find("memory://bucket/list.csv") == below[:2]
     assert bulk.find(["memory://bucket/b/2.PNG", "memory://bucket/b", "http://example.org/5.png"]) == [below[1], below[0], below[2], "http://example.org/5.png"]
     (tmp_path / "a.png").touch()
+    assert bulk.find(f"{tmp_path}/a::b.png") == [f"{tmp_path}/a::b.png"]
+    assert bulk.find(f"file://{tmp_path}/a%20b.png") == [f"{tmp_path}/a b.png"]
     assert bulk.find(tmp_path) == bulk.find(tmp_path.as_uri()) == [str(tmp_path / "a.png")]
     (tmp_path / "list.csv").write_text(f"path\na.png\n{tmp_path}/a.png\nb.png\n")
     assert bulk.find(tmp_path / "list.csv") == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
@@ -239,6 +255,12 @@ def test_mistakes_are_named(tiny, tmp_path, capsys, monkeypatch):
         with pytest.raises(ValueError, match="an address must hold no password and no query, for it is written into the table") as caught:
             bulk.find(address)
         assert "secret" not in str(caught.value)
+    (tmp_path / "damaged.zip").write_bytes(b"no archive")
+    with pytest.raises(OSError, match=r"zip://a\.png::file://.*damaged\.zip cannot be reached: .*not a zip file"):
+        bulk.find(f"zip://a.png::file://{tmp_path / 'damaged.zip'}")
+    (tmp_path / "list.csv").write_bytes(b"path\ncaf\xe9.png\n")
+    with pytest.raises(ValueError, match=r"list\.csv is no CSV manifest in UTF-8"):
+        bulk.find(tmp_path / "list.csv")
     (tmp_path / "list.csv").write_text("file,label\na.png,x\n")
     with pytest.raises(ValueError, match=r"list\.csv must begin with a line that names its columns, path among them\. Received: 'file,label'"):
         bulk.find(tmp_path / "list.csv")
