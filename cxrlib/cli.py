@@ -298,6 +298,8 @@ def _check_folder(folder: Path, films: Iterable[str]) -> None:
 
 def _explained(predictor: Predictor, films: Iterable[str], folder: Path) -> Iterator[Prediction | ImageError]:
     """Predictions, and beside them a picture for every accepted film, named after it; of two films of one name, the second gets a number."""
+    from dataclasses import replace
+
     from cxrlib.images import ImageError, name_of
 
     taken: set[str] = set()
@@ -314,7 +316,7 @@ def _explained(predictor: Predictor, films: Iterable[str], folder: Path) -> Iter
             part = folder / f"{name}.png.part"  # so that no picture is ever half there
             explanation.overlay().save(part, "PNG")
             part.replace(folder / f"{name}.png")
-        yield explanation.prediction
+        yield replace(explanation.prediction, reasons=(*explanation.prediction.reasons, *explanation.warnings))
 
 
 def _sentence(p: Prediction) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from cxrlib.images import Film
 if TYPE_CHECKING:
     from cxrlib.predictor import Prediction
 
-_FULL = 4.0  # evidence, in units of the logit, that looks strong: what is weaker everywhere stays pale
+_FULL = 8.0  # evidence that looks strong: half a film of it makes a logit of 4, which is sure; what is weaker everywhere stays pale
+_BORDER, _TOLERATED, _FAINT = 0.1, 0.4, 0.25  # part of a side that is border; part of the heat that may lie there; heat that says nothing
 # Nine stops of a perceptually uniform map from black over red to pale yellow (inferno, by S. van der Walt and N. Smith, CC0)
 _STOPS = np.array(
     [[0, 0, 4], [31, 12, 72], [85, 15, 109], [136, 34, 106], [186, 54, 85], [227, 89, 51], [249, 140, 10], [249, 201, 50], [252, 255, 164]], np.float32
@@ -35,6 +37,21 @@ class Explanation:
     film: Film
     label: str
     prediction: Prediction
+
+    @property
+    def border(self) -> float:
+        """The part of the heat that lies in the outer tenth of the film, where hardly any lung is, in [0, 1]; 0 when there is no heat."""
+        rows, columns = (math.ceil(side * _BORDER) for side in self.heatmap.shape)
+        total = float(self.heatmap.sum(dtype=np.float64))
+        inside = float(self.heatmap[rows:-rows, columns:-columns].sum(dtype=np.float64))
+        return 1 - inside / total if total > 0 else 0.0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to be careful about, in plain words: evidence that lies where no lung is."""
+        if self.heatmap.max() < _FAINT or self.border < _TOLERATED:
+            return ()
+        return (f"{self.border:.0%} of the evidence for {self.label} lies at the border of the film, where hardly any lung is",)
 
     def overlay(self, *, alpha: float = 0.5) -> Image.Image:
         """Paint the heatmap over the film; where there is no evidence, the film stays as it is.
@@ -64,8 +81,8 @@ class Explanation:
 def heatmap(evidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Turn an evidence grid into a heatmap.
 
-    Evidence against the class counts as none. The scale is absolute up to an evidence of 4, a logit's way from even to sure: a film with little evidence
-    gets a pale heatmap, not one stretched to look alarming.
+    Evidence against the class counts as none. The scale is absolute up to an evidence of 8, the logit that a film full of it would have: a film with little
+    evidence gets a pale heatmap, not one stretched to look alarming.
 
     Args:
         evidence: ndarray of shape (h, w), float, in units of the logit.
@@ -75,8 +92,8 @@ def heatmap(evidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         ndarray of shape (H, W), float32 in [0, 1].
 
     Example:
-        >>> bool(heatmap(np.array([[0.0, 2.0]]), (2, 4)).max() <= 0.55)
-        True
+        >>> heatmap(np.full((7, 7), 2.0), (2, 4)).max().item()
+        0.25
     """
     positive = np.maximum(evidence, 0).astype(np.float32)
     scaled = positive / max(_FULL, float(positive.max(initial=0.0)))

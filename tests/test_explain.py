@@ -1,0 +1,138 @@
+"""Heatmaps: where the evidence is, at the film's own size, on a scale that does not exaggerate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrlib import Predictor, explain, phantom
+from cxrlib.explain import Explanation, heatmap
+from cxrlib.images import Film, read
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny: Path) -> Predictor:
+    return Predictor(tiny, threads=2)
+
+
+def explained(heat: np.ndarray, film: Film) -> Explanation:
+    prediction = None
+    return Explanation(heat, film, "PNEUMONIA", prediction)  # type: ignore[arg-type]
+
+
+def test_a_heatmap_has_the_film_s_size(predictor: Predictor) -> None:
+    film = phantom.draw(1, size=200)[:120]
+    e = predictor.explain(film)
+    assert (e.heatmap.shape, e.heatmap.dtype) == ((120, 200), np.float32)
+    assert 0 <= e.heatmap.min() <= e.heatmap.max() <= 1
+    assert e.prediction == predictor(film)
+    assert e.label == "PNEUMONIA"
+    assert (e.film.pixels == film).all()
+    picture = e.overlay()
+    assert (picture.mode, picture.size) == ("RGB", (200, 120))
+
+
+def test_another_label(predictor: Predictor) -> None:
+    film = phantom.draw(1, size=96)
+    ill, normal = predictor.explain(film), predictor.explain(film, label="NORMAL")
+    assert normal.label == "NORMAL"
+    assert not np.array_equal(ill.heatmap, normal.heatmap)
+    with pytest.raises(ValueError, match=r"label must be one of NORMAL, PNEUMONIA\. Received: label='TUBERCULOSIS'"):
+        predictor.explain(film, label="TUBERCULOSIS")
+
+
+def test_the_peak_lies_where_the_evidence_is() -> None:
+    evidence = np.zeros((7, 7))
+    evidence[1, 5] = 3.0
+    heat = heatmap(evidence, (70, 140))
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    assert (row // 10, column // 20) == (1, 5)
+
+
+def test_the_scale_is_absolute() -> None:
+    weak, strong, stronger = (heatmap(np.full((7, 7), value * explain._FULL), (14, 14)).max() for value in (0.1, 1.0, 3.0))
+    assert weak == pytest.approx(0.1)
+    assert strong == stronger == 1
+    assert heatmap(np.full((7, 7), -3.0), (14, 14)).max() == 0
+
+
+def test_an_overlay_leaves_the_film_alone_where_nothing_is_found() -> None:
+    film = read(phantom.draw(1, size=64))
+    heat = np.zeros((64, 64), np.float32)
+    heat[:32] = 1
+    e = explained(heat, film)
+    for alpha in (0.0, 0.5, 1.0):
+        painted = np.asarray(e.overlay(alpha=alpha))
+        assert (painted[32:] == film.pixels[32:, :, None]).all()
+        assert (painted[:32] == film.pixels[:32, :, None]).all() == (alpha == 0)
+    assert np.asarray(e.overlay(alpha=1.0))[0, 0].tolist() == [252, 255, 164]
+    for wrong in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\]\. Received: alpha="):
+            e.overlay(alpha=wrong)
+
+
+def test_colours_become_brighter_with_the_evidence() -> None:
+    film = read(np.zeros((16, 256), np.uint8))
+    heat = np.tile(np.linspace(0, 1, 256, dtype=np.float32), (16, 1))
+    painted = np.asarray(explained(heat, film).overlay(alpha=1.0).convert("L"), float)[0]
+    assert (np.diff(painted) >= 0).all()
+
+
+def test_a_film_decoded_at_a_reduced_scale(tmp_path: Path, predictor: Predictor) -> None:
+    path = tmp_path / "large.jpeg"
+    Image.fromarray(phantom.draw(2, size=1600)).save(path)
+    e = predictor.explain(path)
+    assert max(e.film.pixels.shape) < 1600
+    assert e.heatmap.shape == e.film.size == (1600, 1600)
+    assert e.overlay().size == (1600, 1600)
+
+
+def test_deep_films() -> None:
+    deep = phantom.draw(1, size=64).astype(np.uint16) * 257
+    assert (np.asarray(explained(np.zeros((64, 64), np.float32), read(deep)).overlay())[..., 0] == phantom.draw(1, size=64)).all()
+
+
+def test_a_refused_film_is_explained_all_the_same(gated: Path) -> None:
+    e = Predictor(gated).explain(np.zeros((80, 80), np.uint8))
+    assert not e.prediction.accepted
+    assert e.heatmap.shape == (80, 80)
+
+
+def test_heat_where_no_lung_is() -> None:
+    film = read(phantom.draw(1, size=70))
+
+    def heat(*places: tuple[int, int], value: float = 9.0) -> Explanation:
+        evidence = np.zeros((7, 7))
+        for place in places:
+            evidence[place] = value
+        return explained(heatmap(evidence, (70, 70)), film)
+
+    corner, middle = heat((0, 0), (6, 6)), heat((3, 2), (4, 5))
+    assert corner.border > 0.7
+    assert middle.border < 0.1
+    assert middle.warnings == ()
+    assert corner.warnings == (f"{corner.border:.0%} of the evidence for PNEUMONIA lies at the border of the film, where hardly any lung is",)
+    assert heat((0, 0), value=1.0).warnings == ()  # too faint to matter
+    assert (heat().border, heat().warnings) == (0.0, ())
+
+
+def test_the_command_line_says_where_the_heat_lies(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from cxrlib.cli import main
+
+    monkeypatch.setattr(Explanation, "warnings", ("it lies elsewhere",))
+    film = str(phantom.save(tmp_path / "film.png", size=80))
+    assert main(["predict", film, "--model", str(tiny), "--heatmaps", str(tmp_path / "heat")]) == 0
+    assert "  note: it lies elsewhere\n" in capsys.readouterr().out
+
+
+def test_real_films(shared: Path) -> None:
+    predictor = Predictor(gate=False)
+    peaks = {}
+    for label in predictor.labels:
+        heat = [predictor.explain(path).heatmap for path in sorted((shared / "data" / "native" / label).iterdir())[::10]]
+        peaks[label] = [float(h.max()) for h in heat]
+    assert np.median(peaks["NORMAL"]) < 0.25  # nearly dark
+    assert np.median(peaks["PNEUMONIA"]) > 0.7
