@@ -36,7 +36,7 @@ MAX_EXAMPLES = 6  # from a folder
 FETCH = 30  # seconds for an address that a program sends
 CORES = 2  # films under way at once
 _TOO_LARGE = f"the file is larger than {MAX_BYTES // 2**20} MB"
-_DRAWN = {"Drawn film": phantom.draw(7, size=768), "Drawn, with an opacity": phantom.draw(7, opacity=True, size=768)}
+_DRAWN = {"Drawn film": phantom.draw(size=768), "With an opacity": phantom.draw(opacity=True, size=768)}
 _log = logging.getLogger("cxrlib.demo")
 
 

@@ -89,12 +89,13 @@ class Pages:
         if not self.points:
             return ""
         well, ill = (escape(_spoken(label)) for label in self.config.labels)
-        options = "".join(
-            f'<label><input type="radio" name="cx-{group}" value="{escape(name)}" {"checked" if name == self.config.default_point else ""}><span><b>'
-            f"{escape(name.capitalize())}</b>, from {_percent(point.threshold)} on: on validation films it found {_part(point.sensitivity)} of {ill} and "
-            f"cleared {_part(point.specificity)} of {well} films.</span></label>"
-            for name, point in self.points.items()
-        )
+        options = ""
+        for name, point in self.points.items():
+            achieved = f"found {_part(point.sensitivity)} of {ill} and cleared {_part(point.specificity)} of {well} validation films"
+            options += (
+                f'<label><input type="radio" name="cx-{group}" value="{escape(name)}" {"checked" if name == self.config.default_point else ""}>'
+                f"<span><b>{escape(name.capitalize())}</b>, from {_percent(point.threshold)} on: {achieved}.</span></label>"
+            )
         return f'<fieldset class="cx-choice"><legend>Operating point</legend>{options}</fieldset>'
 
     def _per_point(self, prediction: Prediction, render: Callable[[Prediction, str], str], tag: str = "div") -> str:

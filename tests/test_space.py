@@ -264,7 +264,7 @@ def test_where_a_film_stands(p: float, threshold: float, said: str) -> None:
 
 
 def test_examples_come_from_the_phantom_the_bundle_or_a_folder(desk: Desk, model: Path, tmp_path: Path) -> None:
-    assert [name for name, *_ in desk.examples] == ["Drawn film", "Drawn, with an opacity", "from the bundle"]
+    assert [name for name, *_ in desk.examples] == ["Drawn film", "With an opacity", "from the bundle"]
     mine = tmp_path / "mine"
     mine.mkdir()
     for i in range(8):

@@ -156,7 +156,7 @@ def test_a_file_that_is_too_large_is_not_even_sent(visit: Visit, tmp_path: Path)
 
 
 def test_an_example_is_one_click(visit: Visit) -> None:
-    visit.page.get_by_role("button", name="Drawn, with an opacity").click()
+    visit.page.get_by_role("button", name="With an opacity").click()
     assert "Pneumonia" in visit.answer()
 
 
