@@ -31,12 +31,18 @@ def cache_folder(folder: str | os.PathLike[str] | None = None) -> Path:
     Returns:
         The folder, which may not exist yet.
 
+    Raises:
+        FileNotFoundError: If it lies in the home folder, and there is none, as in some containers.
+
     Example:
         >>> cache_folder("/data/cache").name
         'cache'
     """
     chosen = folder or os.environ.get("CXRLIB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cxrlib")
-    return Path(os.path.abspath(os.path.expanduser(chosen)))
+    place = os.path.expanduser(os.fspath(chosen))
+    if place.startswith("~"):
+        raise FileNotFoundError(f"there is no home folder for {place}: name a folder for the cache in CXRLIB_CACHE")
+    return Path(os.path.abspath(place))
 
 
 def fetch(address: str, *, folder: str | os.PathLike[str] | None = None, token: str | bool | None = None) -> tuple[Path, str]:

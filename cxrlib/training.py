@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -92,13 +93,14 @@ def train(
         ValueError: If the data cannot be trained on, or leak between their splits.
         ImageError: If films cannot be read.
         BlockingIOError: If another process is training into the same output.
-        ImportError: If TensorFlow is not installed.
+        ImportError: If a library of the `train` extra is not installed.
 
     Example:
         >>> run = train(["chest_xray/train", "nih"], output="runs/first")  # doctest: +SKIP
         >>> run.predictor("film.png").label  # doctest: +SKIP
         'NORMAL'
     """
+    _check_libraries()
     from cxrlib import fitting
 
     config = config or TrainConfig()
@@ -156,6 +158,19 @@ def train(
         made.rename(target)
         shutil.rmtree(work, ignore_errors=True)
     return TrainingRun(target, history, report)
+
+
+def _check_libraries() -> None:
+    """Name at once what would be missed only at the end of a training: networks are exported by TensorFlow whatever trains them, and figures are drawn."""
+
+    def is_here(name: str) -> bool:
+        try:
+            return importlib.util.find_spec(name) is not None
+        except (ImportError, ValueError):
+            return False
+
+    if missing := [name for name in ("tensorflow", "keras", "sklearn", "matplotlib") if not is_here(name)]:
+        raise ImportError(f'training needs {", ".join(missing)}: pip install "cxrlib[train]"')
 
 
 def _prepare(data: Data, leaks: str, patient_pattern: str | None, config: TrainConfig, progress: bool) -> tuple[Dataset, Audit]:

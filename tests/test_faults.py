@@ -8,14 +8,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from cxrlib import Predictor, TrainConfig, data, evaluate, phantom
-from cxrlib.metrics import Report
+from cxrlib import Predictor, TrainConfig, bundle, cache, cli, data, evaluate, phantom
+from cxrlib.remote import cache_folder
+from cxrlib.reports import Report
+
+ROOT = str(Path(__file__).parents[1])
 
 # --- names that are no UTF-8 ---
 
@@ -40,6 +49,189 @@ def test_names_that_are_no_text_go_all_the_way(tmp_path: Path, tiny: Path) -> No
     assert Report.from_json((tmp_path / "report" / "report.json").read_text("utf-8")).to_json() == report.to_json()
     assert report.n_refused == 1
     assert "K\\udcf6hler7.png" in (tmp_path / "report" / "report.html").read_text("utf-8")
+
+
+# --- what is absent ---
+
+CORE = """
+import json, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in sys.argv[2:]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from cxrlib import Predictor, cli, evaluate, phantom, train
+predictor = Predictor(sys.argv[1], gate=False, threads=1)
+films = phantom.write("films", n=2, size=64)
+said = {"label": predictor(phantom.draw(1)).label, "n": evaluate(predictor, films, progress=False).n}
+calls = {
+    "train": lambda: train("nowhere", output="run"),
+    "dicom": lambda: predictor(bytes(128) + b"DICM" + bytes(50)),
+    "report": lambda: evaluate(predictor, films, output="report", progress=False),
+    "command": lambda: cli.main(["predict", str(films), "--model", sys.argv[1], "--json"]),
+}
+if "keras" not in sys.argv:
+    del calls["train"], calls["report"]  # they take long where nothing is absent
+for name, call in calls.items():
+    try:
+        said[name] = str(call())
+    except Exception as error:
+        said[name] = f"{type(error).__name__}: {error}"
+print(json.dumps(said))
+"""
+EXTRAS = {
+    "train": ("tensorflow", "keras", "sklearn", "matplotlib", "jax"),
+    "dicom": ("pydicom", "gdcm"),
+    "demo": ("gradio",),
+    "parquet": ("pyarrow",),
+    "onnx": ("tf2onnx", "onnxruntime"),
+}
+
+
+@pytest.mark.parametrize("extra", [*EXTRAS, "all"])
+def test_without_an_extra_the_rest_works_and_what_needs_it_names_it(extra: str, tmp_path: Path, tiny: Path) -> None:
+    absent = EXTRAS[extra] if extra != "all" else [name for names in EXTRAS.values() for name in names]
+    done = subprocess.run(
+        [sys.executable, "-c", CORE, str(tiny), *absent], cwd=tmp_path, env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["label"] in ("NORMAL", "PNEUMONIA")
+    assert (said["n"], said["command"]) == (4, "0")
+    if extra in ("train", "all"):
+        assert said["train"] == 'ImportError: training needs tensorflow, keras, sklearn, matplotlib: pip install "cxrlib[train]"'
+        assert said["report"].startswith("ImportError: ")
+        assert 'pip install "cxrlib[train]"' in said["report"]
+    if extra in ("dicom", "all"):
+        assert said["dicom"] == 'ImportError: reading DICOM needs pydicom: pip install "cxrlib[dicom]"'
+
+
+def test_each_library_of_a_training_is_missed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cxrlib import train
+
+    for name in ("tensorflow", "sklearn", "matplotlib"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            with pytest.raises(ImportError, match=rf'training needs .*{name}.*: pip install "cxrlib\[train\]"'):
+                train(tmp_path / "nowhere", output=tmp_path / "run")
+
+
+def test_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "expanduser", os.fspath)  # what it does where nobody knows a home
+    for name in ("CXRLIB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(FileNotFoundError, match=r"there is no home folder for ~/\.cache/cxrlib: name a folder for the cache in CXRLIB_CACHE"):
+        cache_folder()
+    monkeypatch.setenv("CXRLIB_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that everybody may enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid") or os.getuid() != 0, reason="needs root, to become somebody without a home")
+def test_somebody_without_a_home_or_any_folder_can_predict(public: Path, tiny: Path) -> None:
+    """A user that the system does not know, where nothing can be written: as in a hardened container."""
+    bundle_folder, film = public / "bundle", public / "film.png"
+    shutil.copytree(tiny, bundle_folder)
+    bundle_folder.chmod(0o755)
+    phantom.save(film, 1)
+    code = """
+import os, sys
+from cxrlib.cli import main
+main(sys.argv[1:])  # loads what is loaded only when it is used: Python itself may lie where nobody else may read
+os.environ.clear()
+os.setuid(54321)
+sys.exit(main(sys.argv[1:]))
+"""
+    words = [sys.executable, "-B", "-c", code, "predict", str(film), "--model", str(bundle_folder), "--json"]
+    done = subprocess.run(words, cwd="/", env={"PYTHONPATH": ROOT}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert first == second
+
+
+# --- clocks, disks, permissions ---
+
+
+@pytest.mark.parametrize("jump", [-(10**9), 10**9])
+def test_a_clock_that_jumps_spoils_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: int) -> None:
+    films = data.scan(phantom.write(tmp_path / "films", n=3, seed=1, size=48))
+    first = cache.open_cache(films, size=32, folder=tmp_path / "cache", progress=False)[:]
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + jump * 10**9)
+    assert (cache.open_cache(films, size=32, folder=tmp_path / "cache", progress=False)[:] == first).all()
+    Image.new("L", (48, 48), 77).save(films.paths[0])
+    again = cache.open_cache(films, size=32, folder=tmp_path / "cache", progress=False)[:]
+    assert (again[0] == 77).all()
+    assert (again[1:] == first[1:]).all()
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    resource = pytest.importorskip("resource")
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_leaves_the_bundle_as_it_was(tmp_path: Path, tiny: Path, small_files: Callable[[int], None]) -> None:
+    made = tmp_path / "bundles" / "made"
+    shutil.copytree(tiny, made)
+    small_files(2000)
+    with pytest.raises(OSError, match="too large"):
+        bundle.update(made, temperature=2.0)
+    small_files(10**9)
+    assert bundle.load(made).config.temperature == 1.3
+    assert os.listdir(made.parent) == ["made"]
+
+
+def test_a_full_disk_ends_a_batch_with_a_sentence(tmp_path: Path, tiny: Path, small_files: Callable[[int], None], capsys: pytest.CaptureFixture[str]) -> None:
+    films = phantom.write(tmp_path / "films", n=2, size=64)
+    small_files(300)
+    code = cli.main(["predict", str(films), "--model", str(tiny), "--no-gate", "--heatmaps", str(tmp_path / "maps"), "--json"])
+    small_files(10**9)
+    assert code == 1
+    assert "too large" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "maps").iterdir() if path.suffix == ".png"] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid"), reason="POSIX permissions")
+def test_a_folder_that_may_only_be_read(public: Path, tiny: Path) -> None:
+    made = public / "bundles" / "made"
+    shutil.copytree(tiny, made)
+    shutil.copytree(tiny, public / "other")
+    for path in (*made.rglob("*"), made, made.parent):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    code = """
+import os, sys
+from cxrlib import bundle, phantom, Predictor
+bundle.update(sys.argv[2], temperature=2.0)  # loads what it needs
+if os.getuid() == 0:
+    os.setuid(54321)
+print(Predictor(sys.argv[1], threads=1)(phantom.draw(1)).accepted)
+try:
+    bundle.update(sys.argv[1], temperature=2.0)
+except PermissionError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code, str(made), str(public / "other")], cwd="/", env={"PYTHONPATH": ROOT}, capture_output=True, text=True, check=False
+    )
+    for path in (made.parent, made):
+        path.chmod(0o755)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert done.stdout.splitlines()[0] in ("True", "False")
+    assert "Permission denied" in done.stdout.splitlines()[1]
+    assert os.listdir(made.parent) == ["made"]
 
 
 # --- a training that is killed ---
