@@ -107,7 +107,7 @@ class Uploads:
 
 async def fetch(url: str, cache_dir: str) -> str:
     """Stand in for Gradio's download of an address: public hosts only, as there, but no more than a file may hold, and into a folder of its own."""
-    shown = _name(url.partition("?")[0])
+    shown = re.sub(r"[^A-Za-z0-9._-]|^\.+", "_", _name(url.partition("?")[0]))
     try:
         data = await asyncio.wait_for(_download(url), FETCH)
     except (httpx.HTTPError, httpx.InvalidURL, asyncio.TimeoutError, ValueError, OSError) as error:

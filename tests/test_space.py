@@ -485,6 +485,7 @@ def test_addresses_are_fetched_within_limits(website: str, tmp_path: Path, monke
         with pytest.raises(gr.Error, match=said):
             asyncio.run(desk_module.fetch(f"{website}{page}", str(tmp_path)))
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
+    assert Path(asyncio.run(desk_module.fetch(f"{website}/..%00/..", str(tmp_path)))).name == "_"
     monkeypatch.setattr(desk_module, "FETCH", 0.1)
     with pytest.raises(gr.Error, match="slow: nothing can be fetched from there"):
         asyncio.run(desk_module.fetch(f"{website}/slow", str(tmp_path)))
