@@ -1,9 +1,10 @@
 """What is shipped, and what it stands on: `python benchmarks/supply.py [--commit HEAD] [--pythons 3.10 3.13] [--audit]`.
 
 Builds sdist and wheel of a commit twice, in two places and time zones, and compares them byte by byte (`--output dist` keeps them: what is released); looks
-through their content; runs `twine check` and `check-wheel-contents`; installs the wheel with the lowest direct dependencies that it allows (and that have wheels) and the newest,
-for every Python that is asked for (by version or path), and predicts drawn films with a small bundle, whose golden probe must hold each time. `--audit` looks
-the newest ones up in the database of known vulnerabilities. Prints JSON; needs git, uv and a package index. The exit status is 0 where everything holds.
+through their content; runs `twine check` and `check-wheel-contents`; installs the wheel with the lowest direct dependencies that it allows (and that have
+wheels) and the newest, for every Python that is asked for (by version or path), and predicts drawn films with a small bundle, whose golden probe must hold
+each time. `--audit` looks the newest ones up in the database of known vulnerabilities. Prints JSON; needs git, uv and a package index. The exit status is 0
+where everything holds.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def _saved_model(net: keras.Model, path: Path, films: np.ndarray) -> _Run:
 
 def _litert(net: keras.Model, path: Path, films: np.ndarray, **options: Any) -> _Run:
     net.export(str(path), format="litert", verbose=False, **options)
-    runtime = Runtime(path)
+    runtime = Runtime(path, trusted=True)
     return lambda x: runtime.run(x).probabilities
 
 

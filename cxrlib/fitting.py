@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrlib import machines
 from cxrlib.cache import Films
 from cxrlib.config import TrainConfig
 from cxrlib.data import Dataset, weights
@@ -91,7 +91,7 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
         say(f"head on frozen features: loss {loss:.4f}, validation AUROC {score:.4f} ({_list(by_source)})")
         state = {"epoch": 0, "best": score, "best_epoch": 0, "history": {}}
         _save(net, folder / _HEAD)
-        shutil.copyfile(folder / _HEAD, folder / _BEST)
+        _save(net, folder / _BEST)
     set_trainable(net, config.fine_tune_from or BACKBONES[config.backbone].fine_tune_from)
     _compile(trainer, config, steps)
     if state["epoch"]:
@@ -136,7 +136,7 @@ def validate(net: keras.Model, side: Side) -> tuple[float, dict[str, float]]:
     from sklearn.metrics import roc_auc_score
 
     starts = range(0, len(side.index), 64)
-    p = np.concatenate([np.asarray(net.predict_on_batch(side.batch(slice(i, i + 64)).astype(np.float32) / np.float32(255))) for i in starts])
+    p = machines.agree(np.concatenate([np.asarray(net.predict_on_batch(side.batch(slice(i, i + 64)).astype(np.float32) / np.float32(255))) for i in starts]))
     truth, where = side.targets(slice(None)), np.array(side.films.sources)
     by_source = {}
     for source in np.unique(where):
@@ -199,12 +199,12 @@ def mix(pixels: NDArray[np.uint8], targets: NDArray[np.float32], strength: float
 
 
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """The batches of one epoch, read ahead by a thread while the network computes."""
+    """The batches of one epoch, or this process's share of them, read ahead by a thread while the network computes."""
 
     def __init__(self, side: Side, config: TrainConfig, steps: int, epoch: int) -> None:
         super().__init__(workers=1, use_multiprocessing=False, max_queue_size=8)
         self.side, self.size, self.steps, self.mixup = side, config.batch_size, steps, config.mixup
-        self.seed = (config.seed, epoch)
+        self.seed, self.share = (config.seed, epoch), machines.share(config.batch_size)
         self.chosen, self.weights = draw(side.films, config, steps * config.batch_size, epoch)
 
     def __len__(self) -> int:
@@ -212,10 +212,33 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, i: int) -> tuple[NDArray[Any], ...]:
         part = slice(i * self.size, (i + 1) * self.size)
-        pixels, targets, weights_ = self.side.batch(self.chosen[part]), self.side.targets(self.chosen[part]), self.weights[part]
-        if self.mixup:
-            pixels, targets = mix(pixels, targets, self.mixup, np.random.default_rng([*self.seed, i]))
-        return pixels, targets, weights_
+        chosen, weights_ = self.chosen[part], self.weights[part][self.share]
+        if self.mixup:  # of a film with any other of the batch
+            pixels, targets = mix(self.side.batch(chosen), self.side.targets(chosen), self.mixup, np.random.default_rng([*self.seed, i]))
+            return pixels[self.share], targets[self.share], weights_
+        return self.side.batch(chosen[self.share]), self.side.targets(chosen[self.share]), weights_
+
+
+class _Rows(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of rows that lie in memory, or this process's share of them, in another order in every epoch; the same one for the same seed."""
+
+    def __init__(self, arrays: Sequence[NDArray[Any]], size: int, seed: int) -> None:
+        super().__init__(workers=1, use_multiprocessing=False)
+        n = len(arrays[0])
+        self.arrays, self.size = arrays, min(size, n - n % machines.devices())
+        self.share, self.steps = machines.share(self.size), n // self.size
+        self.random = np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, i: int) -> tuple[NDArray[Any], ...]:
+        chosen = self.order[i * self.size : (i + 1) * self.size][self.share]
+        return tuple(array[chosen] for array in self.arrays)
+
+    def on_epoch_end(self) -> None:
+        self.order = self.random.permutation(len(self.arrays[0]))
 
 
 def _trainer(net: keras.Model, config: TrainConfig) -> keras.Model:
@@ -273,9 +296,8 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
         xs += [np.asarray(features.predict_on_batch(side.batch(chosen[i : i + size])), np.float32) for i in range(0, n, size)]  # (b, c) each
         ys.append(side.targets(chosen))
         ws.append(w)
-    done = head.fit(
-        np.concatenate(xs), np.concatenate(ys), sample_weight=np.concatenate(ws), batch_size=2 * size, epochs=config.head_epochs, verbose=0, shuffle=True
-    )
+    rows = _Rows([np.concatenate(arrays) for arrays in (xs, ys, ws)], 2 * size, config.seed)
+    done = head.fit(rows, epochs=config.head_epochs, verbose=0, shuffle=False)
     return float(done.history["loss"][-1])
 
 
@@ -331,15 +353,20 @@ def _last(epoch: int) -> str:
 
 
 def _save(model: keras.Model, path: Path) -> None:
-    part = path.with_name(f"part-{path.name}")
-    model.save_weights(part, overwrite=True)
-    os.replace(part, path)
+    part = path.with_name(f"part-{machines.rank()}-{path.name}")
+    model.save_weights(part, overwrite=True)  # in every process: it reads what all of them must read together
+    if machines.rank():
+        part.unlink()
+    else:
+        os.replace(part, path)
+    machines.wait(path.name)  # before anybody reads it
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    part = path.with_name(f"part-{path.name}")
-    part.write_text(json.dumps(state), "utf-8")
-    os.replace(part, path)
+    if machines.rank() == 0:
+        part = path.with_name(f"part-{path.name}")
+        part.write_text(json.dumps(state), "utf-8")
+        os.replace(part, path)
 
 
 def _list(by_source: dict[str, float]) -> str:

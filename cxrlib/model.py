@@ -189,6 +189,7 @@ def set_trainable(model: keras.Model, first_layer: str) -> None:
     start = names.index(first_layer)
     for i, layer in enumerate(model.layers):
         layer.trainable = i >= start and not isinstance(layer, keras.layers.BatchNormalization)
+    model.predict_function = None  # on several devices Keras compiles it for what was trainable then
 
 
 def _fold_batch_normalisation(model: keras.Model) -> keras.Model:
@@ -423,7 +424,7 @@ def export_litert(model: keras.Model, path: str | os.PathLike[str]) -> None:
         environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run([sys.executable, "-c", code, str(network), str(path)], env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"the conversion to LiteRT needs TensorFlow (pip install tensorflow) and failed: {done.stderr.strip()[-500:]}")
+        raise RuntimeError(f"the conversion to LiteRT needs TensorFlow (pip install tensorflow) and ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
 
 
 def _float32(model: keras.Model) -> keras.Model:

@@ -50,6 +50,7 @@ class Runtime:
     Args:
         model: Path or bytes of a `model.tflite` with one input (n, s, s, 1) and the outputs `probabilities`, `evidence` and `embedding`, all float32.
         threads: Cores to use; None for all that this process may use.
+        trusted: Take any network with these inputs and outputs, such as one of 8 bits: for files that this process has made itself.
 
     Raises:
         BundleError: If the model is missing, damaged or another network.
@@ -63,15 +64,16 @@ class Runtime:
         model: it is no LiteRT model (7 bytes)
     """
 
-    def __init__(self, model: str | os.PathLike[str] | bytes, *, threads: int | None = None) -> None:
+    def __init__(self, model: str | os.PathLike[str] | bytes, *, threads: int | None = None, trusted: bool = False) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, or None for all cores. Received: threads={threads}")
         self._name = "model" if isinstance(model, bytes) else os.fspath(model)
         self._model = model if isinstance(model, bytes) else _read(self._name)
-        try:
-            check_graph(self._model)
-        except BundleError as error:
-            raise BundleError(f"{self._name}: {error}") from error
+        if not trusted:
+            try:
+                check_graph(self._model)
+            except BundleError as error:
+                raise BundleError(f"{self._name}: {error}") from error
         self.threads = threads or _cores()
         self._start()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxrlib import bundle, gate, operating_points
+from cxrlib import bundle, gate, machines, operating_points
 from cxrlib.audit import Audit, audit, drop_duplicates
 from cxrlib.cache import decode, fingerprint
 from cxrlib.calibration import calibrate, fit_temperature
@@ -103,6 +103,8 @@ def train(
     _check_libraries()
     from cxrlib import fitting
 
+    machines.join()  # before anything is computed
+    progress = progress and machines.rank() == 0
     config = config or TrainConfig()
     if leaks not in ("error", "drop", "allow"):
         raise ValueError(f"leaks must be 'error', 'drop' or 'allow'. Received: leaks={leaks!r}")
@@ -125,13 +127,19 @@ def train(
             with contextlib.suppress(FileExistsError, BlockingIOError), _alone(partial, identity):
                 shutil.rmtree(partial, ignore_errors=True)
         return run
-    with _alone(partial, identity) as work:
+    with contextlib.nullcontext(partial) if machines.rank() else _alone(partial, identity) as work:
+        machines.wait("the first process holds the folder")
         train_side = fitting.Side(decoded.films, sides.train, films.take(sides.train))
         validation = fitting.Side(decoded.films, sides.validation, films.take(sides.validation))
         say(f"{len(sides.train):,} films to train on, {len(sides.validation):,} to validate, {len(set(films.sources))} source(s)")
-        with _precision(config.precision):
+        with _precision(config.precision), machines.sharing():
             net = _network(films.labels, config, init)
             history = fitting.fit(net, train_side, validation, config, work, say)
+        if machines.rank():  # the first process does the rest
+            _wait_for_first(work)
+            if not target.exists():
+                raise RuntimeError(f"the first process stopped before {target} was complete: its own output says why")
+            return _finished(target, identity)
         settings = BundleConfig(
             labels=films.labels,
             image_size=config.image_size,
@@ -290,17 +298,22 @@ def _alone(work: Path, identity: dict[str, Any]) -> Iterator[Path]:
         yield work
 
 
+def _wait_for_first(work: Path) -> None:
+    """Wait until the first process lets go of the folder, whether it has finished or failed."""
+    import fcntl
+
+    with contextlib.suppress(FileNotFoundError), (work / "lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+
 @contextlib.contextmanager
 def _precision(wanted: str) -> Iterator[None]:
-    """Mixed precision where there is a GPU, and all of this machine's GPUs; what was set before is set again afterwards."""
+    """Mixed precision where there is a GPU; what was set before is set again afterwards."""
     import keras
 
     before = keras.config.dtype_policy()
-    gpus = _gpus()
-    policy = wanted if wanted != "auto" else "mixed_bfloat16" if gpus else "float32"
+    policy = wanted if wanted != "auto" else "mixed_bfloat16" if _gpus() else "float32"
     keras.config.set_dtype_policy(policy)
-    if len(gpus) > 1 and keras.distribution.distribution() is None:
-        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=gpus, auto_shard_dataset=False))
     try:
         yield
     finally:

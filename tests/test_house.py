@@ -45,7 +45,22 @@ ORDER = (
         "outliers",
         "gate",
     ),
-    *("explain", "plots", "html_report", "card", "bundle", "predictor", "bulk", "evaluation", "export", "operating_points", "fitting", "training", "cli"),
+    *(
+        "explain",
+        "plots",
+        "html_report",
+        "card",
+        "bundle",
+        "predictor",
+        "bulk",
+        "evaluation",
+        "export",
+        "operating_points",
+        "machines",
+        "fitting",
+        "training",
+        "cli",
+    ),
 )  # each imports only from those before it
 LATER = {("reports", "html_report"), ("reports", "plots")}  # inside a function: Report.save draws what it holds
 OWNERS = {  # an outside library, and the modules that may import it
@@ -54,7 +69,8 @@ OWNERS = {  # an outside library, and the modules that may import it
     "fsspec": {"bulk"},
     "gradio": {"cli"},
     "huggingface_hub": {"hub"},
-    "keras": {"export", "fitting", "model", "training"},
+    "jax": {"machines"},
+    "keras": {"export", "fitting", "machines", "model", "training"},
     "matplotlib": {"plots"},
     "pydicom": {"dicom"},
     "onnx": {"export"},

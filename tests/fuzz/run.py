@@ -130,7 +130,8 @@ def fuzz(name: str, *, seconds: float, seed: int = 0, engine: str = "", found: P
             engine = "random"
     with tempfile.TemporaryDirectory() as place:
         last = Path(place, "last")
-        words = [sys.executable, __file__, name, "--child", str(last), "--seconds", str(seconds), "--seed", str(seed), "--engine", engine]
+        words = ["sh", "-c", '"$@"; exit $?', "sh"]  # a process that is started by a large one counts that one's memory as its own
+        words += [sys.executable, __file__, name, "--child", str(last), "--seconds", str(seconds), "--seed", str(seed), "--engine", engine]
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env={**os.environ, "TMPDIR": place})
         lines = [line for line in done.stdout.splitlines() if line.startswith((name, "Done", "stat::number", "stat::peak", "#"))]
         print("\n".join(lines[-4:]), flush=True)

@@ -1,0 +1,232 @@
+"""How fast prediction is, against the alternatives: `python benchmarks/predict.py [PART…]`.
+
+The parts are `imports`, `cold`, `one`, `folder` and `small`; all when none is named.
+One run, the same films, rounds in turn, medians, and ratios between them: only the ratios mean something on another machine. The films are those of
+`data/native` in CXRLIB_SHARED. Prints JSON. Needs the extras [train] and [onnx], and openvino.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxrlib import Predictor, bundle, images
+from cxrlib.export import export
+
+SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
+FILMS = images.find(SHARED / "data" / "native")
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+SIZE = 224
+KERAS_SCRIPT = """
+import sys, cxrlib.model, keras
+model = keras.models.load_model(sys.argv[1])
+film = keras.utils.img_to_array(keras.utils.load_img(sys.argv[2], color_mode="grayscale", target_size=(224, 224), interpolation="bicubic")) / 255
+print(model.predict(film[None], verbose=0))
+"""
+
+
+def medians(ways: dict[str, Callable[[], Any]], rounds: int, warm: int = 1) -> dict[str, float]:
+    """Median seconds of each way, all of them in turn."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(-warm, rounds):
+        for name, work in ways.items():
+            start = time.perf_counter()
+            work()
+            if turn >= 0:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(spent) for name, spent in times.items()}
+
+
+def keras_model() -> Any:
+    import keras
+
+    import cxrlib.model  # noqa: F401 - its layers
+
+    return keras.models.load_model(bundle.DEFAULT / bundle.KERAS)
+
+
+def interpreter(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
+    """LiteRT as its manual shows it."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    bare = Interpreter(model_content=model, num_threads=CORES)
+    bare.allocate_tensors()
+    film, outputs = bare.get_input_details()[0]["index"], bare.get_signature_runner().get_output_details()
+
+    def run(x: np.ndarray) -> np.ndarray:
+        bare.set_tensor(film, x)
+        bare.invoke()
+        return np.asarray(bare.get_tensor(outputs["probabilities"]["index"]))
+
+    return run
+
+
+def one() -> dict[str, Any]:
+    """One decoded film of 224 pixels after another; cxrlib from pixels to Prediction, its gate included, the others the network alone."""
+    import onnxruntime
+    import openvino
+
+    predictor, model, bare = Predictor(), keras_model(), interpreter((bundle.DEFAULT / bundle.RUNTIME).read_bytes())
+    films = [images.fit(images.read(path)) for path in FILMS[:16]]
+    grey = [np.round(film[..., 0] * 255).astype(np.uint8) for film in films]
+    with tempfile.TemporaryDirectory() as folder:
+        path = export(None, Path(folder, "model.onnx"), format="onnx").path
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = CORES
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": CORES}
+        vino = openvino.compile_model(openvino.convert_model(str(path)), "CPU", hints)
+    name = session.get_inputs()[0].name
+    turn = iter(range(10**9))
+
+    def at(films: list[np.ndarray]) -> np.ndarray:
+        return films[next(turn) % len(films)]
+
+    ways: dict[str, Callable[[], Any]] = {
+        "cxrlib Predictor": lambda: predictor(at(grey)),
+        "cxrlib Runtime": lambda: predictor._bundle.runtime.run(at(films)[None]),
+        "LiteRT": lambda: bare(at(films)[None]),
+        "ONNX Runtime": lambda: session.run(["probabilities"], {name: at(films)[None]}),
+        "OpenVINO": lambda: vino(at(films)[None]),
+        "Keras predict": lambda: model.predict(at(films)[None], verbose=0),
+    }
+    found = medians(ways, rounds=60, warm=5)
+    return {
+        "milliseconds": {way: round(1000 * seconds, 2) for way, seconds in found.items()},
+        "Keras predict / cxrlib Predictor (25 or more)": found["Keras predict"] / found["cxrlib Predictor"],
+        "cxrlib Predictor / LiteRT (1.25 or less)": found["cxrlib Predictor"] / found["LiteRT"],
+        "cxrlib Runtime / LiteRT": found["cxrlib Runtime"] / found["LiteRT"],
+    }
+
+
+def folder() -> dict[str, Any]:
+    """A folder of native films, against the usual loop, and against decoding and inference alone, one after the other, each on all cores."""
+    import keras
+
+    predictor, model = Predictor(), keras_model()
+    films = [images.fit(images.read(path)) for path in FILMS]
+    batch = np.stack(films)
+
+    def usual() -> None:
+        for i in range(0, len(FILMS), 32):
+            loaded = [keras.utils.load_img(path, color_mode="grayscale", target_size=(SIZE, SIZE), interpolation="bicubic") for path in FILMS[i : i + 32]]
+            model.predict(np.stack([keras.utils.img_to_array(film) for film in loaded]) / 255, batch_size=32, verbose=0)
+
+    def decoding() -> None:
+        with ThreadPoolExecutor(CORES) as pool:
+            for _ in pool.map(lambda path: images.fit(images.read(path)), FILMS):
+                pass
+
+    ways: dict[str, Callable[[], Any]] = {
+        "cxrlib": lambda: predictor.predict(FILMS),
+        "load_img and Keras predict": usual,
+        "decoding": decoding,
+        "inference": lambda: predictor._bundle.runtime.run(batch),
+    }
+    found = medians(ways, rounds=5)
+    return {
+        "films": len(FILMS),
+        "films per second": {way: round(len(FILMS) / seconds, 1) for way, seconds in found.items()},
+        "usual loop / cxrlib (3 or more)": found["load_img and Keras predict"] / found["cxrlib"],
+        "decoding and inference alone / cxrlib (0.85 or more)": (found["decoding"] + found["inference"]) / found["cxrlib"],
+    }
+
+
+def process(*words: str) -> tuple[float, float, float]:
+    """Seconds on the clock and of processor time, and largest memory in MB, of a process."""
+    start = time.perf_counter()
+    child = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise RuntimeError(f"{' '.join(words)} ended with {child.returncode}")
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
+
+
+def measured(commands: dict[str, tuple[str, ...]], rounds: int) -> dict[str, tuple[float, ...]]:
+    """Medians of `process` for each command, all of them in turn, after one for the disk's cache."""
+    runs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
+    for turn in range(-1, rounds):
+        for name, words in commands.items():
+            run = process(*words)
+            if turn >= 0:
+                runs[name].append(run)
+    return {name: tuple(statistics.median(values) for values in zip(*of, strict=True)) for name, of in runs.items()}
+
+
+def cold() -> dict[str, Any]:
+    """One film from a cold process, from start to end."""
+    film = str(FILMS[0])
+    both = {"cxrlib predict": ("-m", "cxrlib", "predict", film), "Keras script": ("-c", KERAS_SCRIPT, str(bundle.DEFAULT / bundle.KERAS), film)}
+    runs = measured(both, rounds=5)
+    return {
+        "seconds": {name: round(seconds, 2) for name, (seconds, _, _) in runs.items()},
+        "MB (400 or less)": {name: round(memory) for name, (_, _, memory) in runs.items()},
+        "cxrlib / Keras script (0.2 or less)": runs["cxrlib predict"][0] / runs["Keras script"][0],
+        "the same of processor time": runs["cxrlib predict"][1] / runs["Keras script"][1],
+    }
+
+
+def imports() -> dict[str, Any]:
+    """`import cxrlib` over bare Python."""
+    runs = measured({"python": ("-c", "pass"), "import cxrlib": ("-c", "import cxrlib")}, rounds=15)
+    more = [ours - bare for ours, bare in zip(runs["import cxrlib"], runs["python"], strict=True)]
+    return {"seconds more (0.05 or less)": round(more[0], 3), "of processor time": round(more[1], 3), "MB more": round(more[2], 1)}
+
+
+def small() -> dict[str, Any]:
+    """LiteRT's smaller forms: size, time of one film, and how far they move probabilities. int8 takes its ranges from every other film, all are compared."""
+    import keras
+    import tensorflow as tf
+
+    from cxrlib.export import _calibrated
+
+    films = [images.fit(images.read(path))[None] for path in FILMS]
+    net = _calibrated(Predictor(gate=False))
+    default = [tf.lite.Optimize.DEFAULT]
+    forms: dict[str, dict[str, Any]] = {
+        "float32": {},
+        "float16": {"optimizations": default, "target_spec": {"supported_types": [tf.float16]}},
+        "dynamic range": {"optimizations": default},
+        "int8": {"optimizations": default, "representative_dataset": lambda: ([film] for film in films[::2])},
+    }
+    runs, sizes = {}, {}
+    with tempfile.TemporaryDirectory() as place:
+        for name, options in forms.items():
+            path = Path(place, f"{name}.tflite")
+            net.export(str(path), format="litert", verbose=False, **options)
+            sizes[name], runs[name] = path.stat().st_size, interpreter(path.read_bytes())
+    p = {name: np.array([run(film)[0, 1] for film in films]) for name, run in runs.items()}
+    turn = iter(range(10**9))
+    found = medians({name: lambda run=run: run(films[next(turn) % len(films)]) for name, run in runs.items()}, rounds=60, warm=5)  # type: ignore[misc]
+    keras.backend.clear_session()
+    return {
+        name: {
+            "MB": round(sizes[name] / 1e6, 2),
+            "time, float32 = 1": found[name] / found["float32"],
+            "largest change of a probability": float(np.abs(p[name] - p["float32"]).max()),
+            "mean change": float(np.abs(p[name] - p["float32"]).mean()),
+        }
+        for name in forms
+    }
+
+
+def main(parts: list[str]) -> None:
+    every = {"imports": imports, "cold": cold, "one": one, "folder": folder, "small": small}
+    for part in parts or list(every):
+        print(json.dumps({part: every[part]()}, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

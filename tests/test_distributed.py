@@ -1,0 +1,96 @@
+"""Training in several processes, and on several devices, gives what one process gives."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("keras", reason="needs the [train] extra")
+pytest.importorskip("jax", reason="needs JAX")
+
+FIT = """
+import json, sys
+from pathlib import Path
+import keras
+import numpy as np
+from cxrlib import fitting, machines, phantom
+from cxrlib.config import TrainConfig
+from cxrlib.data import Dataset
+
+machines.join()
+folder, n = Path(sys.argv[1]), 28
+sizes = {"image_size": 32, "hidden": 8, "batch_size": 8, "epochs": 2, "views": 1, "head_epochs": 3, "average": 2}
+config = TrainConfig(**sizes, dropout=0.2, fine_tune_from="block", mixup=float(sys.argv[2]))
+films = Dataset(tuple(map(str, range(n))), np.arange(n) % 2, ("NORMAL", "PNEUMONIA"), (None,) * n, ("home",) * n, (None,) * n)
+pixels = np.stack([phantom.draw(i, opacity=bool(i % 2), size=32) for i in range(n)])
+read = []
+class Counted(fitting.Side):
+    def batch(self, chosen):
+        read.append(len(self.index[chosen]))
+        return super().batch(chosen)
+sides = [Counted(pixels, index, films.take(index)) for index in (np.arange(20), np.arange(20, n))]
+with machines.sharing():
+    film = keras.Input((32, 32, 1))
+    initial = keras.initializers.GlorotUniform(seed=1)
+    x = keras.layers.Conv2D(8, 8, strides=4, activation="relu", name="block", kernel_initializer=initial)(film)
+    x = keras.layers.BatchNormalization(name="normal")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    x = keras.layers.Dense(8, activation="relu", name="hidden", kernel_initializer=initial)(x)
+    x = keras.layers.Dropout(0.2, seed=2, name="dropout")(x)
+    net = keras.Model(film, keras.layers.Dense(1, activation="sigmoid", name="probability", kernel_initializer=initial)(x))
+    lines = []
+    history = fitting.fit(net, *sides, config, folder, lines.append)
+    weights = [float(np.abs(w).sum()) for w in net.get_weights()]
+print(json.dumps({"processes": machines.count(), "loss": history["loss"], "head": lines[0], "weights": weights, "read": sum(read)}))
+"""
+
+
+def start(folder: Path, mixup: float = 0.0, **environment: str) -> subprocess.Popen:
+    folder.mkdir(exist_ok=True)
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(Path(__file__).parents[1]), **environment}
+    return subprocess.Popen([sys.executable, "-c", FIT, str(folder), str(mixup)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def result(process: subprocess.Popen) -> dict:
+    out, errors = process.communicate(timeout=1800)
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(out.splitlines()[-1])
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def names(rank: int, port: int) -> dict[str, str]:
+    return {
+        "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
+        "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+        "KERAS_DISTRIBUTION_PROCESS_ID": str(rank),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+def test_two_processes_and_two_devices_train_as_one(tmp_path, mixup):
+    port = free_port()
+    runs = [
+        start(tmp_path / "one", mixup),
+        start(tmp_path / "devices", mixup, XLA_FLAGS="--xla_force_host_platform_device_count=2"),
+        *(start(tmp_path / "two", mixup, **names(rank, port)) for rank in range(2)),
+    ]
+    one, devices, first, second = map(result, runs)
+    assert [run["processes"] for run in (one, devices, first, second)] == [1, 1, 2, 2]
+    assert len(one["loss"]) == 2
+    for other in (devices, first, second):
+        assert other["loss"] == pytest.approx(one["loss"], abs=2e-5)
+        assert other["weights"] == pytest.approx(one["weights"], rel=1e-3)
+    assert first["weights"] == second["weights"]
+    if not mixup:
+        assert first["read"] < one["read"]
+    assert sorted(os.listdir(tmp_path / "two")) == sorted(os.listdir(tmp_path / "one"))
