@@ -424,7 +424,9 @@ def export_litert(model: keras.Model, path: str | os.PathLike[str]) -> None:
         environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run([sys.executable, "-c", code, str(network), str(path)], env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"the conversion to LiteRT needs TensorFlow (pip install tensorflow) and ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+        raise RuntimeError(
+            f"the conversion to LiteRT needs TensorFlow (pip install tensorflow) and ended with status {done.returncode}: {done.stderr.strip()[-500:]}"
+        )
 
 
 def _float32(model: keras.Model) -> keras.Model:
