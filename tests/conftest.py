@@ -1,10 +1,13 @@
 """What several test files need: real films where there are any, and a bundle that costs nothing."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import tiny_network
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and what they start, would not hear it
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 
