@@ -1,9 +1,11 @@
-"""DICOM files: stored values -> modality LUT -> VOI LUT or window -> MONOCHROME1 inversion. The only importer of pydicom."""
+"""DICOM files: stored values -> modality LUT -> VOI LUT or window -> MONOCHROME1 inversion. The only importer of pydicom and imagecodecs."""
 
 from __future__ import annotations
 
 import io
 import math
+import re
+import struct
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +19,19 @@ _TAGS = [  # all that is read: no tag here says who the patient is
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
 ]
 _MAX_BYTES = 2**28  # of an inflated file
+_CODECS = {  # transfer syntax -> decoder of imagecodecs, whether it is lossy
+    "1.2.840.10008.1.2.4.51": ("jpeg8", True),
+    "1.2.840.10008.1.2.4.57": ("jpeg8", False),
+    "1.2.840.10008.1.2.4.70": ("jpeg8", False),
+    "1.2.840.10008.1.2.4.80": ("jpegls", False),
+    "1.2.840.10008.1.2.4.81": ("jpegls", True),
+    "1.2.840.10008.1.2.4.90": ("jpeg2k", False),
+    "1.2.840.10008.1.2.4.91": ("jpeg2k", True),
+}
+_FRAMES = {"": b"\xc0\xc1\xc2", "jpeg8": b"\xc0\xc1\xc3", "jpegls": b"\xf7"}  # decoder -> the start-of-frame markers of its streams
+_BEFORE_FRAME = b"\xc4\xcc\xdb\xdd\xf8\xfe\xff"  # markers, and the filling, that may come before it; others would lead our reading apart from the decoder's
+_SEGMENTS = b"\x51\x52\x53\x55\x57\x58\x5c\x5d\x5e\x5f\x60\x61\x63\x64"  # all that JPEG 2000 headers are made of
+_MAX_TILES, _MAX_PRECINCTS = 2**13, 2**17  # of a JPEG 2000 stream: OpenJPEG keeps 9 kB for each tile, 2 kB for each precinct
 
 
 def decode(source: Any, *, check_size: Callable[[int, int], None]) -> tuple[np.ndarray, float, dict[str, Any]]:
@@ -84,7 +99,7 @@ def decode(source: Any, *, check_size: Callable[[int, int], None]) -> tuple[np.n
     part = "".join(_strings(data, "BodyPartExamined")).upper()
     if part and not any(word in part for word in ("CHEST", "THORAX", "LUNG", "RIB", "TORSO")):
         notes.append("its header names another body part than the chest")
-    stored = _frame(data, height, width, allocated)
+    stored = _frame(data, height, width, bits, allocated)
     high = _whole(data, "HighBit", bits - 1)
     shift = high + 1 - bits if bits <= high + 1 <= allocated else 0
     pixels = np.empty((height, width), table.dtype)
@@ -181,12 +196,12 @@ def _lut(item: Any, values: np.ndarray, data: Any) -> tuple[np.ndarray, float]:
     return entries[index].astype(np.float64), 2.0**depth - 1
 
 
-def _frame(data: Any, height: int, width: int, allocated: int) -> np.ndarray:
+def _frame(data: Any, height: int, width: int, bits: int, allocated: int) -> np.ndarray:
     """The first frame as it is stored, (H, W), uint8 or uint16 whatever the sign."""
     from pydicom.encaps import get_frame
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import as_pixel_options
-    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit
+    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
 
     little = data.original_encoding[1] is not False
     syntax = UID(getattr(data, "file_meta", {}).get("TransferSyntaxUID") or (ExplicitVRLittleEndian if little else ExplicitVRBigEndian))
@@ -199,30 +214,87 @@ def _frame(data: Any, height: int, width: int, allocated: int) -> np.ndarray:
         if len(data.PixelData) < height * width * dtype.itemsize:
             raise ValueError(f"it is not complete: {len(data.PixelData)} of {height * width * dtype.itemsize} bytes of pixels are there")
         return np.frombuffer(data.PixelData, dtype, height * width).reshape(height, width)
-    if not decoder.is_available:
-        raise ValueError(f'its transfer syntax, {syntax.name}, needs a decoder: pip install "cxrlib[dicom]"')
+    codec, lossy = _CODECS.get(syntax, ("", False))
+    if not codec and syntax not in (JPEGBaseline8Bit, RLELossless):
+        raise ValueError(f"its transfer syntax is not supported: {syntax.name}")
     try:
         options = as_pixel_options(data)
-        size = _coded_size(get_frame(data.PixelData, 0, number_of_frames=options["number_of_frames"]))
-        if size and size != (height, width):
-            raise ValueError(f"the header says {height} x {width} pixels, the compressed picture {size[0]} x {size[1]}")
-        plugin = "pillow" if syntax == JPEGBaseline8Bit else ""  # the same decoder as for JPEG files
-        stored: np.ndarray = decoder.as_array(data, index=0, raw=True, decoding_plugin=plugin, **options)[0]
+        if codec:
+            import imagecodecs
+        if syntax != RLELossless:
+            frame = get_frame(data.PixelData, 0, number_of_frames=options["number_of_frames"], extended_offsets=options.get("extended_offsets"))
+            frame = _stream(frame, codec, height, width, allocated)
+        if codec:
+            stored: np.ndarray = getattr(imagecodecs, f"{codec}_decode")(frame)
+        else:  # Pillow is the decoder of JPEG files, too
+            plugin = "pydicom" if syntax == RLELossless else "pillow"
+            stored = decoder.as_array(data, index=0, raw=True, decoding_plugin=plugin, **options)[0]
+        if stored.shape != (height, width):
+            raise ValueError(f"the header says {height} x {width} pixels, the compressed picture {' x '.join(map(str, stored.shape))}")
+    except ImportError as error:
+        raise ValueError(f'its transfer syntax, {syntax.name}, needs a decoder: pip install "cxrlib[dicom]"') from error
     except Exception as error:  # decoders raise nearly anything; each one's own words come on a line
         raise ValueError(f"its pixels, {syntax.name}, cannot be decoded ({'; '.join(map(str.strip, str(error).splitlines()))})") from error
+    signed = _whole(data, "PixelRepresentation") == 1
+    if lossy and signed == (stored.dtype.kind == "i") and _whole(data, "HighBit", bits - 1) == bits - 1:
+        low, most = -(2 ** (bits - 1)) if signed else 0, np.iinfo(stored.dtype)  # a value that rounding led beyond the bits stored would turn over
+        stored = stored.clip(max(low, most.min), min(low + 2**bits - 1, most.max))
     return stored.view(f"u{stored.dtype.itemsize}")
 
 
-def _coded_size(frame: bytes) -> tuple[int, int] | None:
-    """Height and width that a JPEG, JPEG-LS or JPEG 2000 stream declares, before anything is allocated for them; None for others."""
-    if frame[:2] != b"\xff\xd8":
-        at = frame.find(b"\xff\x4f\xff\x51", 0, 4096)  # JPEG 2000, bare or in its boxes: extents less offsets
-        right, bottom, left, top = (int.from_bytes(frame[at + k : at + k + 4], "big") for k in (8, 12, 16, 20))
-        return (bottom - top, right - left) if at >= 0 else None
-    at = 2
-    while at + 9 < len(frame) and frame[at] == 0xFF:
-        marker = frame[at + 1]
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):  # start of frame
-            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    return None
+def _stream(frame: bytes, codec: str, height: int, width: int, allocated: int) -> bytes:
+    """The JPEG, JPEG-LS or JPEG 2000 stream in a frame, if it declares the picture that the film's header does: decoders allocate for what it declares."""
+    if codec == "jpeg2k":
+        frame = frame[max(0, frame.find(b"\xff\x4f\xff\x51", 0, 4096)) :]  # out of its boxes, if it has any: no colours matter here
+        if frame[:4] != b"\xff\x4f\xff\x51" or len(frame) < 45 or frame[43:45] != b"\1\1":
+            raise ValueError("it is no JPEG 2000 stream, or a subsampled one")
+        right, bottom, left, top, components, depth = struct.unpack_from(">IIII16xHB", frame, 8)
+        coded_height, coded_width, precision = bottom - top, right - left, (depth & 127) + 1
+    else:
+        at = 2
+        while at + 10 <= len(frame) and frame[at] == 0xFF and (frame[at + 1] in _BEFORE_FRAME or 0xE0 <= frame[at + 1] <= 0xEF):
+            at += 1 if frame[at + 1] == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+        if frame[:2] != b"\xff\xd8" or len(frame) < at + 10 or frame[at] != 0xFF or frame[at + 1] not in _FRAMES[codec]:
+            raise ValueError("it is no JPEG stream of this kind")
+        precision, coded_height, coded_width, components = struct.unpack_from(">BHHB", frame, at + 4)
+        if codec:  # beyond the end libjpeg-turbo makes up the rest, and CharLS counts for seconds
+            frame = frame[: frame.rfind(b"\xff\xd9") + 2]
+            if len(frame) < at:
+                raise ValueError("it is cut short")
+    if (coded_height, coded_width) != (height, width):
+        raise ValueError(f"the header says {height} x {width} pixels, the compressed picture {coded_height} x {coded_width}")
+    if components != 1 or precision > allocated:
+        raise ValueError(f"the header says 1 value of {allocated} bits, the compressed picture {components} of {precision}")
+    if codec == "jpeg2k":
+        _check_divisions(frame, height, width)
+    return frame
+
+
+def _check_divisions(stream: bytes, height: int, width: int) -> None:
+    """Refuse a JPEG 2000 stream that divides the picture so finely that a few bytes of it take gigabytes.
+
+    References:
+        ISO/IEC 15444-1, A.5 (SIZ), A.6.1 (COD) and A.6.2 (COC).
+    """
+    right, bottom, tile_width, tile_height, tile_left, tile_top = struct.unpack_from(">II8xIIII", stream, 8)
+    if not tile_width * tile_height or -(-(right - tile_left) // tile_width) * -(-(bottom - tile_top) // tile_height) > _MAX_TILES:
+        raise ValueError(f"it has no tiles, or more than {_MAX_TILES}")
+    layers = precincts = 1
+    starts = [found.end() + 8 for found in re.finditer(rb"\xff\x90\0\x0a", stream)]  # of tile parts' headers: such bytes cannot occur in their data
+    for at in (2, *starts):
+        while stream[at : at + 2] not in (b"\xff\x90", b"\xff\x93"):
+            marker, end = stream[at : at + 2], at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+            segment, at = stream[at + 4 : end], end
+            if len(marker) < 2 or marker[0] != 0xFF or marker[1] not in _SEGMENTS:
+                raise ValueError("its header is damaged")
+            if marker[1] in b"\x52\x53" and len(segment) >= 7:
+                if marker[1] == 0x52:
+                    flags, style = segment[0], segment[5:]
+                    layers = max(layers, int.from_bytes(segment[2:4], "big"))
+                else:
+                    flags, style = segment[1], segment[2:]
+                sizes = style[5 : 6 + style[0]] if flags & 1 else b"\xff" * (style[0] + 1)  # exponents of height and width, from the smallest resolution
+                depths = range(style[0], -1, -1)
+                precincts = max(precincts, sum((-height >> k + (e >> 4)) * (-width >> k + (e & 15)) for k, e in zip(depths, sizes, strict=False)))
+    if layers * precincts > _MAX_PRECINCTS:
+        raise ValueError(f"it has {layers} layers of {precincts} precincts, more than {_MAX_PRECINCTS} together")

@@ -83,7 +83,7 @@ print(json.dumps(said))
 """
 EXTRAS = {
     "train": ("tensorflow", "keras", "sklearn", "matplotlib", "jax"),
-    "dicom": ("pydicom", "gdcm"),
+    "dicom": ("pydicom", "imagecodecs"),
     "demo": ("gradio",),
     "parquet": ("pyarrow",),
     "onnx": ("tf2onnx", "onnxruntime"),

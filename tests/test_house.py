@@ -69,6 +69,7 @@ OWNERS = {  # an outside library, and the modules that may import it
     "fsspec": {"bulk"},
     "gradio": {"cli"},
     "huggingface_hub": {"hub"},
+    "imagecodecs": {"dicom"},
     "jax": {"machines"},
     "keras": {"export", "fitting", "machines", "model", "training"},
     "matplotlib": {"plots"},

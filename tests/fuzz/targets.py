@@ -103,6 +103,7 @@ def repair_png(content: bytes) -> bytes:
 
 
 def radiographs() -> list[bytes]:
+    import imagecodecs
     import pydicom
     from pydicom.encaps import encapsulate
     from pydicom.uid import (
@@ -112,10 +113,17 @@ def radiographs() -> list[bytes]:
         ImplicitVRLittleEndian,
         JPEG2000Lossless,
         JPEGBaseline8Bit,
+        JPEGExtended12Bit,
+        JPEGLossless,
+        JPEGLosslessSV1,
+        JPEGLSLossless,
+        JPEGLSNearLossless,
         RLELossless,
     )
 
-    grey = phantom.draw(1, size=48)[:, :40]
+    grey = np.ascontiguousarray(phantom.draw(1, size=48)[:, :40])
+    deep = grey.astype(np.uint16) * 16
+    twelve, tiles = {"BitsStored": 12}, {"tile_size": (32, 32), "no_jp2": True, "progression": "RPCL", "precinct_size": (32, 32), "codeblock_size": (16, 16)}
     table = pydicom.Dataset()
     table.LUTDescriptor, table.LUTData = [256, 0, 8], bytes(range(256))
     table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "OW"
@@ -123,8 +131,8 @@ def radiographs() -> list[bytes]:
         (ExplicitVRLittleEndian, grey, {"ViewPosition": "PA", "Modality": "DX", "BodyPartExamined": "CHEST"}),
         (
             ImplicitVRLittleEndian,
-            grey.astype(np.uint16) * 16,
-            {"BitsStored": 12, "WindowCenter": 2000, "WindowWidth": 900, "PhotometricInterpretation": "MONOCHROME1"},
+            deep,
+            {**twelve, "WindowCenter": 2000, "WindowWidth": 900, "PhotometricInterpretation": "MONOCHROME1"},
         ),
         (
             ExplicitVRBigEndian,
@@ -135,6 +143,12 @@ def radiographs() -> list[bytes]:
         (ExplicitVRLittleEndian, np.stack([grey, grey]), {"NumberOfFrames": 2, "ModalityLUTSequence": [table]}),
         (JPEGBaseline8Bit, grey, {"coded": _encoded(Image.fromarray(grey), "JPEG", {})}),
         (JPEG2000Lossless, grey, {"coded": _encoded(Image.fromarray(grey), "JPEG2000", {"no_jp2": True})}),
+        (JPEG2000Lossless, grey, {"coded": _encoded(Image.fromarray(grey), "JPEG2000", tiles)}),
+        (JPEGExtended12Bit, deep, {**twelve, "coded": imagecodecs.jpeg8_encode(deep, 90, bitspersample=12)}),
+        (JPEGLossless, grey, {"coded": imagecodecs.jpeg8_encode(grey, lossless=True, predictor=4)}),
+        (JPEGLosslessSV1, deep, {**twelve, "coded": imagecodecs.jpeg8_encode(deep, lossless=True, bitspersample=12)}),
+        (JPEGLSLossless, grey, {"coded": imagecodecs.jpegls_encode(grey)}),
+        (JPEGLSNearLossless, deep, {**twelve, "coded": imagecodecs.jpegls_encode(deep, level=2)}),
         (RLELossless, grey, {}),
     ]
     made = []
