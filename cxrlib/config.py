@@ -86,11 +86,11 @@ class AugmentConfig:
     gamma: float = 0.5
     window: float = 0.12
     field: float = 0.15
-    sharpen: float = 0.7
-    blur: float = 1.0
-    coarse: float = 0.2
-    noise_std: float = 0.02
-    jpeg: float = 0.35
+    sharpen: float = 0.4
+    blur: float = 0.5
+    coarse: float = 0.1
+    noise_std: float = 0.0
+    jpeg: float = 0.25
     strip: float = 0.15
     strip_rate: float = 0.15
     marker_rate: float = 0.25
@@ -185,7 +185,7 @@ class TrainConfig:
     patience: int = 6
     validation: float = 0.15
     balance: str = "sample"
-    source_power: float = 0.5
+    source_power: float = 1.0
     precision: str = "auto"
     seed: int = 0
     augment: AugmentConfig = AugmentConfig()

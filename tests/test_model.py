@@ -10,7 +10,7 @@ keras = pytest.importorskip("keras", reason="needs the [train] extra")
 
 from cxrlib import model as networks  # noqa: E402
 from cxrlib.config import AugmentConfig  # noqa: E402
-from cxrlib.model import Augment, Equalise, build_model, export_litert, serving_graph, set_trainable  # noqa: E402
+from cxrlib.model import Augment, Equalise, LevelBands, build_model, export_litert, serving_graph, set_trainable  # noqa: E402
 from cxrlib.phantom import draw  # noqa: E402
 from cxrlib.runtime import Runtime  # noqa: E402
 
@@ -84,6 +84,24 @@ def test_a_film_is_the_same_at_any_exposure(net):
 def test_equalising_blank_and_two_valued_films_stays_finite():
     x = np.stack([np.zeros((64, 64, 1)), np.ones((64, 64, 1)), np.arange(4096).reshape(64, 64, 1) % 2]).astype("float32")
     assert np.isfinite(np.asarray(Equalise()(x))).all()
+
+
+def test_a_smoothed_film_gets_its_contrast_back():
+    x = (np.asarray(Equalise()(films()))).astype("float32")
+    smooth = np.asarray(keras.ops.average_pool(x, 2, strides=1, padding="same"))
+    before, after = (np.abs(np.diff(a, axis=2)).mean() / np.abs(np.diff(b, axis=2)).mean() for a, b in ((smooth, x), (LevelBands()(smooth), LevelBands()(x))))
+    assert before < 0.8
+    assert 0.9 < after < 1.1
+    layer = LevelBands(contrasts=(0.1, 0.2))
+    assert LevelBands.from_config(layer.get_config()).contrasts == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("size", [32, 75, 224])
+def test_levelling_keeps_what_is_coarse_and_stays_finite(size):
+    slope = np.broadcast_to(np.linspace(-1.7, 1.7, size, dtype="float32")[None, :, None, None], (1, size, size, 1))
+    assert np.asarray(LevelBands()(slope)).shape == slope.shape
+    assert np.corrcoef(np.asarray(LevelBands()(slope)).ravel(), slope.ravel())[0, 1] > 0.97
+    assert np.abs(np.asarray(LevelBands()(np.zeros((1, size, size, 1), "float32")))).max() == 0
 
 
 def test_three_formats_agree(net, tmp_path):
