@@ -178,8 +178,8 @@ class LevelBands(keras.layers.Layer):  # type: ignore[misc]
         contrasts: Standard deviation of each band, the finest first, of films with deviation 1. The default is the mean over the sources of the bundled model.
 
     References:
-        Burt and Adelson, The Laplacian pyramid as a compact image code, 1983, doi:10.1109/TCOM.1983.1095851. Radiographs are enhanced by the same means: Vuylsteke
-        and Schoeters, Multiscale image contrast amplification, 1994, doi:10.1117/12.175090.
+        Burt and Adelson, The Laplacian pyramid as a compact image code, 1983, doi:10.1109/TCOM.1983.1095851. Radiographs are enhanced by the same means:
+        Vuylsteke and Schoeters, Multiscale image contrast amplification, 1994, doi:10.1117/12.175090.
 
     Example:
         >>> sharp = np.random.default_rng(0).normal(size=(1, 64, 64, 1)).astype("float32")
