@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from cxrlib import bundle, images
 from cxrlib.config import DISCLAIMER
 from cxrlib.images import ImageError, Source
-from cxrlib.predictor import UNREADABLE, Prediction, Predictor
+from cxrlib.predictor import Prediction, Predictor, unanswered
 from cxrlib.progress import Progress
 
 _FILE = 512  # films in a Parquet file, at most; no more than these are done again by each worker of a run that was stopped
@@ -402,9 +402,8 @@ class _Worker:
     def _row(self, film: str, answer: Prediction | ImageError) -> dict[str, Any]:
         error = None
         if isinstance(answer, ImageError):
-            error, nothing = _text(str(answer)), float("nan")
-            labels = self._predictor.labels
-            answer = Prediction(None, nothing, dict.fromkeys(labels, nothing), self._predictor.threshold, False, (f"{UNREADABLE}{error}",), film)
+            error = _text(str(answer))
+            answer = unanswered(film, error, self._predictor)
         fields = answer.to_dict()
         probabilities = {f"probability_{label}": p for label, p in fields.pop("probabilities").items()}
         return {

@@ -265,13 +265,10 @@ def _films(paths: Iterable[str]) -> Iterator[str]:
 
 
 def _unanswered(film: str, error: ImageError, predictor: Predictor) -> Prediction:
-    """The row of a film that could not be read, so that tables have one row for every film."""
     from cxrlib.images import name_of
-    from cxrlib.predictor import UNREADABLE, Prediction
+    from cxrlib.predictor import unanswered
 
-    reason = f"{film}: there are no films in this folder" if os.path.isdir(film) else str(error)
-    nothing = float("nan")
-    return Prediction(None, nothing, dict.fromkeys(predictor.labels, nothing), predictor.threshold, False, (f"{UNREADABLE}{reason}",), name_of(film))
+    return unanswered(name_of(film), f"{film}: there are no films in this folder" if os.path.isdir(film) else str(error), predictor)
 
 
 @contextmanager

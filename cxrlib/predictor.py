@@ -397,6 +397,25 @@ def _gate_of(loaded: Bundle) -> Gate | None:
     return gate
 
 
+def unanswered(film: str, reason: str, predictor: Predictor) -> Prediction:
+    """Give the row of a film that could not be read, so that tables have one row for every film.
+
+    Args:
+        film: What the film is called.
+        reason: Why it could not be read.
+        predictor: Whose labels and threshold the row has.
+
+    Returns:
+        A prediction without label and probability, whose only reason begins with `UNREADABLE`.
+
+    Example:
+        >>> unanswered("film.png", "film.png: no such file", Predictor()).reasons
+        ('unreadable: film.png: no such file',)
+    """
+    nothing = float("nan")
+    return Prediction(None, nothing, dict.fromkeys(predictor.labels, nothing), predictor.threshold, False, (f"{UNREADABLE}{reason}",), film)
+
+
 def _check_many(sources: object) -> None:
     single = isinstance(sources, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(sources, "read") or hasattr(type(sources), "pixel_array")
     if single or not isinstance(sources, Iterable) or (isinstance(sources, np.ndarray) and sources.ndim < 3 and sources.dtype.kind in "uif"):

@@ -33,6 +33,16 @@ def gated(tmp_path_factory):
     return tiny_network.write(tmp_path_factory.mktemp("gated"), tiny_network.files(gate=tolerant_gate()))
 
 
+@pytest.fixture
+def small_files():
+    """Sets how many bytes a file may have: a disk that fills up."""
+    resource = pytest.importorskip("resource")
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
 def tolerant_gate(features=tiny_network.FEATURES):
     """The statistics of a gate that refuses for no reason but what the pixels say."""
     import numpy as np

@@ -82,6 +82,7 @@ def write_films(folder: Path) -> Path:
     import zipfile
 
     import numpy as np
+    from drawn_dicom import dataset, saved
     from PIL import Image, ImageDraw
 
     from cxrlib import phantom
@@ -98,7 +99,8 @@ def write_films(folder: Path) -> Path:
     for ear in ((112, 110), (218, 110)):
         draw.polygon([(ear[0] - 15, ear[1]), (ear[0], 45), (ear[0] + 15, ear[1] - 15)], fill=(215, 140, 60))
     cat.save(folder / "cat.png")
-    _write_dicom(folder / "film.dcm", np.asarray(pixels))
+    view = {"Modality": "DX", "ViewPosition": "PA", "BodyPartExamined": "CHEST", "PhotometricInterpretation": "MONOCHROME1", "PatientName": "Doe^Jane"}
+    (folder / "film.dcm").write_bytes(saved(dataset(255 - np.asarray(pixels), **view)))
     (folder / "study").write_bytes((folder / "film.dcm").read_bytes())  # as devices name them
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -107,23 +109,6 @@ def write_films(folder: Path) -> Path:
         archive.writestr("__MACOSX/inner/._film.png", b"x")
     (folder / "films.zip").write_bytes(packed.getvalue())
     return folder
-
-
-def _write_dicom(path: Path, pixels: object) -> None:
-    import numpy as np
-    import pydicom
-
-    grey = np.asarray(pixels)
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = pydicom.uid.DigitalXRayImageStorageForPresentation, "1.2.3"
-    data = pydicom.Dataset()
-    data.file_meta, data.Modality, data.ViewPosition, data.BodyPartExamined, data.PatientName = meta, "DX", "PA", "CHEST", "Doe^Jane"
-    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    data.PhotometricInterpretation, data.SamplesPerPixel, (data.Rows, data.Columns) = "MONOCHROME1", 1, grey.shape
-    data.BitsAllocated = data.BitsStored = 8
-    data.HighBit, data.PixelRepresentation, data.PixelData = 7, 0, (255 - grey).tobytes()
-    data.save_as(path, enforce_file_format=True)
 
 
 def ask(url: str, path: Path, endpoint: str = "predict") -> dict[str, object]:

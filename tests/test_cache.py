@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -496,15 +496,6 @@ def test_too_small_a_disk_is_said_before_it_is_filled(tmp_path: Path, place: Pat
     with pytest.raises(OSError, match=r"the cache needs 0.0 GB, and 0.0 GB are free; choose another folder") as raised:
         get(dataset, place)
     assert raised.value.errno == errno.ENOSPC
-
-
-@pytest.fixture
-def small_files() -> Iterator[Callable[[int], None]]:
-    resource = pytest.importorskip("resource")
-    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_disk_that_fills_up_leaves_no_rubbish(tmp_path: Path, place: Path, small_files: Callable[[int], None]) -> None:

@@ -19,8 +19,8 @@ from cxrlib.images import ImageError, fit, name_of, read
 
 pydicom = pytest.importorskip("pydicom")
 imagecodecs = pytest.importorskip("imagecodecs")
-from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
-from pydicom.encaps import encapsulate  # noqa: E402
+from drawn_dicom import dataset, saved  # noqa: E402
+from pydicom.dataset import Dataset  # noqa: E402
 from pydicom.uid import (  # noqa: E402
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
@@ -39,32 +39,6 @@ from pydicom.uid import (  # noqa: E402
 
 GREY = np.ascontiguousarray(phantom.draw(1, size=160)[:, :150])  # (160, 150) uint8
 DEEP = (GREY.astype(np.uint16) * 16 + np.arange(150, dtype=np.uint16) % 16).astype(np.uint16)  # 12 bits
-
-
-def dataset(pixels: np.ndarray, *, syntax: str = ExplicitVRLittleEndian, coded: bytes | None = None, **tags: Any) -> Dataset:
-    data = Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = syntax
-    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
-    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    data.PatientName = "Secret^Name"
-    data.Rows, data.Columns = pixels.shape[-2:]
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.BitsAllocated = data.BitsStored = 8 * pixels.dtype.itemsize
-    data.PixelRepresentation = int(pixels.dtype.kind == "i")
-    big = syntax == ExplicitVRBigEndian
-    data.PixelData = encapsulate([coded]) if coded else pixels.astype(pixels.dtype.newbyteorder(">" if big else "<")).tobytes()
-    data["PixelData"].VR = "OB" if coded or pixels.dtype.itemsize == 1 else "OW"
-    for name, value in tags.items():
-        setattr(data, name, value)
-    data.HighBit = tags.get("HighBit", data.BitsStored - 1)
-    return data
-
-
-def saved(data: Dataset) -> bytes:
-    file = io.BytesIO()
-    data.save_as(file, enforce_file_format=True)
-    return file.getvalue()
 
 
 def jpeg(pixels: np.ndarray, kind: str = "JPEG", **options: Any) -> bytes:

@@ -54,13 +54,16 @@ def blocks(page: str) -> Iterator[Block]:
 @pytest.fixture(scope="module")
 def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The films that the pages speak of."""
+    pytest.importorskip("pydicom")
+    from drawn_dicom import dataset, saved
+
     folder = tmp_path_factory.mktemp("things")
     film = Image.fromarray(phantom.draw(seed=1, opacity=True))
     for name in ("film.png", "film.jpeg"):
         film.save(folder / name)
     (folder / "study").mkdir()
     for name in ("film.dcm", "study/IM0001"):
-        _write_dicom(folder / name, np.asarray(film))
+        (folder / name).write_bytes(saved(dataset(np.asarray(film), Modality="DX", ViewPosition="PA", BodyPartExamined="CHEST")))
     for i, name in enumerate(("hospital-a", "hospital-b", "hospital-c")):
         phantom.write(folder / name, n=6, seed=100 * i, size=128)
     (folder / "recipe.json").write_text('{"epochs": 20}')
@@ -85,20 +88,6 @@ def place(things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         repo = hub.repos["model", "user/repo"]
         repo.tags["v1"] = repo.branches["main"]
         yield home
-
-
-def _write_dicom(path: Path, pixels: np.ndarray) -> None:
-    pydicom = pytest.importorskip("pydicom")
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = pydicom.uid.DigitalXRayImageStorageForPresentation, "1.2.3"
-    data = pydicom.Dataset()
-    data.file_meta, data.Modality, data.ViewPosition, data.BodyPartExamined = meta, "DX", "PA", "CHEST"
-    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    data.PhotometricInterpretation, data.SamplesPerPixel, (data.Rows, data.Columns) = "MONOCHROME2", 1, pixels.shape
-    data.BitsAllocated = data.BitsStored = 8
-    data.HighBit, data.PixelRepresentation, data.PixelData = 7, 0, pixels.tobytes()
-    data.save_as(path, enforce_file_format=True)
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own, while it uploads

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -172,15 +171,6 @@ def test_a_clock_that_jumps_spoils_no_cache(tmp_path: Path, monkeypatch: pytest.
     again = cache.open_cache(films, size=32, folder=tmp_path / "cache", progress=False)[:]
     assert (again[0] == 77).all()
     assert (again[1:] == first[1:]).all()
-
-
-@pytest.fixture
-def small_files() -> Iterator[Callable[[int], None]]:
-    resource = pytest.importorskip("resource")
-    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_leaves_the_bundle_as_it_was(tmp_path: Path, tiny: Path, small_files: Callable[[int], None]) -> None:

@@ -170,7 +170,7 @@ def test_the_same_bits_give_the_same_answer(default: Predictor, tmp_path: Path) 
 
 def test_the_same_bits_as_dicom(default: Predictor) -> None:
     pydicom = pytest.importorskip("pydicom")
-    from test_dicom import dataset, saved
+    from drawn_dicom import dataset, saved
 
     pixels = phantom.draw(4, size=300)
     wanted = default(pixels).probabilities

@@ -105,7 +105,7 @@ def repair_png(content: bytes) -> bytes:
 def radiographs() -> list[bytes]:
     import imagecodecs
     import pydicom
-    from pydicom.encaps import encapsulate
+    from drawn_dicom import dataset, saved
     from pydicom.uid import (
         DeflatedExplicitVRLittleEndian,
         ExplicitVRBigEndian,
@@ -153,26 +153,10 @@ def radiographs() -> list[bytes]:
     ]
     made = []
     for syntax, pixels, tags in kinds:
-        film = pydicom.Dataset()
-        film.file_meta = pydicom.dataset.FileMetaDataset()
-        film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if syntax == RLELossless else syntax
-        film.SOPClassUID = film.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
-        film.SOPInstanceUID = film.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-        film.Rows, film.Columns = pixels.shape[-2:]
-        film.SamplesPerPixel, film.PhotometricInterpretation, film.PixelRepresentation = 1, "MONOCHROME2", 0
-        film.BitsAllocated = film.BitsStored = 8 * pixels.dtype.itemsize
-        coded = tags.pop("coded", None)
-        order = ">" if syntax == ExplicitVRBigEndian else "<"
-        film.PixelData = encapsulate([coded]) if coded else pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-        film["PixelData"].VR = "OB" if coded or pixels.dtype.itemsize == 1 else "OW"
-        for name, value in tags.items():
-            setattr(film, name, value)
-        film.HighBit = film.BitsStored - 1
+        film = dataset(pixels, syntax=ExplicitVRLittleEndian if syntax == RLELossless else syntax, **tags)
         if syntax == RLELossless:
             film.compress(RLELossless, generate_instance_uid=False)
-        file = io.BytesIO()
-        film.save_as(file, enforce_file_format=True)
-        made.append(file.getvalue())
+        made.append(saved(film))
     return [*made, made[0][132:]]
 
 
