@@ -204,7 +204,8 @@ def test_a_folder_that_may_only_be_read(public: Path, tiny: Path) -> None:
     code = """
 import os, sys
 from cxrlib import bundle, phantom, Predictor
-bundle.update(sys.argv[2], temperature=2.0)  # loads what it needs
+bundle.update(sys.argv[2], temperature=2.0)
+Predictor(sys.argv[2], threads=1)(phantom.draw(1))  # everything is imported by now: the environment itself may be closed to others
 if os.getuid() == 0:
     os.setuid(54321)
 print(Predictor(sys.argv[1], threads=1)(phantom.draw(1)).accepted)
