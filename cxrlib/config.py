@@ -147,10 +147,13 @@ class TrainConfig:
         batch_size: Films per step.
         learning_rate: Peak of fine-tuning's learning rate, which is warmed up over the first twentieth and decays along a cosine to a fifth.
         head_learning_rate: Learning rate of the head's own training.
-        weight_decay: Decoupled weight decay.
+        head_weight_decay: Decoupled weight decay of the head's own training; a strong one keeps the head from learning the hospital.
+        weight_decay: Decoupled weight decay of fine-tuning.
         label_smoothing: In [0, 1).
         mixup: Parameter of the beta distribution by which films, and their targets, are blended in pairs while fine-tuning; 0 blends none.
         average: Number of last epochs whose weights are averaged; 0 for the best single epoch instead.
+        keep: Part of fine-tuning that is kept where epochs are averaged, in [0, 1]; the rest is the weights before it. All of it ranks the validation patients
+            best, and hospitals that were never seen worse.
         patience: Fine-tuning stops after so many epochs without a better validation AUROC.
         validation: Part of the patients set aside for validation, in (0, 1).
         balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
@@ -173,15 +176,17 @@ class TrainConfig:
     dropout: float = 0.3
     views: int = 2
     head_epochs: int = 15
-    epochs: int = 8
+    epochs: int = 3
     fine_tune_from: str | None = None
     batch_size: int = 32
-    learning_rate: float = 1.5e-4
+    learning_rate: float = 5e-5
     head_learning_rate: float = 1e-3
+    head_weight_decay: float = 5.0
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
     mixup: float = 0.0
-    average: int = 4
+    average: int = 2
+    keep: float = 0.5
     patience: int = 6
     validation: float = 0.15
     balance: str = "sample"
@@ -200,9 +205,11 @@ class TrainConfig:
             ("batch_size", 1, 4096),
             ("patience", 1, 1000),
             ("average", 0, 1000),
+            ("keep", 0, 1),
             ("dropout", 0, 0.95),
             ("learning_rate", 1e-8, 1),
             ("head_learning_rate", 1e-8, 1),
+            ("head_weight_decay", 0, 100),
             ("weight_decay", 0, 1),
             ("label_smoothing", 0, 0.95),
             ("mixup", 0, 100),

@@ -20,7 +20,6 @@ from cxrlib.config import TrainConfig
 from cxrlib.data import Dataset, weights
 from cxrlib.model import BACKBONES, Augment, set_trainable
 
-_TINY = 1e-3  # an AUROC of one is worth no more than 0.999
 _FLOOR = 0.2  # of the peak, what the learning rate decays to: weights that are averaged later must still move
 
 History = dict[str, list[float]]
@@ -69,7 +68,7 @@ class Side:
 
 
 def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, folder: Path, say: Callable[[str], None]) -> History:
-    """Train a network of `build_model` in place; it ends with the weights that rank the validation films best.
+    """Train a network of `build_model` in place.
 
     Args:
         net: The network.
@@ -287,7 +286,7 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
         x = net.get_layer(name)(x)
     set_trainable(net, "pool")
     head = keras.Model(head_input, x)
-    head.compile(keras.optimizers.AdamW(config.head_learning_rate, weight_decay=config.weight_decay), _loss(head.output_shape[-1], config))
+    head.compile(keras.optimizers.AdamW(config.head_learning_rate, weight_decay=config.head_weight_decay), _loss(head.output_shape[-1], config))
     n, size = len(side.index), config.batch_size
     xs, ys, ws = [], [], []
     for view in range(config.views):
@@ -309,10 +308,11 @@ def _reseed(trainer: keras.Model, seed: int, epoch: int) -> None:
 
 
 def _choose_weights(net: keras.Model, validation: Side, config: TrainConfig, folder: Path, state: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Load what fine-tuning found: the mean of the last epochs' weights, or that mixed with the weights before it where this ranks the validation films better.
+    """Load what fine-tuning found: the mean of the last epochs' weights, mixed with the weights before it.
 
     Averages along the way generalise better than the best single epoch, which is best by luck too (Izmailov et al., 2018, arXiv:1803.05407), and so do mixtures
-    with the weights before fine-tuning, above all on data unlike the training data (Wortsman et al., 2022, arXiv:2109.01903).
+    with the weights before fine-tuning, on data unlike the training data (Wortsman et al., 2022, arXiv:2109.01903). How much is kept is the recipe's, because
+    validation patients cannot tell: they come from the hospitals that fine-tuning has learnt.
     """
     if not (config.average and state["epoch"]):
         net.load_weights(folder / _BEST)
@@ -325,18 +325,10 @@ def _choose_weights(net: keras.Model, validation: Side, config: TrainConfig, fol
 
     recent = range(max(1, state["epoch"] - config.average + 1), state["epoch"] + 1)
     tuned = [np.mean(arrays, axis=0) for arrays in zip(*(read(_recent(epoch, config)) for epoch in recent), strict=True)]
-    start = read(_HEAD)
-    candidates = {part: [part * t + (1 - part) * s for t, s in zip(tuned, start, strict=True)] for part in (1.0, 0.75, 0.5, 0.0)}
-    scores = {}
-    for part, weights_ in candidates.items():
-        net.set_weights(weights_)
-        score, by_source = validate(net, validation)
-        scores[part] = -float(np.mean([np.log(1 - value + _TINY) for value in by_source.values()]))
-        mixed = f"{part:.0%} mean of the last {len(recent)} epochs, {1 - part:.0%} from before fine-tuning"
-        say(f"{mixed}: validation AUROC {score:.4f} ({_list(by_source)})")
-    kept = max(scores, key=lambda part: scores[part])
-    net.set_weights(candidates[kept])
-    say(f"keeps {kept:.0%} of fine-tuning")
+    net.set_weights([config.keep * t + (1 - config.keep) * s for t, s in zip(tuned, read(_HEAD), strict=True)])
+    score, by_source = validate(net, validation)
+    mixed = f"{config.keep:.0%} mean of the last {len(recent)} epochs, {1 - config.keep:.0%} from before fine-tuning"
+    say(f"{mixed}: validation AUROC {score:.4f} ({_list(by_source)})")
 
 
 def _epochs_without_gain(history: History) -> int:

@@ -37,15 +37,20 @@ class Backbone:
         application: Its name in `keras.applications`.
         scaling: Factor and offset that bring an equalised film to the pixel range it was trained with.
         fine_tune_from: The first layer that fine-tuning moves; what lies before it is generic.
+        last: The last layer that is kept, `None` for all. What lies beyond knows objects of ImageNet, and ranks films of other hospitals worse.
     """
 
     application: str
     scaling: tuple[float, float]
     fine_tune_from: str
+    last: str | None = None
 
+
+# The part of the last feature map that is pooled: from where to where, in parts of its height and of its width. On a frontal film the lungs lie there.
+_LUNGS = ((2 / 7, 6 / 7), (1 / 7, 6 / 7))
 
 BACKBONES: dict[str, Backbone] = {
-    "mobilenet_v2": Backbone("MobileNetV2", _UNIT, "block_3_expand"),
+    "mobilenet_v2": Backbone("MobileNetV2", _UNIT, "block_3_expand", "block_13_expand_relu"),
     "mobilenet_v3_large": Backbone("MobileNetV3Large", _BYTES, "expanded_conv_3_expand"),
     "efficientnet_v2_b0": Backbone("EfficientNetV2B0", _BYTES, "block3a_expand_conv"),
     "densenet121": Backbone("DenseNet121", _ZSCORE, "conv3_block1_0_bn"),
@@ -63,7 +68,7 @@ def build_model(
     dropout: float = 0.3,
     seed: int = 0,
 ) -> keras.Model:
-    """Build the classifier: per-film equalisation, a backbone without its top, pooling, dense, dropout, probability.
+    """Build the classifier: per-film equalisation, the lower blocks of a backbone, pooling over the lungs, dense, dropout, probability.
 
     Films go in as they are, in [0, 1]: whatever the backbone needs happens inside the graph. Equalising each film by itself makes the network blind to
     brightness, contrast and tone curve, which differ from hospital to hospital. The backbone is frozen, its batch normalisation merged into the convolutions
@@ -101,16 +106,18 @@ def build_model(
         raise ValueError(f"dropout must lie in [0, 1). Received: dropout={dropout!r}")
     spec = BACKBONES[backbone]
     films = keras.Input((image_size, image_size, 1), name="film")  # (n, s, s, 1) in [0, 1]
-    x = Equalise(name="equalise", dtype="float32")(films)
+    x = Equalise(strength=0.5, name="equalise", dtype="float32")(films)
     x = LevelBands(name="level_bands", dtype="float32")(x)
     x = keras.layers.Rescaling(*spec.scaling, name="to_backbone")(x)
     x = keras.layers.Concatenate(name="to_rgb")([x, x, x])  # (n, s, s, 3)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # ImageNet weights serve every size
         body = getattr(keras.applications, spec.application)(input_tensor=x, input_shape=(image_size, image_size, 3), include_top=False, weights=weights)
-    body = _fold_batch_normalisation(body)
+    body = _fold_batch_normalisation(keras.Model(body.input, body.get_layer(spec.last).output) if spec.last else body)
     body.trainable = False
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(body.output)  # (n, c)
+    margins = [(round(low * side), side - round(high * side)) for (low, high), side in zip(_LUNGS, body.output_shape[1:3], strict=True)]
+    x = keras.layers.Cropping2D(margins, name="lungs")(body.output)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)  # (n, c)
     x = keras.layers.Dense(hidden, activation="relu", kernel_initializer=keras.initializers.GlorotUniform(seed), name="hidden")(x)
     x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
     units, activation = (1, "sigmoid") if len(labels) == 2 else (len(labels), "softmax")
@@ -128,6 +135,8 @@ class Equalise(keras.layers.Layer):  # type: ignore[misc]
 
     Args:
         levels: Number of intervals.
+        strength: In [0, 1]; below 1 the film is a mixture of the equalised one and of one that was only brought to mean 0 and deviation 1, which knows better
+            how much of a lung is opaque.
 
     References:
         Pizer et al., Adaptive histogram equalization and its variations, 1987, doi:10.1016/S0734-189X(87)80186-X.
@@ -139,13 +148,13 @@ class Equalise(keras.layers.Layer):  # type: ignore[misc]
         True
     """
 
-    def __init__(self, levels: int = 64, **kwargs: Any) -> None:
+    def __init__(self, levels: int = 64, strength: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.levels = levels
+        self.levels, self.strength = levels, strength
 
     def get_config(self) -> dict[str, Any]:
         """Return what rebuilds the layer."""
-        return {**super().get_config(), "levels": self.levels}
+        return {**super().get_config(), "levels": self.levels, "strength": self.strength}
 
     def call(self, films: Any) -> Any:
         """Equalise films of shape (n, s, s, 1) in [0, 1]."""
@@ -161,7 +170,13 @@ class Equalise(keras.layers.Layer):  # type: ignore[misc]
         index = ops.cast(left, "int32")
         a, b = ops.take_along_axis(below, index, axis=1), ops.take_along_axis(below, index + 1, axis=1)
         equal = a + (at - left) * (b - a)  # uniform in [0, 1]
-        return ops.reshape((equal - 0.5) * math.sqrt(12.0), (-1, size, size, 1))
+        x = ops.reshape((equal - 0.5) * math.sqrt(12.0), (-1, size, size, 1))
+        if self.strength == 1.0:
+            return x
+        centre = ops.mean(seen, axis=1)  # (n, 1)
+        deviation = ops.sqrt(ops.mean(ops.square(seen - centre[:, None]), axis=1))  # (n, 1)
+        plain = (films - centre[:, None, None]) / (deviation[:, None, None] + 1e-3)
+        return self.strength * x + (1 - self.strength) * ops.clip(plain, -3.0, 3.0)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape unchanged."""
@@ -419,7 +434,8 @@ def serving_graph(model: keras.Model) -> keras.Model:
 
     Returns:
         A model with three outputs: `probabilities` (n, k); `evidence` (n, h, w, k), the last feature map weighted by the gradient of each class's logit, which
-        for this head is exact (Grad-CAM, in the graph); `embedding` (n, d), the means of the last tensor at each of the deeper resolutions.
+        for this head is exact (Grad-CAM, in the graph), and 0 where nothing is pooled; `embedding` (n, d), the means of the last tensor at each of
+        the deeper resolutions.
 
     References:
         Selvaraju et al., Grad-CAM, 2017, arXiv:1610.02391.
@@ -439,8 +455,10 @@ def serving_graph(model: keras.Model) -> keras.Model:
     gradient = ops.matmul(inner, active * outer[None])  # (n, c, k)
     _, h, w, c = features.shape
     evidence = ops.reshape(ops.matmul(ops.reshape(features, (-1, h * w, c)), gradient), (-1, h, w, outer.shape[1]))
+    lungs = model.get_layer("lungs")
+    evidence = ops.pad(evidence, ((0, 0), *lungs.cropping, (0, 0)))
     deepest: dict[int, Any] = {}  # resolution -> the last tensor of that size
-    for layer in model.layers[: model.layers.index(model.get_layer("pool"))]:
+    for layer in model.layers[: model.layers.index(lungs)]:
         shape = getattr(layer, "output", None) is not None and layer.output.shape
         if shape and len(shape) == 4 and shape[1] <= model.input_shape[1] // 4 and not isinstance(layer, keras.layers.ZeroPadding2D):
             deepest[shape[1]] = layer.output

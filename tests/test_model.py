@@ -121,39 +121,52 @@ def test_three_formats_agree(net, tmp_path):
 
 
 def test_evidence_is_the_gradient_of_the_logit(net):
-    """Moving the feature map along one cell changes the logit as the evidence says, as far as the head's units stay on."""
+    """Moving the feature map along one cell changes the logit as the evidence says, as far as the head's units stay on; outside the lungs, not at all."""
     graph = serving_graph(net)
-    features = keras.Model(net.input, net.get_layer("pool").input)
+    features = keras.Model(net.input, net.get_layer("lungs").input)
     x = films(1)
-    fmap = np.asarray(features.predict_on_batch(x))  # (1, 2, 2, c)
+    fmap = np.asarray(features.predict_on_batch(x))  # (1, 4, 4, c)
     evidence = np.asarray(graph.predict_on_batch(x)["evidence"])[0, ..., 1]
+    assert evidence.shape == fmap.shape[1:3] == (4, 4)
 
     def logit(maps):
-        pooled = maps.mean((1, 2))
+        pooled = maps[:, 1:3, 1:3].mean((1, 2))
         (inner, inner_bias), (outer, outer_bias) = (net.get_layer(name).get_weights() for name in ("hidden", "probability"))
         return float((np.maximum(pooled @ inner + inner_bias, 0) @ outer + outer_bias)[0, 0])
 
-    for row, column in ((0, 0), (1, 0)):
+    for row, column in ((1, 1), (2, 1), (0, 0), (3, 2)):
         step = 1e-3
         moved = fmap.copy()
         moved[:, row, column] *= 1 + step
-        slope = (logit(moved) - logit(fmap)) / step * fmap.shape[1] * fmap.shape[2]
+        slope = (logit(moved) - logit(fmap)) / step * 4
         assert slope == pytest.approx(evidence[row, column], rel=0.02, abs=1e-3)
+    assert evidence[1, 1] != 0
+    assert not evidence[[0, 0, 3], [0, 2, 1]].any()
+
+
+def test_the_stronger_the_equalisation_the_less_a_tone_curve_matters():
+    x = films()
+    for strength in (0.0, 0.5, 1.0):
+        layer = Equalise(strength=strength)
+        assert layer.get_config()["strength"] == strength
+        assert np.abs(np.asarray(layer(0.2 + 0.6 * x)) - np.asarray(layer(x))).mean() < 0.02  # brightness and contrast are nothing to any of them
+    moved = {s: np.abs(np.asarray(Equalise(strength=s)(x**1.8)) - np.asarray(Equalise(strength=s)(x))).mean() for s in (0.0, 0.5, 1.0)}
+    assert moved[1.0] < moved[0.5] < moved[0.0]
 
 
 def test_embedding_holds_the_means_of_several_depths(net):
     embedding = np.asarray(serving_graph(net).predict_on_batch(films(2))["embedding"])
-    assert embedding.shape == (2, 144 + 192 + 576 + 1280)
-    deepest = np.asarray(keras.Model(net.input, net.get_layer("pool").output).predict_on_batch(films(2)))
-    assert np.abs(embedding[:, -1280:] - deepest).max() < 1e-4
+    assert embedding.shape == (2, 144 + 192 + 576)
+    deepest = np.asarray(keras.Model(net.input, net.get_layer("lungs").input).predict_on_batch(films(2)))
+    assert np.abs(embedding[:, -576:] - deepest.mean((1, 2))).max() < 1e-4
 
 
 def test_only_what_lies_behind_a_layer_is_trained():
     net = build_model(weights=None, image_size=32)
-    set_trainable(net, "block_15_expand")
+    set_trainable(net, "block_12_expand")
     moved = {v.path.split("/")[0] for v in net.trainable_variables}
-    assert "block_15_expand" in moved
-    assert "block_14_expand" not in moved
+    assert "block_12_expand" in moved
+    assert "block_11_expand" not in moved
 
 
 def test_augmentation_rests_outside_training_and_when_told_nothing():

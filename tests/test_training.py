@@ -19,7 +19,7 @@ from cxrlib.config import AugmentConfig  # noqa: E402
 from cxrlib.data import Dataset, scan  # noqa: E402
 from cxrlib.model import build_model  # noqa: E402
 
-TINY = TrainConfig(image_size=32, epochs=2, views=1, head_epochs=2, hidden=8, batch_size=8, fine_tune_from="block_15_expand", average=2, validation=0.25)
+TINY = TrainConfig(image_size=32, epochs=2, views=1, head_epochs=2, hidden=8, batch_size=8, fine_tune_from="block_12_expand", average=2, validation=0.25)
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +97,19 @@ def test_the_head_is_trained_on_augmented_views():
     assert np.abs(one - two).max() > 0.01 * scale  # and every view is another one
 
 
+def test_the_recipe_says_how_much_of_fine_tuning_is_kept(tmp_path, monkeypatch):
+    net = build_model(weights=None, image_size=32, hidden=4)
+    for name, value in (("head", 1.0), ("recent-0", 2.0), ("recent-1", 4.0)):
+        net.set_weights([np.full_like(w, value) for w in net.get_weights()])
+        net.save_weights(tmp_path / f"{name}.weights.h5")
+    monkeypatch.setattr(fitting, "validate", lambda *_: (0.5, {}))
+    said = []
+    config = dataclasses.replace(TINY, keep=0.25)
+    fitting._choose_weights(net, None, config, tmp_path, {"epoch": 2, "best_epoch": 1}, said.append)
+    assert all((w == 0.25 * 3 + 0.75).all() for w in net.get_weights())
+    assert said == ["25% mean of the last 2 epochs, 75% from before fine-tuning: validation AUROC 0.5000 ()"]
+
+
 @pytest.mark.slow
 def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, tmp_path):
     run = train(films, output=tmp_path / "runs" / "first", config=TINY, init=None, formats=("keras", "h5"), progress=False)
@@ -130,7 +143,7 @@ def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, t
     # fine-tuning starts from the bundle's weights
     tuned = train(films, output=tmp_path / "tuned", config=dataclasses.replace(TINY, epochs=0, learning_rate=1e-8), init=run.bundle, progress=False)
     a, b = (keras.models.load_model(r.bundle / "model.keras", compile=False) for r in (run, tuned))
-    assert all(np.array_equal(v, w) for v, w in zip(a.get_layer("Conv_1").get_weights(), b.get_layer("Conv_1").get_weights(), strict=True))
+    assert all(np.array_equal(v, w) for v, w in zip(a.get_layer("block_13_expand").get_weights(), b.get_layer("block_13_expand").get_weights(), strict=True))
 
 
 @pytest.mark.slow
@@ -229,7 +242,7 @@ net = build_model(weights=None, image_size=32, hidden=8, dropout=0.0)
 random = np.random.default_rng(0)
 net.set_weights([random.normal(0, (2 / max(1, np.prod(w.shape[:-1]))) ** 0.5 if w.ndim > 1 else 0.05, w.shape).astype("float32") for w in net.get_weights()])
 trainer = fitting._trainer(net, config)
-set_trainable(net, "block_15_expand")
+set_trainable(net, "block_12_expand")
 fitting._compile(trainer, config, 3)
 batches = fitting._Batches(fitting.Side(pixels, np.arange(n), films), config, 3, 1)
 print(json.dumps([float(trainer.train_on_batch(*batches[i])) for i in range(3)]))

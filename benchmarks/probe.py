@@ -1,0 +1,170 @@
+"""What travels to a hospital that was never seen, at a minute a row: linear heads on frozen features, each source left out in turn.
+
+    python benchmarks/probe.py SOURCE SOURCE [SOURCE ...] [--films 1000] [--only depth,window,levelling,resolution,data] [--regularisation 0.0005]
+
+A row is one way of making features: another depth of MobileNetV2 with ImageNet weights, another part of the film that is pooled, another preparation of the
+film, a film that was reduced to fewer pixels, fewer films. Its columns are AUROCs: of each source from a head that was trained on all others, on their mean,
+and, after the bar, of a quarter of each source's own patients from a head trained on the rest of all sources. Heads are logistic regressions on standardised
+features in which classes count alike and a source by its size; at most `--films` films of each source are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from keras import ops
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from cxrlib.cache import open_cache
+from cxrlib.data import scan, split
+from cxrlib.model import _LUNGS, BACKBONES, Equalise, LevelBands
+
+SIZE = 224
+WHOLE, CENTRE = ((0, 1), (0, 1)), ((1 / 7, 6 / 7), (1 / 7, 6 / 7))
+DEPTHS = (
+    "block_3_expand_relu",
+    "block_6_expand_relu",
+    "block_7_expand_relu",
+    "block_10_expand_relu",
+    "block_13_expand_relu",
+    "block_14_expand_relu",
+    "out_relu",
+)
+CHOSEN = BACKBONES["mobilenet_v2"].last or DEPTHS[-1]
+PREPARATIONS: dict[str, list[keras.layers.Layer]] = {
+    "standardised": [Equalise(strength=0.0)],
+    "equalised": [Equalise()],
+    "half equalised": [Equalise(strength=0.5)],
+    "standardised, bands levelled": [Equalise(strength=0.0), LevelBands()],
+    "equalised, bands levelled": [Equalise(), LevelBands()],
+    "half equalised, bands levelled": [Equalise(strength=0.5), LevelBands()],
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Films of one source: pixels (n, s, s, 1) in [0, 1], truths (n,), which of them are held back (n,), and how many the source has."""
+
+    name: str
+    pixels: np.ndarray
+    truth: np.ndarray
+    aside: np.ndarray
+    size: int
+
+
+def load(address: str, most: int) -> Source:
+    films = scan(address)
+    chosen = np.random.default_rng(0).permutation(len(films))[:most]
+    some = films.take(chosen)
+    aside = np.zeros(len(some), bool)
+    aside[split(some, fraction=0.25).validation] = True
+    pixels = np.array(open_cache(some, size=SIZE))[..., None].astype(np.float32) / np.float32(255)
+    return Source(some.sources[0], pixels, some.targets, aside, len(films))
+
+
+def features(sources: list[Source], preparation: str, change: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> Iterator[tuple[str, str, list[np.ndarray]]]:
+    """Depth, window and the pooled features of each source, (n, c) each."""
+    films = keras.Input((SIZE, SIZE, 1))
+    x = films
+    for layer in PREPARATIONS[preparation]:
+        x = layer(x)
+    x = keras.layers.Rescaling(*BACKBONES["mobilenet_v2"].scaling)(x)
+    body = keras.applications.MobileNetV2(input_tensor=ops.concatenate([x] * 3, axis=-1), include_top=False, weights="imagenet")
+    outputs = {}
+    for depth in DEPTHS:
+        for name, window in (("the whole film", WHOLE), ("the middle", CENTRE), ("the lungs", _LUNGS)):
+            t = body.get_layer(depth).output
+            (top, bottom), (left, right) = ([round(part * side) for part in parts] for parts, side in zip(window, t.shape[1:3], strict=True))
+            outputs[f"{depth}|{name}"] = ops.mean(t[:, top:bottom, left:right], axis=(1, 2))
+    net = keras.Model(films, outputs)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
+    for source in sources:
+        batches = [net.predict_on_batch(change(source.pixels[i : i + 32])) for i in range(0, len(source.pixels), 32)]
+        for name in outputs:
+            found[name].append(np.concatenate([batch[name] for batch in batches]))
+    for name, made in found.items():
+        depth, window_name = name.split("|")
+        yield depth, window_name, made
+
+
+def head(x: list[np.ndarray], y: list[np.ndarray], sizes: list[int], strength: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Train on features (n, c) and truths (n,) of several sources; gives what scores features."""
+    w = np.concatenate([size * np.where(t == 1, 0.5 / max(t.sum(), 1), 0.5 / max((1 - t).sum(), 1)) for t, size in zip(y, sizes, strict=True)])
+    scaler = StandardScaler().fit(np.concatenate(x))
+    model = LogisticRegression(C=strength, max_iter=300).fit(scaler.transform(np.concatenate(x)), np.concatenate(y), sample_weight=w / w.mean())
+    return lambda films: model.decision_function(scaler.transform(films))
+
+
+def row(name: str, sources: list[Source], x: list[np.ndarray], strength: float, part: float = 1.0) -> str:
+    """Measure one way of making features, as a line of a Markdown table; `part` of the films are trained on."""
+    random = np.random.default_rng(1)
+    used = [random.random(len(source.truth)) < part for source in sources]
+    unseen = []
+    for i, source in enumerate(sources):
+        others = [j for j in range(len(sources)) if j != i]
+        score = head([x[j][used[j]] for j in others], [sources[j].truth[used[j]] for j in others], [sources[j].size for j in others], strength)
+        unseen.append(roc_auc_score(source.truth, score(x[i])))
+    kept = [mask & ~source.aside for source, mask in zip(sources, used, strict=True)]
+    score = head(
+        [a[mask] for a, mask in zip(x, kept, strict=True)], [s.truth[m] for s, m in zip(sources, kept, strict=True)], [s.size for s in sources], strength
+    )
+    own = [roc_auc_score(source.truth[source.aside], score(a[source.aside])) for source, a in zip(sources, x, strict=True)]
+    figures = [*(f"{value:.3f}" for value in unseen), f"**{np.mean(unseen):.3f}**", ", ".join(f"{value:.3f}" for value in own)]
+    return f"| {name} | {' | '.join(figures)} |"
+
+
+def reduced(pixels: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Films as if they had been read with fewer pixels a side."""
+
+    def change(films: np.ndarray) -> np.ndarray:
+        small = ops.image.resize(films, (pixels, pixels), interpolation="bicubic", antialias=True)
+        return np.clip(np.asarray(ops.image.resize(small, (SIZE, SIZE), interpolation="bicubic")), 0, 1)
+
+    return change
+
+
+def main() -> None:
+    """Measure, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", nargs="+")
+    parser.add_argument("--films", type=int, default=1000)
+    parser.add_argument("--only", default="depth,window,levelling,resolution,data")
+    parser.add_argument("--regularisation", type=float, default=0.0005)
+    options = parser.parse_args()
+    sources, wanted = [load(address, options.films) for address in options.sources], options.only.split(",")
+
+    def show(name: str, x: list[np.ndarray], part: float = 1.0) -> None:
+        print(row(name, sources, x, options.regularisation, part), flush=True)
+
+    print(f"| | {' | '.join(f'others → {source.name}' for source in sources)} | mean | own: {', '.join(source.name for source in sources)} |")
+    print("|---" * (len(sources) + 3) + "|")
+    ours = list(PREPARATIONS)[-1]
+    made = {(depth, window): x for depth, window, x in features(sources, ours)}
+    for depth, window in made:
+        if (window == "the lungs" and "depth" in wanted) or (depth in (CHOSEN, DEPTHS[-1]) and "window" in wanted):
+            show(f"{depth}, {window}", made[depth, window])
+    if "levelling" in wanted:
+        for preparation in PREPARATIONS:
+            found = {(depth, window): x for depth, window, x in features(sources, preparation)}
+            show(f"{preparation}; {CHOSEN}, the lungs", found[CHOSEN, "the lungs"])
+            show(f"{preparation}; {DEPTHS[-1]}, the whole film", found[DEPTHS[-1], "the whole film"])
+    if "resolution" in wanted:
+        for pixels in (28, 56, 84, 112, 160):
+            found = {(depth, window): x for depth, window, x in features(sources, ours, reduced(pixels))}
+            show(f"read at {pixels} pixels", found[CHOSEN, "the lungs"])
+    if "data" in wanted:
+        for part in (0.05, 0.1, 0.25, 0.5, 1.0):
+            show(f"{part:.0%} of the films", made[CHOSEN, "the lungs"], part)
+
+
+if __name__ == "__main__":
+    main()
