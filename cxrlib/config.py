@@ -90,7 +90,7 @@ class AugmentConfig:
     blur: float = 0.5
     coarse: float = 0.1
     noise_std: float = 0.0
-    jpeg: float = 0.25
+    jpeg: float = 0.5
     strip: float = 0.15
     strip_rate: float = 0.15
     marker_rate: float = 0.25

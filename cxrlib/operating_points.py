@@ -1,4 +1,4 @@
-"""Thresholds that hold in every source: chosen on validation films, each source counting the same."""
+"""Thresholds that are to hold elsewhere: chosen on the validation films of all sources at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SCREENING_SENSITIVITY = 0.98
 def choose(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str]) -> dict[str, OperatingPoint]:
     """Choose the `screening` and the `balanced` operating point.
 
-    Sensitivity and specificity are computed in each source and averaged, so that a large hospital does not decide for a small one. `screening` has the highest
-    threshold, hence the highest specificity, at a mean sensitivity of at least 0.98; `balanced` maximises Youden's J, sensitivity + specificity - 1.
+    `screening` has the highest threshold, hence the highest specificity, at a sensitivity of at least 0.98; `balanced` maximises Youden's J,
+    sensitivity + specificity - 1. All films count alike: were sources to count the same, one with forty films of a class would decide by chance.
 
     Args:
         truth: ndarray of shape (n,), 1 for positive films and 0 for negative ones.
@@ -37,14 +37,13 @@ def choose(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str]) -> 
         >>> round(points["screening"].threshold, 3), points["balanced"].specificity
         (0.4, 1.0)
     """
-    y, p, where = _columns(truth, probability, sources)
+    y, p, _ = _columns(truth, probability, sources)
     if not ((p >= 0) & (p <= 1)).all():  # nan is not, either
         raise ValueError(f"probability must lie in [0, 1]. Received: from {p.min():g} to {p.max():g}")
     if y.all() or not y.any():
         raise ValueError("operating points need films of both classes")
     candidates = _between(p)
-    sensitivity = np.mean([_part_from(p[y & (where == s)], candidates) for s in np.unique(where[y])], axis=0)  # (c,)
-    specificity = np.mean([1 - _part_from(p[~y & (where == s)], candidates) for s in np.unique(where[~y])], axis=0)  # (c,)
+    sensitivity, specificity = _part_from(p[y], candidates), 1 - _part_from(p[~y], candidates)  # (c,) each
     enough = np.flatnonzero(sensitivity >= SCREENING_SENSITIVITY - 1e-9)
     chosen = {"screening": int(enough[-1]), "balanced": int(np.argmax(sensitivity + specificity))}
     return {name: measure(y, p, sources, float(candidates[i])) for name, i in chosen.items()}

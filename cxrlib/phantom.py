@@ -20,7 +20,7 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
 
     Args:
         seed: Which person, 0 or above.
-        opacity: Whether one lung holds a consolidation.
+        opacity: Whether both lungs hold patches of a bronchopneumonia.
         size: Side of the film in pixels.
 
     Returns:
@@ -123,15 +123,16 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
         edge = run - 0.70 - 0.25 * (y + 0.35)
         density = density + 0.05 * below(-edge, 0.008) * below(edge - 0.25, 0.02) * below(np.abs(y + 0.33) - 0.33, 0.02) * body
 
-    # a consolidation: a ragged cloud in one lung, thick enough to hide the vessels behind it
+    # a bronchopneumonia: ragged patches in both lungs that hide the vessels behind them
     ill = rng.spawn(1)[0]
     if opacity:
-        cx, cy = float(ill.choice((-1, 1))) * ill.uniform(0.36, 0.5), ill.uniform(-0.25, base - 0.2)
         cloud = np.zeros_like(body)
-        for _ in range(24):
-            px, py, r = cx + ill.normal(0, 0.10), cy + ill.normal(0, 0.10), ill.uniform(0.035, 0.11)
-            cloud = cloud + ill.uniform(0.2, 0.55) * np.exp(-((x - px) ** 2 + (y - py) ** 2) / r**2)
-        density = density + 0.26 * air * np.clip(cloud, 0, 1)
+        for hand in (-1, 1):
+            for _ in range(12):
+                px, py, r = hand * ill.uniform(0.16, 0.6), ill.uniform(-0.35, base), ill.uniform(0.08, 0.18)
+                cloud = cloud + ill.uniform(0.2, 0.6) * np.exp(-((x - px) ** 2 + (y - py) ** 2) / r**2)
+        ragged = _grown(ill.normal(0, 1, (64, 64)), side)
+        density = density + 0.32 * air * np.clip(cloud * (1 + 0.3 * ragged), 0, 1)
 
     # scatter, the detector's curve and exposure, grain of two sizes
     strength, gamma = about(2.3, 0.2), about(1.25, 0.15)

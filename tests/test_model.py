@@ -144,6 +144,12 @@ def test_evidence_is_the_gradient_of_the_logit(net):
     assert not evidence[[0, 0, 3], [0, 2, 1]].any()
 
 
+def test_a_band_without_contrast_is_left_out():
+    x = np.random.default_rng(0).normal(size=(1, 64, 64, 1)).astype("float32")
+    fine = x - np.asarray(keras.ops.image.resize(keras.ops.average_pool(x, 2, 2), (64, 64), interpolation="bilinear"))
+    assert np.abs(np.asarray(LevelBands((0.0,))(x)) - (x - fine)).max() < 1e-5
+
+
 def test_the_stronger_the_equalisation_the_less_a_tone_curve_matters():
     x = films()
     for strength in (0.0, 0.5, 1.0):
