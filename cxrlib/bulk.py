@@ -28,6 +28,7 @@ from cxrlib.progress import Progress
 
 _FILE = 512  # films in a Parquet file, at most; no more than these are done again by each worker of a run that was stopped
 _FILES = 256  # so many files before they grow to that: work for so many workers
+_LEAST = 64  # films in a file, where there are as many: Ray needs some twentieths of a second for each file
 _AHEAD = 16  # films that a worker fetches ahead
 _WAITS = (1.0, 2.0, 4.0)  # seconds between attempts to fetch a film
 _ANSWERED, _REFUSED, _UNREADABLE = range(3)
@@ -356,7 +357,7 @@ def _files(predictor: Predictor) -> dict[str, bytes]:
 
 def _divide(films: list[str], rows: Container[str]) -> list[list[str]]:
     """The films of each file, without those that have a row; the same ones in every run, so that a worker of a stopped run that is still at it does no harm."""
-    size = min(_FILE, max(16, len(films) // _FILES))
+    size = min(_FILE, max(_LEAST, len(films) // _FILES))
     parts = ([film for film in films[i : i + size] if _text(film) not in rows] for i in range(0, len(films), size))
     return [part for part in parts if part]
 
