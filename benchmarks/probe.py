@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cxrlib.cache import open_cache
 from cxrlib.data import scan, split
-from cxrlib.model import _LUNGS, BACKBONES, Equalise, LevelBands
+from cxrlib.model import LUNGS, BACKBONES, Equalise, LevelBands
 
 SIZE = 224
 WHOLE, CENTRE = ((0, 1), (0, 1)), ((1 / 7, 6 / 7), (1 / 7, 6 / 7))
@@ -84,7 +84,7 @@ def features(sources: list[Source], preparation: str, change: Callable[[np.ndarr
     body = keras.applications.MobileNetV2(input_tensor=ops.concatenate([x] * 3, axis=-1), include_top=False, weights="imagenet")
     outputs = {}
     for depth in DEPTHS:
-        for name, window in (("the whole film", WHOLE), ("the middle", CENTRE), ("the lungs", _LUNGS)):
+        for name, window in (("the whole film", WHOLE), ("the middle", CENTRE), ("the lungs", LUNGS)):
             t = body.get_layer(depth).output
             (top, bottom), (left, right) = ([round(part * side) for part in parts] for parts, side in zip(window, t.shape[1:3], strict=True))
             outputs[f"{depth}|{name}"] = ops.mean(t[:, top:bottom, left:right], axis=(1, 2))

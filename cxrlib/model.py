@@ -37,7 +37,7 @@ class Backbone:
         application: Its name in `keras.applications`.
         scaling: Factor and offset that bring an equalised film to the pixel range it was trained with.
         fine_tune_from: The first layer that fine-tuning moves; what lies before it is generic.
-        last: The last layer that is kept, `None` for all. What lies beyond knows objects of ImageNet, and ranks films of other hospitals worse.
+        last: The last layer that is kept, `None` for all. In MobileNetV2, what lies beyond ranks films of other hospitals worse; the others were not measured.
     """
 
     application: str
@@ -47,7 +47,7 @@ class Backbone:
 
 
 # The part of the last feature map that is pooled: from where to where, in parts of its height and of its width. On a frontal film the lungs lie there.
-_LUNGS = ((2 / 7, 6 / 7), (1 / 7, 6 / 7))
+LUNGS = ((2 / 7, 6 / 7), (1 / 7, 6 / 7))
 
 BACKBONES: dict[str, Backbone] = {
     "mobilenet_v2": Backbone("MobileNetV2", _UNIT, "block_3_expand", "block_13_expand_relu"),
@@ -70,9 +70,10 @@ def build_model(
 ) -> keras.Model:
     """Build the classifier: per-film equalisation, the lower blocks of a backbone, pooling over the lungs, dense, dropout, probability.
 
-    Films go in as they are, in [0, 1]: whatever the backbone needs happens inside the graph. Equalising each film by itself makes the network blind to
-    brightness, contrast and tone curve, which differ from hospital to hospital. The backbone is frozen, its batch normalisation merged into the convolutions
-    (the same function; several of MobileNetV2's ImageNet channels have next to no variance, and training through their huge gain diverges).
+    Films go in as they are, in [0, 1]: whatever the backbone needs happens inside the graph. Equalising each film and levelling its bands of frequencies makes
+    the network nearly blind to brightness, contrast, tone curve and sharpness, which differ from hospital to hospital; borders, shoulders and letters differ too,
+    and are not pooled. The backbone is frozen, its batch normalisation merged into the convolutions (the same function; several of MobileNetV2's ImageNet
+    channels have next to no variance, and training through their huge gain diverges).
 
     Args:
         labels: Two or more class names, the healthy class first.
@@ -91,7 +92,8 @@ def build_model(
         ValueError: If a label, the backbone, the size or the dropout is not valid.
 
     References:
-        Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018, arXiv:1801.04381.
+        Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018, arXiv:1801.04381. That the lower layers are what serves in radiographs:
+        Raghu et al., Transfusion: Understanding Transfer Learning for Medical Imaging, 2019, arXiv:1902.07208.
 
     Example:
         >>> build_model(weights=None, image_size=64).output_shape
@@ -115,7 +117,7 @@ def build_model(
         body = getattr(keras.applications, spec.application)(input_tensor=x, input_shape=(image_size, image_size, 3), include_top=False, weights=weights)
     body = _fold_batch_normalisation(keras.Model(body.input, body.get_layer(spec.last).output) if spec.last else body)
     body.trainable = False
-    margins = [(round(low * side), side - round(high * side)) for (low, high), side in zip(_LUNGS, body.output_shape[1:3], strict=True)]
+    margins = [(round(low * side), side - round(high * side)) for (low, high), side in zip(LUNGS, body.output_shape[1:3], strict=True)]
     x = keras.layers.Cropping2D(margins, name="lungs")(body.output)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)  # (n, c)
     x = keras.layers.Dense(hidden, activation="relu", kernel_initializer=keras.initializers.GlorotUniform(seed), name="hidden")(x)
