@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cxrlib.cache import open_cache
 from cxrlib.data import scan, split
-from cxrlib.model import LUNGS, BACKBONES, Equalise, LevelBands
+from cxrlib.model import BACKBONES, LUNGS, Equalise, LevelBands
 
 SIZE = 224
 WHOLE, CENTRE = ((0, 1), (0, 1)), ((1 / 7, 6 / 7), (1 / 7, 6 / 7))
