@@ -71,7 +71,7 @@ def build_model(
     """Build the classifier: per-film equalisation, the lower blocks of a backbone, pooling over the lungs, dense, dropout, probability.
 
     Films go in as they are, in [0, 1]: whatever the backbone needs happens inside the graph. Equalising each film and levelling its bands of frequencies makes
-    the network nearly blind to brightness, contrast, tone curve and sharpness, which differ from hospital to hospital; borders, shoulders and letters differ too,
+    the network nearly blind to brightness, contrast, tone curve and sharpness, which differ from hospital to hospital; borders, shoulders and letters do too,
     and are not pooled. The backbone is frozen, its batch normalisation merged into the convolutions (the same function; several of MobileNetV2's ImageNet
     channels have next to no variance, and training through their huge gain diverges).
 
