@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -74,29 +74,27 @@ def load(address: str, most: int) -> Source:
     return Source(some.sources[0], pixels, some.targets, aside, len(films))
 
 
-def features(sources: list[Source], preparation: str, change: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> Iterator[tuple[str, str, list[np.ndarray]]]:
-    """Depth, window and the pooled features of each source, (n, c) each."""
+def features(sources: list[Source], preparation: str, change: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> dict[tuple[str, str], list[np.ndarray]]:
+    """For each depth and window, the pooled features of each source, (n, c) each."""
     films = keras.Input((SIZE, SIZE, 1))
     x = films
     for layer in PREPARATIONS[preparation]:
         x = layer(x)
     x = keras.layers.Rescaling(*BACKBONES["mobilenet_v2"].scaling)(x)
     body = keras.applications.MobileNetV2(input_tensor=ops.concatenate([x] * 3, axis=-1), include_top=False, weights="imagenet")
-    outputs = {}
+    pooled = {}
     for depth in DEPTHS:
         for name, window in (("the whole film", WHOLE), ("the middle", CENTRE), ("the lungs", LUNGS)):
             t = body.get_layer(depth).output
             (top, bottom), (left, right) = ([round(part * side) for part in parts] for parts, side in zip(window, t.shape[1:3], strict=True))
-            outputs[f"{depth}|{name}"] = ops.mean(t[:, top:bottom, left:right], axis=(1, 2))
-    net = keras.Model(films, outputs)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
+            pooled[depth, name] = ops.mean(t[:, top:bottom, left:right], axis=(1, 2))
+    net = keras.Model(films, list(pooled.values()))
+    found: dict[tuple[str, str], list[np.ndarray]] = {key: [] for key in pooled}
     for source in sources:
         batches = [net.predict_on_batch(change(source.pixels[i : i + 32])) for i in range(0, len(source.pixels), 32)]
-        for name in outputs:
-            found[name].append(np.concatenate([batch[name] for batch in batches]))
-    for name, made in found.items():
-        depth, window_name = name.split("|")
-        yield depth, window_name, made
+        for key, parts in zip(pooled, zip(*batches, strict=True), strict=True):
+            found[key].append(np.concatenate(parts))
+    return found
 
 
 def head(x: list[np.ndarray], y: list[np.ndarray], sizes: list[int], strength: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -150,19 +148,18 @@ def main() -> None:
 
     print(f"| | {' | '.join(f'others → {source.name}' for source in sources)} | mean | own: {', '.join(source.name for source in sources)} |")
     print("|---" * (len(sources) + 3) + "|")
-    made = {(depth, window): x for depth, window, x in features(sources, OURS)}
+    made = features(sources, OURS)
     for depth, window in made:
         if (window == "the lungs" and "depth" in wanted) or (depth in (CHOSEN, DEPTHS[-1]) and "window" in wanted):
             show(f"{depth}, {window}", made[depth, window])
     if "levelling" in wanted:
         for preparation in PREPARATIONS:
-            found = {(depth, window): x for depth, window, x in features(sources, preparation)}
+            found = features(sources, preparation)
             show(f"{preparation}; {CHOSEN}, the lungs", found[CHOSEN, "the lungs"])
             show(f"{preparation}; {DEPTHS[-1]}, the whole film", found[DEPTHS[-1], "the whole film"])
     if "resolution" in wanted:
         for pixels in (28, 56, 84, 112, 160):
-            found = {(depth, window): x for depth, window, x in features(sources, OURS, reduced(pixels))}
-            show(f"read at {pixels} pixels", found[CHOSEN, "the lungs"])
+            show(f"read at {pixels} pixels", features(sources, OURS, reduced(pixels))[CHOSEN, "the lungs"])
     if "data" in wanted:
         for part in (0.05, 0.1, 0.25, 0.5, 1.0):
             show(f"{part:.0%} of the films", made[CHOSEN, "the lungs"], part)
