@@ -1,9 +1,11 @@
 """What travels to a hospital that was never seen, at a minute a row: linear heads on frozen features, each source left out in turn.
 
-    python benchmarks/probe.py SOURCE SOURCE [SOURCE ...] [--films 1000] [--only depth,window,levelling,resolution,data] [--regularisation 0.0005]
+    python benchmarks/probe.py SOURCE SOURCE [SOURCE ...] [--films 1000] [--only depth,window,scale,levelling,resolution,data]
+        [--regularisation 0.0005]
 
-A row is one way of making features: another depth of MobileNetV2 with ImageNet weights, another part of the film that is pooled, another preparation of the
-film, a film that was reduced to fewer pixels, fewer films. Its columns are AUROCs: of each source from a head that was trained on all others, on their mean,
+A row is one way of making features: another depth of MobileNetV2 with ImageNet weights, another part of the film that is pooled, another size at which the
+network is shown the film, another preparation of the film, a film that was reduced to fewer pixels, fewer films. Its columns are AUROCs: of each source from a
+head that was trained on all others, on their mean,
 and, after the bar, of a quarter of each source's own patients from a head trained on the rest of all sources. Heads are logistic regressions on standardised
 features in which classes count alike and a source by its size; at most `--films` films of each source are used.
 """
@@ -51,6 +53,8 @@ PREPARATIONS: dict[str, list[keras.layers.Layer]] = {
     "half equalised, bands levelled without the finest": [Equalise(strength=0.5), LevelBands()],
 }
 OURS = "half equalised, bands levelled"
+SHIPPED = "half equalised, bands levelled without the finest"
+SIDES = (56, 64, 80, 96, 112, 160, SIZE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +78,16 @@ def load(address: str, most: int) -> Source:
     return Source(some.sources[0], pixels, some.targets, aside, len(films))
 
 
-def features(sources: list[Source], preparation: str, change: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> dict[tuple[str, str], list[np.ndarray]]:
-    """For each depth and window, the pooled features of each source, (n, c) each."""
+def features(
+    sources: list[Source], preparation: str, change: Callable[[np.ndarray], np.ndarray] = lambda x: x, side: int = SIZE
+) -> dict[tuple[str, str], list[np.ndarray]]:
+    """For each depth and window, the pooled features of each source, (n, c) each, of films that the network is shown at `side` pixels."""
     films = keras.Input((SIZE, SIZE, 1))
     x = films
     for layer in PREPARATIONS[preparation]:
         x = layer(x)
+    if side != SIZE:
+        x = ops.average_pool(ops.image.resize(x, (2 * side, 2 * side), interpolation="bilinear"), 2)
     x = keras.layers.Rescaling(*BACKBONES["mobilenet_v2"].scaling)(x)
     body = keras.applications.MobileNetV2(input_tensor=ops.concatenate([x] * 3, axis=-1), include_top=False, weights="imagenet")
     pooled = {}
@@ -138,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+")
     parser.add_argument("--films", type=int, default=1000)
-    parser.add_argument("--only", default="depth,window,levelling,resolution,data")
+    parser.add_argument("--only", default="depth,window,scale,levelling,resolution,data")
     parser.add_argument("--regularisation", type=float, default=0.0005)
     options = parser.parse_args()
     sources, wanted = [load(address, options.films) for address in options.sources], options.only.split(",")
@@ -152,6 +160,15 @@ def main() -> None:
     for depth, window in made:
         if (window == "the lungs" and "depth" in wanted) or (depth in (CHOSEN, DEPTHS[-1]) and "window" in wanted):
             show(f"{depth}, {window}", made[depth, window])
+    if "scale" in wanted:
+        shown = {side: features(sources, SHIPPED, side=side) for side in SIDES}
+        for side in SIDES:
+            for depth in ("block_6_expand_relu", "block_10_expand_relu", CHOSEN):
+                show(f"shown at {side} pixels; {depth}, the lungs", shown[side][depth, "the lungs"])
+        fine = shown[SIZE][CHOSEN, "the lungs"]
+        for side, depth in ((64, "block_10_expand_relu"), (112, "block_6_expand_relu")):
+            both = [np.concatenate(pair, axis=1) for pair in zip(fine, shown[side][depth, "the lungs"], strict=True)]
+            show(f"{CHOSEN} at {SIZE} with {depth} at {side} pixels", both)
     if "levelling" in wanted:
         for preparation in PREPARATIONS:
             found = features(sources, preparation)

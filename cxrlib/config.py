@@ -138,16 +138,14 @@ class TrainConfig:
     Args:
         backbone: A name in `cxrlib.model.BACKBONES`.
         image_size: Height and width that films are fitted to, in pixels.
-        hidden: Units of the dense layer.
-        dropout: Part of them dropped while training, in [0, 1).
+        dropout: Part of the pooled features dropped while fine-tuning, in [0, 1).
         views: Augmented views of every film whose frozen features the head is trained on.
-        head_epochs: Epochs of the head on these features.
+        head_penalty: What half the squared length of the head's weights, on standardised features, adds to the mean loss; a strong one keeps the head from
+            learning the hospital.
         epochs: Epochs of fine-tuning; 0 keeps the backbone frozen.
         fine_tune_from: First layer that fine-tuning moves; `None` for the backbone's usual one.
         batch_size: Films per step.
         learning_rate: Peak of fine-tuning's learning rate, which is warmed up over the first twentieth and decays along a cosine to a fifth.
-        head_learning_rate: Learning rate of the head's own training.
-        head_weight_decay: Decoupled weight decay of the head's own training; a strong one keeps the head from learning the hospital.
         weight_decay: Decoupled weight decay of fine-tuning.
         label_smoothing: In [0, 1).
         mixup: Parameter of the beta distribution by which films, and their targets, are blended in pairs while fine-tuning; 0 blends none.
@@ -172,16 +170,13 @@ class TrainConfig:
 
     backbone: str = "mobilenet_v2"
     image_size: int = 224
-    hidden: int = 128
     dropout: float = 0.3
     views: int = 2
-    head_epochs: int = 15
+    head_penalty: float = 5.0
     epochs: int = 3
     fine_tune_from: str | None = None
     batch_size: int = 32
     learning_rate: float = 5e-5
-    head_learning_rate: float = 1e-3
-    head_weight_decay: float = 5.0
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
     mixup: float = 0.0
@@ -198,9 +193,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, low, high in (
             ("image_size", 32, 2048),
-            ("hidden", 1, 65536),
             ("views", 1, 100),
-            ("head_epochs", 1, 1000),
+            ("head_penalty", 1e-6, 1e6),
             ("epochs", 0, 1000),
             ("batch_size", 1, 4096),
             ("patience", 1, 1000),
@@ -208,8 +202,6 @@ class TrainConfig:
             ("keep", 0, 1),
             ("dropout", 0, 0.95),
             ("learning_rate", 1e-8, 1),
-            ("head_learning_rate", 1e-8, 1),
-            ("head_weight_decay", 0, 100),
             ("weight_decay", 0, 1),
             ("label_smoothing", 0, 0.95),
             ("mixup", 0, 100),

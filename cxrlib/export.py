@@ -135,7 +135,7 @@ def _calibrated(predictor: Predictor) -> keras.Model:
 
     config = predictor.config
     recipe = config.training
-    net = build_model(config.labels, backbone=recipe.backbone, image_size=config.image_size, weights=None, hidden=recipe.hidden, dropout=recipe.dropout)
+    net = build_model(config.labels, backbone=recipe.backbone, image_size=config.image_size, weights=None, dropout=recipe.dropout)
     bundle.load_weights(net, predictor.folder)
     last = net.get_layer("probability")
     last.set_weights([w / config.temperature for w in last.get_weights()])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrlib import machines
+from cxrlib.augmentation import Augment
 from cxrlib.cache import Films
+from cxrlib.calibration import calibrate, fit_temperature
 from cxrlib.config import TrainConfig
 from cxrlib.data import Dataset, weights
-from cxrlib.model import BACKBONES, Augment, set_trainable
+from cxrlib.model import BACKBONES, set_trainable
 
 _FLOOR = 0.2  # of the peak, what the learning rate decays to: weights that are averaged later must still move
 
@@ -218,28 +220,6 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
         return self.side.batch(chosen[self.share]), self.side.targets(chosen[self.share]), weights_
 
 
-class _Rows(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches of rows that lie in memory, or this process's share of them, in another order in every epoch; the same one for the same seed."""
-
-    def __init__(self, arrays: Sequence[NDArray[Any]], size: int, seed: int) -> None:
-        super().__init__(workers=1, use_multiprocessing=False)
-        n = len(arrays[0])
-        self.arrays, self.size = arrays, min(size, n - n % machines.devices())
-        self.share, self.steps = machines.share(self.size), n // self.size
-        self.random = np.random.default_rng(seed)
-        self.on_epoch_end()
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, i: int) -> tuple[NDArray[Any], ...]:
-        chosen = self.order[i * self.size : (i + 1) * self.size][self.share]
-        return tuple(array[chosen] for array in self.arrays)
-
-    def on_epoch_end(self) -> None:
-        self.order = self.random.permutation(len(self.arrays[0]))
-
-
 def _trainer(net: keras.Model, config: TrainConfig) -> keras.Model:
     """The network behind its augmentation, both on the device; films travel there as uint8."""
     films = keras.Input((config.image_size, config.image_size, 1), dtype="uint8")
@@ -277,27 +257,33 @@ def _loss(units: int, config: TrainConfig) -> keras.losses.Loss:
 
 
 def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig) -> float:
-    """Phase 1: the backbone is frozen, so its features are computed once per augmented view, and the head is trained on them. Gives the last loss."""
-    pooled = keras.Model(net.input, net.get_layer("pool").output)
-    features = _Views(trainer, pooled)
-    head_input = keras.Input(pooled.output_shape[1:])
-    x = head_input
-    for name in ("hidden", "dropout", "probability"):
-        x = net.get_layer(name)(x)
-    set_trainable(net, "pool")
-    head = keras.Model(head_input, x)
-    head.compile(keras.optimizers.AdamW(config.head_learning_rate, weight_decay=config.head_weight_decay), _loss(head.output_shape[-1], config))
+    """Phase 1: the backbone is frozen, so its features are computed once per augmented view, and the head is fitted to them. Gives its loss.
+
+    The head is a penalised logistic regression on standardised features, whose scaling is then merged into it. The penalty shrinks its logits, which is
+    undone, so that fine-tuning does not begin with making them larger.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    features = _Views(trainer, keras.Model(net.input, net.get_layer("dropout").input))
+    set_trainable(net, "dropout")
     n, size = len(side.index), config.batch_size
     xs, ys, ws = [], [], []
     for view in range(config.views):
         chosen, w = draw(side.films, config, n, _HEAD_EPOCH + view)
         _reseed(trainer, config.seed, _HEAD_EPOCH + view)
         xs += [np.asarray(features.predict_on_batch(side.batch(chosen[i : i + size])), np.float32) for i in range(0, n, size)]  # (b, c) each
-        ys.append(side.targets(chosen))
+        ys.append(side.films.targets[chosen])
         ws.append(w)
-    rows = _Rows([np.concatenate(arrays) for arrays in (xs, ys, ws)], 2 * size, config.seed)
-    done = head.fit(rows, epochs=config.head_epochs, verbose=0, shuffle=False)
-    return float(done.history["loss"][-1])
+    x, y, w = np.concatenate(xs), np.concatenate(ys), np.concatenate(ws)
+    centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
+    model = LogisticRegression(C=1 / (config.head_penalty * len(x)), max_iter=1000).fit((x - centre) / scale, y, sample_weight=w)
+    logits = model.decision_function((x - centre) / scale)
+    sharper = 1 / fit_temperature(logits, y)
+    kernel = sharper * (model.coef_ / scale).T  # (c, units)
+    bias = sharper * model.intercept_ - centre @ kernel
+    net.get_layer("probability").set_weights([machines.agree(array.astype(np.float32)) for array in (kernel, bias)])
+    return float(log_loss(y, calibrate(model.predict_proba((x - centre) / scale), 1 / sharper)))
 
 
 def _reseed(trainer: keras.Model, seed: int, epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""The network and its augmentation. Pure Keras 3: no backend is named outside the export."""
+"""The network. Pure Keras 3: no backend is named outside the export."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cxrlib.config import DEFAULT_LABELS, AugmentConfig, check_labels
+from cxrlib.config import DEFAULT_LABELS, check_labels
 
 try:
     import keras
@@ -38,19 +39,22 @@ class Backbone:
         scaling: Factor and offset that bring an equalised film to the pixel range it was trained with.
         fine_tune_from: The first layer that fine-tuning moves; what lies before it is generic.
         last: The last layer that is kept, `None` for all. In MobileNetV2, what lies beyond ranks films of other hospitals worse; the others were not measured.
+        coarse: The last layer of a second look at the film, reduced to `COARSE` of its size; `None` for no second look. It stays as ImageNet made it.
     """
 
     application: str
     scaling: tuple[float, float]
     fine_tune_from: str
     last: str | None = None
+    coarse: str | None = None
 
 
 # The part of the last feature map that is pooled: from where to where, in parts of its height and of its width. On a frontal film the lungs lie there.
 LUNGS = ((2 / 7, 6 / 7), (1 / 7, 6 / 7))
+COARSE = 2 / 7  # 64 of 224 pixels
 
 BACKBONES: dict[str, Backbone] = {
-    "mobilenet_v2": Backbone("MobileNetV2", _UNIT, "block_3_expand", "block_13_expand_relu"),
+    "mobilenet_v2": Backbone("MobileNetV2", _UNIT, "block_3_expand", "block_13_expand_relu", "block_10_expand_relu"),
     "mobilenet_v3_large": Backbone("MobileNetV3Large", _BYTES, "expanded_conv_3_expand"),
     "efficientnet_v2_b0": Backbone("EfficientNetV2B0", _BYTES, "block3a_expand_conv"),
     "densenet121": Backbone("DenseNet121", _ZSCORE, "conv3_block1_0_bn"),
@@ -64,11 +68,10 @@ def build_model(
     backbone: str = "mobilenet_v2",
     image_size: int = 224,
     weights: str | None = "imagenet",
-    hidden: int = 128,
     dropout: float = 0.3,
     seed: int = 0,
 ) -> keras.Model:
-    """Build the classifier: per-film equalisation, the lower blocks of a backbone, pooling over the lungs, dense, dropout, probability.
+    """Build the classifier: per-film equalisation, the lower blocks of a backbone at two scales, pooling over the lungs, dropout, probability.
 
     Films go in as they are, in [0, 1]: whatever the backbone needs happens inside the graph. Equalising each film and levelling its bands of frequencies makes
     the network nearly blind to brightness, contrast, tone curve and sharpness, which differ from hospital to hospital; borders, shoulders and letters do too,
@@ -80,9 +83,8 @@ def build_model(
         backbone: A name in `cxrlib.model.BACKBONES`.
         image_size: Height and width of a film, in pixels.
         weights: `"imagenet"`, the path of a Keras weights file for the backbone, or `None` for random weights.
-        hidden: Units of the dense layer.
-        dropout: Part of them that is dropped while training, in [0, 1).
-        seed: Seed of the dense layers and of the dropout.
+        dropout: Part of the pooled features that is dropped while training, in [0, 1).
+        seed: Seed of the last layer and of the dropout.
 
     Returns:
         A `keras.Model` from `(batch, image_size, image_size, 1)` float32 in [0, 1] to `(batch, 1)` probabilities of the second class (sigmoid), or to
@@ -112,20 +114,39 @@ def build_model(
     x = LevelBands(name="level_bands", dtype="float32")(x)
     x = keras.layers.Rescaling(*spec.scaling, name="to_backbone")(x)
     x = keras.layers.Concatenate(name="to_rgb")([x, x, x])  # (n, s, s, 3)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # ImageNet weights serve every size
-        body = getattr(keras.applications, spec.application)(input_tensor=x, input_shape=(image_size, image_size, 3), include_top=False, weights=weights)
-    body = _fold_batch_normalisation(keras.Model(body.input, body.get_layer(spec.last).output) if spec.last else body)
+    maps = [_look(spec, x, spec.last, weights)]
+    if spec.coarse:
+        side = max(32, round(COARSE * image_size))  # Keras builds no smaller backbone
+        small = keras.layers.Resizing(2 * side, 2 * side, data_format="channels_last", name="coarse_resize")(x)
+        small = keras.layers.AveragePooling2D(2, data_format="channels_last", name="coarse_film")(small)
+        maps.append(_look(spec, small, spec.coarse, weights, prefix="coarse_"))
+    body = _fold_batch_normalisation(keras.Model(films, maps))
     body.trainable = False
-    margins = [(round(low * side), side - round(high * side)) for (low, high), side in zip(LUNGS, body.output_shape[1:3], strict=True)]
-    x = keras.layers.Cropping2D(margins, name="lungs")(body.output)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)  # (n, c)
-    x = keras.layers.Dense(hidden, activation="relu", kernel_initializer=keras.initializers.GlorotUniform(seed), name="hidden")(x)
+    pooled = [_pool_lungs(x, prefix) for x, prefix in zip(body.outputs, ("", "coarse_"), strict=False)]
+    x = keras.layers.Concatenate(name="features")(pooled) if spec.coarse else pooled[0]  # (n, c)
     x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
     units, activation = (1, "sigmoid") if len(labels) == 2 else (len(labels), "softmax")
-    start = keras.initializers.GlorotUniform(seed + 1)
-    x = keras.layers.Dense(units, activation=activation, dtype="float32", kernel_initializer=start, name="probability")(x)
-    return keras.Model(body.input, x, name=f"cxrlib_{backbone}")
+    x = keras.layers.Dense(units, activation=activation, dtype="float32", kernel_initializer=keras.initializers.GlorotUniform(seed), name="probability")(x)
+    return keras.Model(body.inputs[0], x, name=f"cxrlib_{backbone}")
+
+
+def _look(spec: Backbone, x: Any, last: str | None, weights: str | None, prefix: str = "") -> Any:
+    """The feature map of a backbone's layer for prepared films x (n, s, s, 3); its layers are named with the prefix."""
+    before = {id(layer) for layer in keras.Model(keras.utils.get_source_inputs(x), x).layers}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # ImageNet weights serve every size
+        body = getattr(keras.applications, spec.application)(input_tensor=x, input_shape=x.shape[1:], include_top=False, weights=weights)
+    output = body.get_layer(last).output if last else body.output
+    for layer in body.layers:
+        if id(layer) not in before:
+            layer.name = prefix + layer.name
+    return output
+
+
+def _pool_lungs(x: Any, prefix: str) -> Any:
+    """The means of a feature map (n, h, w, c) where the lungs lie: (n, c)."""
+    margins = [(round(low * side), side - round(high * side)) for (low, high), side in zip(LUNGS, x.shape[1:3], strict=True)]
+    return keras.layers.GlobalAveragePooling2D(name=f"{prefix}pool")(keras.layers.Cropping2D(margins, name=f"{prefix}lungs")(x))
 
 
 @keras.saving.register_keras_serializable(package="cxrlib")
@@ -239,27 +260,27 @@ class LevelBands(keras.layers.Layer):  # type: ignore[misc]
 
 
 def set_trainable(model: keras.Model, first_layer: str) -> None:
-    """Freeze what lies before a layer and free the rest; batch normalisation that could not be merged stays frozen.
+    """Freeze what lies before a layer and free the rest; batch normalisation that could not be merged, and the coarse look at the film, stay frozen.
 
     Args:
         model: A network of `build_model`.
-        first_layer: Name of the first layer to train; `"pool"` leaves only the head.
+        first_layer: Name of the first layer to train; `"dropout"` leaves only the head.
 
     Raises:
         ValueError: If there is no such layer.
 
     Example:
         >>> model = build_model(weights=None, image_size=64)
-        >>> set_trainable(model, "pool")
+        >>> set_trainable(model, "dropout")
         >>> len(model.trainable_weights)
-        4
+        2
     """
     names = [layer.name for layer in model.layers]
     if first_layer not in names:
         raise ValueError(f"the network has no layer to fine-tune from of that name. Received: {first_layer!r}")
     start = names.index(first_layer)
     for i, layer in enumerate(model.layers):
-        layer.trainable = i >= start and not isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = i >= start and not isinstance(layer, keras.layers.BatchNormalization) and not layer.name.startswith("coarse_")
     model.predict_function = None  # on several devices Keras compiles it for what was trainable then
 
 
@@ -299,139 +320,6 @@ def _fold_batch_normalisation(model: keras.Model) -> keras.Model:
     return twin
 
 
-@keras.saving.register_keras_serializable(package="cxrlib")
-class Augment(keras.layers.Layer):  # type: ignore[misc]
-    """Random but plausible changes of films: what another hospital, machine or technician would have made of the same patient.
-
-    `draw` draws the parameters, `apply` applies them, so that any augmentation can be replayed. Active only in training.
-
-    Args:
-        config: How far films may be changed.
-        seed: Seed of every draw.
-
-    References:
-        Shorten and Khoshgoftaar, A survey on image data augmentation, 2019, doi:10.1186/s40537-019-0197-0. Random erasing: Zhong et al., 2017,
-        arXiv:1708.04896. Stacked intensity and sharpness changes for unseen hospitals: Zhang et al., 2020, doi:10.1109/TMI.2020.2973595.
-
-    Example:
-        >>> films = np.full((2, 64, 64, 1), 0.5, "float32")
-        >>> layer = Augment(AugmentConfig(), seed=1)
-        >>> tuple(layer(films, training=True).shape)
-        (2, 64, 64, 1)
-    """
-
-    def __init__(self, config: AugmentConfig | dict[str, Any], *, seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.config = config if isinstance(config, AugmentConfig) else AugmentConfig(**config)
-        self.seed = seed
-        self.generator = keras.random.SeedGenerator(seed)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what rebuilds the layer."""
-        return {**super().get_config(), "config": asdict(self.config), "seed": self.seed}
-
-    def call(self, films: Any, training: bool | None = None) -> Any:
-        """Change films of shape (n, s, s, 1) in [0, 1] while training; return them as they are otherwise."""
-        return self.apply(films, self.draw(ops.shape(films)[0], films.shape[1])) if training else films
-
-    def draw(self, n: int, size: int) -> dict[str, Any]:
-        """Draw the parameters of `n` films of `size` pixels: tensors of shape (n, 1) for geometry, broadcastable to the films for the rest."""
-        c = self.config
-
-        def uniform(low: float, high: float, *shape: int) -> Any:
-            return keras.random.uniform((n, *(shape or (1, 1, 1))), low, high, seed=self.generator)
-
-        def happens(rate: float, *shape: int) -> Any:
-            return ops.cast(uniform(0, 1, *shape) < rate, "float32")
-
-        return {
-            "angle": uniform(-c.rotation, c.rotation, 1) * (math.pi / 180),
-            "zoom": 1 + uniform(-c.zoom, c.zoom, 1),
-            "aspect": 1 + uniform(-c.aspect, c.aspect, 1),
-            "shift": uniform(-c.shift, c.shift, 2),
-            "mirror": 1 - 2 * happens(0.5 if c.flip else 0.0, 1),
-            "field": uniform(-c.field, c.field, 1, 1, 3),
-            "black": uniform(0, c.window),
-            "white": 1 - uniform(0, c.window),
-            "gamma": ops.exp(uniform(-c.gamma, c.gamma)),
-            "softness": uniform(-c.sharpen, c.blur),
-            "coarse": happens(c.coarse),
-            "noise": keras.random.normal((1, size, size, 1), seed=self.generator) * uniform(-c.noise_std, c.noise_std),  # one field, scaled for each
-            "jpeg": ops.exp(uniform(-2.0, 1.0, 1, 1, 1, 1)) * happens(c.jpeg, 1, 1, 1, 1),  # of the standard table: about quality 93 to 20
-            "strips": 2 * uniform(0, c.strip, 1, 1, 4) * happens(c.strip_rate, 1, 1, 4),
-            "strip_level": uniform(0, 1) * happens(0.5),
-            "marker_centre": uniform(-1, 1, 1, 1, 2),
-            "marker_half": uniform(0.02, 0.1) * happens(c.marker_rate),
-            "marker_level": uniform(0, 1),
-        }
-
-    def apply(self, films: Any, p: dict[str, Any]) -> Any:
-        """Apply drawn parameters to films of shape (n, s, s, 1) in [0, 1]."""
-        size = films.shape[1]
-        x = ops.image.affine_transform(films, _affine(p, size), interpolation="bilinear", fill_mode="constant", data_format="channels_last")
-        # Exposure: a smooth field over the film, then a window, then gamma.
-        axis = ops.linspace(-1.0, 1.0, size)
-        gx, gy = ops.reshape(axis, (1, 1, size, 1)), ops.reshape(axis, (1, size, 1, 1))
-        field = p["field"]
-        x = x * (1 + field[..., 0:1] * gx + field[..., 1:2] * gy + field[..., 2:3] * (gx * gx + gy * gy - 2 / 3))
-        x = ops.clip((x - p["black"]) / (p["white"] - p["black"]), 1e-4, 1.0) ** p["gamma"]
-        # Sharpness, resolution, noise, compression.
-        row = ops.convert_to_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-        soft = ops.depthwise_conv(x, ops.reshape(row[:, None] * row[None, :], (5, 5, 1, 1)), padding="same", data_format="channels_last")
-        x = x + p["softness"] * (soft - x)
-        half = ops.average_pool(x, 2, 2, data_format="channels_last")
-        coarse = ops.image.resize(half, (size, size), interpolation="bilinear", data_format="channels_last")
-        x = x + p["coarse"] * (coarse - x) + p["noise"]
-        if size % 8 == 0:
-            x = _compress(x, p["jpeg"])
-        # Collimation borders and markers.
-        s = p["strips"]
-        inside = (gx >= s[..., 0:1] - 1) & (gx <= 1 - s[..., 1:2]) & (gy >= s[..., 2:3] - 1) & (gy <= 1 - s[..., 3:4])
-        x = ops.where(inside, x, p["strip_level"])
-        centre = p["marker_centre"]
-        marker = (ops.abs(gx - centre[..., 0:1]) < p["marker_half"]) & (ops.abs(gy - centre[..., 1:2]) < p["marker_half"])
-        return ops.clip(ops.where(marker, p["marker_level"], x), 0.0, 1.0)
-
-
-_COSINES = np.cos(math.pi / 8 * np.arange(8)[:, None] * (np.arange(8)[None, :] + 0.5)) * np.where(np.arange(8) == 0, math.sqrt(1 / 8), 0.5)[:, None]
-# ITU-T T.81, table K.1: how coarsely JPEG rounds the 8 x 8 cosine coefficients of luminance at quality 50
-_TABLE = np.array(
-    [
-        [16, 11, 10, 16, 24, 40, 51, 61],
-        [12, 12, 14, 19, 26, 58, 60, 55],
-        [14, 13, 16, 24, 40, 57, 69, 56],
-        [14, 17, 22, 29, 51, 87, 80, 62],
-        [18, 22, 37, 56, 68, 109, 103, 77],
-        [24, 35, 55, 64, 81, 104, 113, 92],
-        [49, 64, 78, 87, 103, 121, 120, 101],
-        [72, 92, 95, 98, 112, 100, 103, 99],
-    ]
-)
-
-
-def _compress(x: Any, strength: Any) -> Any:
-    """What JPEG loses of films (n, s, s, 1) in [0, 1]; a strength of 0 loses nothing."""
-    size = x.shape[1]
-    cosines = ops.convert_to_tensor(_COSINES, "float32")
-    blocks = ops.reshape(x, (-1, size // 8, 8, size // 8, 8))
-    table = ops.convert_to_tensor(_TABLE[:, None, :] / 255, "float32") * strength  # (n, 1, 8, 1, 8)
-    step = ops.maximum(table, 1e-4)
-    coefficients = ops.einsum("ui,nhiwj,vj->nhuwv", cosines, blocks, cosines)
-    rounded = ops.round(coefficients / step) * step
-    return ops.reshape(ops.einsum("ui,nhuwv,vj->nhiwj", cosines, rounded, cosines), (-1, size, size, 1))
-
-
-def _affine(p: dict[str, Any], size: int) -> Any:
-    """From an output pixel to the input pixel it comes from, about the centre: (n, 8)."""
-    c = (size - 1) / 2
-    cos, sin = ops.cos(p["angle"]), ops.sin(p["angle"])
-    sx, sy = p["mirror"] / (p["zoom"] * p["aspect"]), p["aspect"] / p["zoom"]
-    a0, a1, b0, b1 = cos * sx, -sin * sx, sin * sy, cos * sy
-    shift = p["shift"] * size
-    a2, b2 = c + shift[:, 0:1] - (a0 + a1) * c, c + shift[:, 1:2] - (b0 + b1) * c
-    return ops.concatenate([a0, a1, a2, b0, b1, b2, ops.zeros_like(a0), ops.zeros_like(a0)], axis=1)
-
-
 def serving_graph(model: keras.Model) -> keras.Model:
     """Extend a network to what is served: probabilities per class, where the evidence lies, and features for the gate.
 
@@ -439,37 +327,42 @@ def serving_graph(model: keras.Model) -> keras.Model:
         model: A network of `build_model`.
 
     Returns:
-        A model with three outputs: `probabilities` (n, k); `evidence` (n, h, w, k), the last feature map weighted by the gradient of each class's logit, which
-        for this head is exact (Grad-CAM, in the graph), and 0 where nothing is pooled; `embedding` (n, d), the means of the last tensor at each of
-        the deeper resolutions.
+        A model with three outputs: `probabilities` (n, k); `evidence` (n, h, w, k), what each place says for each class, whose mean over the pooled places is
+        the logit (class activation mapping, exact for this head), and 0 elsewhere; `embedding` (n, d), the means of the last tensor at each of the deeper
+        resolutions.
 
     References:
-        Selvaraju et al., Grad-CAM, 2017, arXiv:1610.02391.
+        Zhou et al., Learning deep features for discriminative localization, 2016, arXiv:1512.04150.
 
     Example:
         >>> sorted(serving_graph(build_model(weights=None, image_size=64)).output)
         ['embedding', 'evidence', 'probabilities']
     """
-    features = model.get_layer("pool").input  # (n, h, w, c)
-    hidden, last = model.get_layer("hidden"), model.get_layer("probability")
-    inner, outer = ops.convert_to_numpy(hidden.kernel), ops.convert_to_numpy(last.kernel)  # (c, m), (m, units)
+    kernel, bias = (ops.convert_to_numpy(weight) for weight in model.get_layer("probability").weights)  # (c, units), (units,)
     probabilities = model.output
-    if outer.shape[1] == 1:
+    if len(bias) == 1:
         probabilities = ops.concatenate([1 - probabilities, probabilities], axis=1)
-        outer = np.concatenate([-outer, outer], axis=1)
-    active = ops.expand_dims(ops.cast(hidden.output > 0, "float32"), 2)  # (n, m, 1)
-    gradient = ops.matmul(inner, active * outer[None])  # (n, c, k)
-    _, h, w, c = features.shape
-    evidence = ops.reshape(ops.matmul(ops.reshape(features, (-1, h * w, c)), gradient), (-1, h, w, outer.shape[1]))
+        kernel, bias = np.concatenate([-kernel, kernel], axis=1), np.concatenate([-bias, bias])
     lungs = model.get_layer("lungs")
+    c = lungs.output.shape[-1]
+    evidence = _at_every_place(lungs.output, kernel[:c]) + bias  # (n, h, w, k)
+    if len(kernel) > c:
+        coarse = _at_every_place(model.get_layer("coarse_lungs").output, kernel[c:])
+        evidence = evidence + ops.image.resize(coarse, evidence.shape[1:3], interpolation="bilinear", data_format="channels_last")
     evidence = ops.pad(evidence, ((0, 0), *lungs.cropping, (0, 0)))
     deepest: dict[int, Any] = {}  # resolution -> the last tensor of that size
     for layer in model.layers[: model.layers.index(lungs)]:
-        shape = getattr(layer, "output", None) is not None and layer.output.shape
+        shape = not layer.name.startswith("coarse_") and getattr(layer, "output", None) is not None and layer.output.shape
         if shape and len(shape) == 4 and shape[1] <= model.input_shape[1] // 4 and not isinstance(layer, keras.layers.ZeroPadding2D):
             deepest[shape[1]] = layer.output
     embedding = ops.concatenate([ops.mean(ops.cast(x, "float32"), axis=(1, 2)) for x in deepest.values()], axis=1)
     return keras.Model(model.input, {"probabilities": probabilities, "evidence": evidence, "embedding": embedding})
+
+
+def _at_every_place(features: Any, kernel: NDArray[Any]) -> Any:
+    """A feature map (n, h, w, c) times a kernel (c, k)."""
+    _, h, w, c = features.shape
+    return ops.reshape(ops.matmul(ops.reshape(features, (-1, c)), kernel), (-1, h, w, kernel.shape[1]))
 
 
 def export_litert(model: keras.Model, path: str | os.PathLike[str]) -> None:

@@ -208,7 +208,7 @@ def _network(labels: tuple[str, ...], config: TrainConfig, init: str | os.PathLi
     from cxrlib.model import build_model
 
     fresh = init if init in ("imagenet", None) else None
-    options: dict[str, Any] = {"backbone": config.backbone, "image_size": config.image_size, "hidden": config.hidden, "dropout": config.dropout}
+    options: dict[str, Any] = {"backbone": config.backbone, "image_size": config.image_size, "dropout": config.dropout}
     net = build_model(labels, weights=fresh, seed=config.seed, **options)
     if init not in ("imagenet", None):
         bundle.load_weights(net, init)

@@ -23,7 +23,7 @@ from cxrlib.data import Dataset
 
 machines.join()
 folder, n = Path(sys.argv[1]), 28
-sizes = {"image_size": 32, "hidden": 8, "batch_size": 8, "epochs": 2, "views": 1, "head_epochs": 3, "average": 2}
+sizes = {"image_size": 32, "batch_size": 8, "epochs": 2, "views": 1, "average": 2}
 config = TrainConfig(**sizes, dropout=0.2, fine_tune_from="block", mixup=float(sys.argv[2]))
 films = Dataset(tuple(map(str, range(n))), np.arange(n) % 2, ("NORMAL", "PNEUMONIA"), (None,) * n, ("home",) * n, (None,) * n)
 pixels = np.stack([phantom.draw(i, opacity=bool(i % 2), size=32) for i in range(n)])
@@ -39,7 +39,6 @@ with machines.sharing():
     x = keras.layers.Conv2D(8, 8, strides=4, activation="relu", name="block", kernel_initializer=initial)(film)
     x = keras.layers.BatchNormalization(name="normal")(x)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    x = keras.layers.Dense(8, activation="relu", name="hidden", kernel_initializer=initial)(x)
     x = keras.layers.Dropout(0.2, seed=2, name="dropout")(x)
     net = keras.Model(film, keras.layers.Dense(1, activation="sigmoid", name="probability", kernel_initializer=initial)(x))
     lines = []

@@ -19,7 +19,7 @@ from hub_server import HubServer, client_of, serving
 from cxrlib import Predictor, TrainConfig, bundle, phantom
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SMALLEST = {"image_size": 64, "hidden": 8, "views": 1, "head_epochs": 2, "epochs": 0}
+SMALLEST = {"image_size": 64, "views": 1, "epochs": 0}
 
 
 def load(name: str) -> ModuleType:

@@ -40,6 +40,7 @@ ORDER = (
         "cache",
         "audit",
         "graph",
+        "augmentation",
         "model",
         "runtime",
         "outliers",
@@ -71,7 +72,7 @@ OWNERS = {  # an outside library, and the modules that may import it
     "huggingface_hub": {"hub"},
     "imagecodecs": {"dicom"},
     "jax": {"machines"},
-    "keras": {"export", "fitting", "machines", "model", "training"},
+    "keras": {"augmentation", "export", "fitting", "machines", "model", "training"},
     "matplotlib": {"plots"},
     "pydicom": {"dicom"},
     "onnx": {"export"},
@@ -83,7 +84,7 @@ OWNERS = {  # an outside library, and the modules that may import it
     "tf2onnx": {"export"},
 }
 CORE = {"numpy", "PIL"}  # what a module may import outside its functions; Keras too where the module is Keras throughout
-KERAS = {"fitting", "model"}
+KERAS = {"augmentation", "fitting", "model"}
 
 
 class Import(NamedTuple):
