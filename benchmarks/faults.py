@@ -38,7 +38,7 @@ from cxrlib.config import BundleError, TrainConfig
 
 TOKEN = "hf_faults"
 SIZE = 32
-RECIPE = TrainConfig(image_size=32, epochs=3, views=1, batch_size=8, fine_tune_from="block_13_expand", average=2, validation=0.25)
+RECIPE = TrainConfig(image_size=32, epochs=3, views=1, batch_size=8, fine_tune_from="block_12_expand", average=2, validation=0.25)
 STEPS = {
     "os.rename",
     "os.remove",

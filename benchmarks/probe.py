@@ -5,9 +5,8 @@
 
 A row is one way of making features: another depth of MobileNetV2 with ImageNet weights, another part of the film that is pooled, another size at which the
 network is shown the film, another preparation of the film, a film that was reduced to fewer pixels, fewer films. Its columns are AUROCs: of each source from a
-head that was trained on all others, on their mean,
-and, after the bar, of a quarter of each source's own patients from a head trained on the rest of all sources. Heads are logistic regressions on standardised
-features in which classes count alike and a source by its size; at most `--films` films of each source are used.
+head that was trained on all others, their mean, and, last, of a quarter of each source's own patients from a head trained on the rest of all sources. Heads are
+logistic regressions on standardised features in which classes count alike and a source by its size; at most `--films` films of each source are used.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cxrlib.cache import open_cache
 from cxrlib.data import scan, split
-from cxrlib.model import BACKBONES, LUNGS, Equalise, LevelBands
+from cxrlib.model import BACKBONES, LUNGS, Equalise, LevelBands, build_model
 
 SIZE = 224
 WHOLE, CENTRE = ((0, 1), (0, 1)), ((1 / 7, 6 / 7), (1 / 7, 6 / 7))
@@ -37,11 +36,12 @@ DEPTHS = (
     "block_6_expand_relu",
     "block_7_expand_relu",
     "block_10_expand_relu",
+    "block_12_expand_relu",
     "block_13_expand_relu",
     "block_14_expand_relu",
     "out_relu",
 )
-CHOSEN = BACKBONES["mobilenet_v2"].last or DEPTHS[-1]
+CHOSEN = "block_13_expand_relu"
 ALL_BANDS = (0.07, 0.11, 0.17)  # mean contrasts over the paediatric set, NIH and RSNA
 PREPARATIONS: dict[str, list[keras.layers.Layer]] = {
     "standardised": [Equalise(strength=0.0)],
@@ -105,6 +105,13 @@ def features(
     return found
 
 
+def as_built(source: Source) -> np.ndarray:
+    """The features (n, c) of the network that cxrlib builds."""
+    net = build_model()
+    pooled = keras.Model(net.input, net.get_layer("dropout").input)
+    return np.concatenate([pooled.predict_on_batch(source.pixels[i : i + 32]) for i in range(0, len(source.pixels), 32)])
+
+
 def head(x: list[np.ndarray], y: list[np.ndarray], sizes: list[int], strength: float) -> Callable[[np.ndarray], np.ndarray]:
     """Train on features (n, c) and truths (n,) of several sources; gives what scores features."""
     w = np.concatenate([size * np.where(t == 1, 0.5 / max(t.sum(), 1), 0.5 / max((1 - t).sum(), 1)) for t, size in zip(y, sizes, strict=True)])
@@ -165,10 +172,16 @@ def main() -> None:
         for side in SIDES:
             for depth in ("block_6_expand_relu", "block_10_expand_relu", CHOSEN):
                 show(f"shown at {side} pixels; {depth}, the lungs", shown[side][depth, "the lungs"])
-        fine = shown[SIZE][CHOSEN, "the lungs"]
-        for side, depth in ((64, "block_10_expand_relu"), (112, "block_6_expand_relu")):
-            both = [np.concatenate(pair, axis=1) for pair in zip(fine, shown[side][depth, "the lungs"], strict=True)]
-            show(f"{CHOSEN} at {SIZE} with {depth} at {side} pixels", both)
+        for looks in (
+            ((SIZE, CHOSEN), (64, "block_10_expand_relu")),
+            ((SIZE, CHOSEN), (112, "block_6_expand_relu"), (64, "block_10_expand_relu")),
+            ((112, "block_6_expand_relu"), (64, "block_10_expand_relu")),
+            ((112, "block_6_expand_relu"), (112, "block_12_expand_relu"), (64, "block_10_expand_relu")),
+            ((112, "block_6_expand_relu"), (112, "block_13_expand_relu"), (64, "block_10_expand_relu")),
+        ):
+            together = [np.concatenate(parts, axis=1) for parts in zip(*(shown[side][depth, "the lungs"] for side, depth in looks), strict=True)]
+            show(" and ".join(f"{depth} at {side}" for side, depth in looks), together)
+        show("build_model's own", [as_built(source) for source in sources])
     if "levelling" in wanted:
         for preparation in PREPARATIONS:
             found = features(sources, preparation)

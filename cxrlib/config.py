@@ -139,7 +139,7 @@ class TrainConfig:
         backbone: A name in `cxrlib.model.BACKBONES`.
         image_size: Height and width that films are fitted to, in pixels.
         dropout: Part of the pooled features dropped while fine-tuning, in [0, 1).
-        views: Augmented views of every film whose frozen features the head is trained on.
+        views: Views of every film whose frozen features the head is trained on: the first is the film itself, the others are augmented.
         head_penalty: What half the squared length of the head's weights, on standardised features, adds to the mean loss; a strong one keeps the head from
             learning the hospital.
         epochs: Epochs of fine-tuning; 0 keeps the backbone frozen.
@@ -172,7 +172,7 @@ class TrainConfig:
     image_size: int = 224
     dropout: float = 0.3
     views: int = 2
-    head_penalty: float = 5.0
+    head_penalty: float = 3.0
     epochs: int = 3
     fine_tune_from: str | None = None
     batch_size: int = 32
@@ -181,7 +181,7 @@ class TrainConfig:
     label_smoothing: float = 0.05
     mixup: float = 0.0
     average: int = 2
-    keep: float = 0.5
+    keep: float = 0.25
     patience: int = 6
     validation: float = 0.15
     balance: str = "sample"

@@ -229,15 +229,16 @@ def _trainer(net: keras.Model, config: TrainConfig) -> keras.Model:
 
 
 class _Views(keras.Model):  # type: ignore[misc]
-    """Features of augmented films: the augmentation works although nothing is trained, which a functional model would not let it."""
+    """Features of films, augmented or not: the augmentation works although nothing is trained, which a functional model would not let it."""
 
-    def __init__(self, trainer: keras.Model, pooled: keras.Model) -> None:
+    def __init__(self, trainer: keras.Model, pooled: keras.Model, augmented: bool) -> None:
         super().__init__(name="views")
         self.unit, self.augment, self.pooled = trainer.get_layer("unit"), trainer.get_layer("augment"), pooled
+        self.augmented = augmented
 
     def call(self, films: Any) -> Any:
-        """Give features (b, c) of films (b, s, s, 1) uint8, of another view at every call."""
-        return self.pooled(self.augment(self.unit(films), training=True), training=False)
+        """Give features (b, c) of films (b, s, s, 1) uint8; augmented, of another view at every call."""
+        return self.pooled(self.augment(self.unit(films), training=self.augmented), training=False)
 
 
 def _compile(trainer: keras.Model, config: TrainConfig, steps: int) -> None:
@@ -257,19 +258,21 @@ def _loss(units: int, config: TrainConfig) -> keras.losses.Loss:
 
 
 def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig) -> float:
-    """Phase 1: the backbone is frozen, so its features are computed once per augmented view, and the head is fitted to them. Gives its loss.
+    """Phase 1: the backbone is frozen, so its features are computed once per view, and the head is fitted to them. Gives its loss.
 
-    The head is a penalised logistic regression on standardised features, whose scaling is then merged into it. The penalty shrinks its logits, which is
+    The first view is the films themselves, the others are augmented. The head is a penalised logistic regression on standardised features, whose scaling is then merged into it. The penalty shrinks its logits, which is
     undone, so that fine-tuning does not begin with making them larger.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
-    features = _Views(trainer, keras.Model(net.input, net.get_layer("dropout").input))
+    pooled = keras.Model(net.input, net.get_layer("dropout").input)
+    plain, augmented = _Views(trainer, pooled, augmented=False), _Views(trainer, pooled, augmented=True)
     set_trainable(net, "dropout")
     n, size = len(side.index), config.batch_size
     xs, ys, ws = [], [], []
     for view in range(config.views):
+        features = augmented if view else plain
         chosen, w = draw(side.films, config, n, _HEAD_EPOCH + view)
         _reseed(trainer, config.seed, _HEAD_EPOCH + view)
         xs += [np.asarray(features.predict_on_batch(side.batch(chosen[i : i + size])), np.float32) for i in range(0, n, size)]  # (b, c) each

@@ -31,6 +31,19 @@ _BYTES = (57.0, 118.0)  # [0, 255], rescaled by the network itself
 
 
 @dataclass(frozen=True)
+class Look:
+    """How a backbone looks at a film.
+
+    Args:
+        part: Side of what it sees, in parts of the film's side; at least 32 pixels.
+        layers: The layers whose maps are pooled, from the first to the last; none for the last of the backbone.
+    """
+
+    part: float = 1.0
+    layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Backbone:
     """A network of `keras.applications`, and how films are fed to it.
 
@@ -38,23 +51,30 @@ class Backbone:
         application: Its name in `keras.applications`.
         scaling: Factor and offset that bring an equalised film to the pixel range it was trained with.
         fine_tune_from: The first layer that fine-tuning moves; what lies before it is generic.
-        last: The last layer that is kept, `None` for all. In MobileNetV2, what lies beyond ranks films of other hospitals worse; the others were not measured.
-        coarse: The last layer of a second look at the film, reduced to `COARSE` of its size; `None` for no second look. It stays as ImageNet made it.
+        look: The look that fine-tuning moves. MobileNetV2 is cut where it ranks films of other hospitals best; the others were not measured.
+        coarse: A second look at a smaller film, by a copy of the backbone that stays as ImageNet made it; `None` for none.
     """
 
     application: str
     scaling: tuple[float, float]
     fine_tune_from: str
-    last: str | None = None
-    coarse: str | None = None
+    look: Look = Look()
+    coarse: Look | None = None
 
 
-# The part of the last feature map that is pooled: from where to where, in parts of its height and of its width. On a frontal film the lungs lie there.
+# The part of a feature map that is pooled: from where to where, in parts of its height and of its width. On a frontal film the lungs lie there.
 LUNGS = ((2 / 7, 6 / 7), (1 / 7, 6 / 7))
-COARSE = 2 / 7  # 64 of 224 pixels
+# Standard deviation of each octave of spatial frequencies of a film with deviation 1, the finest first; 0 leaves it out
+CONTRASTS = (0.0, 0.08, 0.17)
 
 BACKBONES: dict[str, Backbone] = {
-    "mobilenet_v2": Backbone("MobileNetV2", _UNIT, "block_3_expand", "block_13_expand_relu", "block_10_expand_relu"),
+    "mobilenet_v2": Backbone(
+        "MobileNetV2",
+        _UNIT,
+        "block_3_expand",
+        Look(1 / 2, ("block_6_expand_relu", "block_12_expand_relu")),
+        Look(2 / 7, ("block_10_expand_relu",)),
+    ),
     "mobilenet_v3_large": Backbone("MobileNetV3Large", _BYTES, "expanded_conv_3_expand"),
     "efficientnet_v2_b0": Backbone("EfficientNetV2B0", _BYTES, "block3a_expand_conv"),
     "densenet121": Backbone("DenseNet121", _ZSCORE, "conv3_block1_0_bn"),
@@ -71,7 +91,7 @@ def build_model(
     dropout: float = 0.3,
     seed: int = 0,
 ) -> keras.Model:
-    """Build the classifier: per-film equalisation, the lower blocks of a backbone at two scales, pooling over the lungs, dropout, probability.
+    """Build the classifier: per-film equalisation, the lower blocks of a backbone at one or two scales, pooling over the lungs, dropout, probability.
 
     Films go in as they are, in [0, 1]: whatever the backbone needs happens inside the graph. Equalising each film and levelling its bands of frequencies makes
     the network nearly blind to brightness, contrast, tone curve and sharpness, which differ from hospital to hospital; borders, shoulders and letters do too,
@@ -110,43 +130,54 @@ def build_model(
         raise ValueError(f"dropout must lie in [0, 1). Received: dropout={dropout!r}")
     spec = BACKBONES[backbone]
     films = keras.Input((image_size, image_size, 1), name="film")  # (n, s, s, 1) in [0, 1]
-    x = Equalise(strength=0.5, name="equalise", dtype="float32")(films)
-    x = LevelBands(name="level_bands", dtype="float32")(x)
+    x = _shrink(films, _side(spec.look, image_size), "")
+    x = Equalise(strength=0.5, name="equalise", dtype="float32")(x)
+    x = LevelBands(CONTRASTS[round(math.log2(image_size / x.shape[1])) :], name="level_bands", dtype="float32")(x)
     x = keras.layers.Rescaling(*spec.scaling, name="to_backbone")(x)
-    x = keras.layers.Concatenate(name="to_rgb")([x, x, x])  # (n, s, s, 3)
-    maps = [_look(spec, x, spec.last, weights)]
+    x = keras.layers.Concatenate(name="to_rgb")([x, x, x])  # (n, s', s', 3)
+    maps = _look(spec, spec.look, x, weights, "")
     if spec.coarse:
-        side = max(32, round(COARSE * image_size))  # Keras builds no smaller backbone
-        small = keras.layers.Resizing(2 * side, 2 * side, data_format="channels_last", name="coarse_resize")(x)
-        small = keras.layers.AveragePooling2D(2, data_format="channels_last", name="coarse_film")(small)
-        maps.append(_look(spec, small, spec.coarse, weights, prefix="coarse_"))
+        maps += _look(spec, spec.coarse, _shrink(x, _side(spec.coarse, image_size), "coarse_"), weights, "coarse_")
     body = _fold_batch_normalisation(keras.Model(films, maps))
     body.trainable = False
-    pooled = [_pool_lungs(x, prefix) for x, prefix in zip(body.outputs, ("", "coarse_"), strict=False)]
-    x = keras.layers.Concatenate(name="features")(pooled) if spec.coarse else pooled[0]  # (n, c)
+    pooled = [_pool_lungs(x, i) for i, x in enumerate(body.outputs)]
+    x = keras.layers.Concatenate(name="features")(pooled) if len(pooled) > 1 else pooled[0]  # (n, c)
     x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
     units, activation = (1, "sigmoid") if len(labels) == 2 else (len(labels), "softmax")
     x = keras.layers.Dense(units, activation=activation, dtype="float32", kernel_initializer=keras.initializers.GlorotUniform(seed), name="probability")(x)
     return keras.Model(body.inputs[0], x, name=f"cxrlib_{backbone}")
 
 
-def _look(spec: Backbone, x: Any, last: str | None, weights: str | None, prefix: str = "") -> Any:
-    """The feature map of a backbone's layer for prepared films x (n, s, s, 3); its layers are named with the prefix."""
+def _side(look: Look, image_size: int) -> int:
+    return max(32, round(look.part * image_size))  # Keras builds no smaller backbone
+
+
+def _shrink(x: Any, side: int, prefix: str) -> Any:
+    """Films (n, s, s, c) of another size, each pixel the mean of four, so that fine patterns do not fold into coarse ones."""
+    if x.shape[1] == side:
+        return x
+    if x.shape[1] != 2 * side:
+        x = keras.layers.Resizing(2 * side, 2 * side, data_format="channels_last", name=f"{prefix}resize")(x)
+    return keras.layers.AveragePooling2D(2, data_format="channels_last", name=f"{prefix}smaller")(x)
+
+
+def _look(spec: Backbone, look: Look, x: Any, weights: str | None, prefix: str) -> list[Any]:
+    """The feature maps of a backbone for prepared films x (n, s, s, 3); its layers are named with the prefix."""
     before = {id(layer) for layer in keras.Model(keras.utils.get_source_inputs(x), x).layers}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # ImageNet weights serve every size
         body = getattr(keras.applications, spec.application)(input_tensor=x, input_shape=x.shape[1:], include_top=False, weights=weights)
-    output = body.get_layer(last).output if last else body.output
+    maps = [body.get_layer(name).output for name in look.layers] or [body.output]
     for layer in body.layers:
         if id(layer) not in before:
             layer.name = prefix + layer.name
-    return output
+    return maps
 
 
-def _pool_lungs(x: Any, prefix: str) -> Any:
+def _pool_lungs(x: Any, i: int) -> Any:
     """The means of a feature map (n, h, w, c) where the lungs lie: (n, c)."""
     margins = [(round(low * side), side - round(high * side)) for (low, high), side in zip(LUNGS, x.shape[1:3], strict=True)]
-    return keras.layers.GlobalAveragePooling2D(name=f"{prefix}pool")(keras.layers.Cropping2D(margins, name=f"{prefix}lungs")(x))
+    return keras.layers.GlobalAveragePooling2D(name=f"pool_{i}")(keras.layers.Cropping2D(margins, name=f"lungs_{i}")(x))
 
 
 @keras.saving.register_keras_serializable(package="cxrlib")
@@ -228,7 +259,7 @@ class LevelBands(keras.layers.Layer):  # type: ignore[misc]
         [1.0, 0.5, 0.7, 0.8]
     """
 
-    def __init__(self, contrasts: Sequence[float] = (0.0, 0.08, 0.17), **kwargs: Any) -> None:
+    def __init__(self, contrasts: Sequence[float] = CONTRASTS, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.contrasts = tuple(contrasts)
 
@@ -328,7 +359,7 @@ def serving_graph(model: keras.Model) -> keras.Model:
 
     Returns:
         A model with three outputs: `probabilities` (n, k); `evidence` (n, h, w, k), what each place says for each class, whose mean over the pooled places is
-        the logit (class activation mapping, exact for this head), and 0 elsewhere; `embedding` (n, d), the means of the last tensor at each of the deeper
+        the logit (class activation mapping, exact for this head where the sides of the pooled maps divide each other), and 0 elsewhere; `embedding` (n, d), the means of the last tensor at each of the deeper
         resolutions.
 
     References:
@@ -343,16 +374,17 @@ def serving_graph(model: keras.Model) -> keras.Model:
     if len(bias) == 1:
         probabilities = ops.concatenate([1 - probabilities, probabilities], axis=1)
         kernel, bias = np.concatenate([-kernel, kernel], axis=1), np.concatenate([-bias, bias])
-    lungs = model.get_layer("lungs")
-    c = lungs.output.shape[-1]
-    evidence = _at_every_place(lungs.output, kernel[:c]) + bias  # (n, h, w, k)
-    if len(kernel) > c:
-        coarse = _at_every_place(model.get_layer("coarse_lungs").output, kernel[c:])
-        evidence = evidence + ops.image.resize(coarse, evidence.shape[1:3], interpolation="bilinear", data_format="channels_last")
-    evidence = ops.pad(evidence, ((0, 0), *lungs.cropping, (0, 0)))
+    seen = sorted((layer for layer in model.layers if layer.name.startswith("lungs_")), key=lambda layer: layer.name)  # the map with most places first
+    parts = np.split(kernel, np.cumsum([layer.output.shape[-1] for layer in seen])[:-1])
+    evidence = _at_every_place(seen[0].output, parts[0]) + bias  # (n, h, w, k)
+    for layer, part in zip(seen[1:], parts[1:], strict=True):
+        evidence = evidence + ops.image.resize(
+            _at_every_place(layer.output, part), evidence.shape[1:3], interpolation="bilinear", data_format="channels_last"
+        )
+    evidence = ops.pad(evidence, ((0, 0), *seen[0].cropping, (0, 0)))
     deepest: dict[int, Any] = {}  # resolution -> the last tensor of that size
-    for layer in model.layers[: model.layers.index(lungs)]:
-        shape = not layer.name.startswith("coarse_") and getattr(layer, "output", None) is not None and layer.output.shape
+    for layer in model.layers:
+        shape = not layer.name.startswith(("coarse_", "lungs_")) and getattr(layer, "output", None) is not None and layer.output.shape
         if shape and len(shape) == 4 and shape[1] <= model.input_shape[1] // 4 and not isinstance(layer, keras.layers.ZeroPadding2D):
             deepest[shape[1]] = layer.output
     embedding = ops.concatenate([ops.mean(ops.cast(x, "float32"), axis=(1, 2)) for x in deepest.values()], axis=1)

@@ -20,7 +20,7 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
 
     Args:
         seed: Which person, 0 or above.
-        opacity: Whether both lungs hold patches of a bronchopneumonia.
+        opacity: Whether both lungs hold a severe pneumonia.
         size: Side of the film in pixels.
 
     Returns:
@@ -88,6 +88,18 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
     mediastinum = below(across - about(0.11, 0.15) - 0.03 * narrowing, 0.012)
     knuckle = oval(about(0.115), about(-0.34), 0.075, 0.085, 0.010)
     air = lungs * (1 - 0.92 * np.maximum(np.maximum(heart, mediastinum), 0.85 * knuckle))
+    # a pneumonia takes the place of air: at the bases and around the hila, where it hides the borders of diaphragm and heart, and in ragged patches
+    ill = rng.spawn(1)[0]
+    if opacity:
+        cloud = np.zeros_like(body)
+        for hand in (-1, 1):
+            cloud = cloud + ill.uniform(0.5, 1.1) * np.exp(-(((x - hand * 0.35) / 0.45) ** 2) - ((y - base) / 0.45) ** 2)
+            cloud = cloud + ill.uniform(0.3, 0.9) * np.exp(-(((x - hand * 0.22) / 0.25) ** 2) - ((y - 0.05) / 0.4) ** 2)
+            for _ in range(14):
+                px, py, r = hand * ill.uniform(0.15, 0.6), ill.uniform(-0.35, base), ill.uniform(0.06, 0.12)
+                cloud = cloud + ill.uniform(0.2, 0.6) * np.exp(-((x - px) ** 2 + (y - py) ** 2) / r**2)
+        ragged = _grown(ill.normal(0, 1, (48, 48)), side)
+        air = air * (1 - np.clip(cloud * (1 + 0.15 * ragged), 0, 1))
     depth = 0.75 + 0.25 * np.clip(1 - ((across - 0.4) / 0.5) ** 2, 0, 1)  # less air where the lung is thin
     density = density - 0.43 * air * depth + 0.10 * np.maximum(heart, mediastinum) * body
 
@@ -122,17 +134,6 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
         density = density + 0.12 * ends * (band(bar, 0.036) - 0.35 * band(bar, 0.022)) * body
         edge = run - 0.70 - 0.25 * (y + 0.35)
         density = density + 0.05 * below(-edge, 0.008) * below(edge - 0.25, 0.02) * below(np.abs(y + 0.33) - 0.33, 0.02) * body
-
-    # a bronchopneumonia: ragged patches in both lungs that hide the vessels behind them
-    ill = rng.spawn(1)[0]
-    if opacity:
-        cloud = np.zeros_like(body)
-        for hand in (-1, 1):
-            for _ in range(12):
-                px, py, r = hand * ill.uniform(0.16, 0.6), ill.uniform(-0.35, base), ill.uniform(0.08, 0.18)
-                cloud = cloud + ill.uniform(0.2, 0.6) * np.exp(-((x - px) ** 2 + (y - py) ** 2) / r**2)
-        ragged = _grown(ill.normal(0, 1, (64, 64)), side)
-        density = density + 0.32 * air * np.clip(cloud * (1 + 0.3 * ragged), 0, 1)
 
     # scatter, the detector's curve and exposure, grain of two sizes
     strength, gamma = about(2.3, 0.2), about(1.25, 0.15)

@@ -23,7 +23,7 @@ from cxrlib.data import Dataset
 
 machines.join()
 folder, n = Path(sys.argv[1]), 28
-sizes = {"image_size": 32, "batch_size": 8, "epochs": 2, "views": 1, "average": 2}
+sizes = {"image_size": 32, "batch_size": 8, "epochs": 2, "views": 2, "average": 2}
 config = TrainConfig(**sizes, dropout=0.2, fine_tune_from="block", mixup=float(sys.argv[2]))
 films = Dataset(tuple(map(str, range(n))), np.arange(n) % 2, ("NORMAL", "PNEUMONIA"), (None,) * n, ("home",) * n, (None,) * n)
 pixels = np.stack([phantom.draw(i, opacity=bool(i % 2), size=32) for i in range(n)])

@@ -227,7 +227,7 @@ except PermissionError as error:
 
 # --- a training that is killed ---
 
-TINY = TrainConfig(image_size=32, epochs=2, views=1, batch_size=8, fine_tune_from="block_13_expand", average=2, validation=0.25)
+TINY = TrainConfig(image_size=32, epochs=2, views=1, batch_size=8, fine_tune_from="block_12_expand", average=2, validation=0.25)
 
 
 @pytest.mark.slow

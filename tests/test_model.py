@@ -134,22 +134,39 @@ def test_the_mean_of_the_evidence_is_the_logit(net, labels):
         assert np.allclose(powers / powers.sum(1, keepdims=True), p, atol=1e-4)
 
 
-def test_evidence_of_the_fine_look_lies_where_its_features_lie(net):
+def test_evidence_lies_where_its_features_lie(net):
+    """The finest map speaks at every place for itself, the others for the quarter of the lungs around them."""
     kernel, bias = net.get_layer("probability").get_weights()
+    first = net.get_layer("lungs_0").output.shape[-1]
     blind = kernel.copy()
-    blind[576:] = 0  # to the coarse look
+    blind[first:] = 0
     net.get_layer("probability").set_weights([blind, bias])
-    maps, evidence = (keras.Model(net.input, out).predict_on_batch(films(1)) for out in (net.get_layer("lungs").output, serving_graph(net).output["evidence"]))
+    maps, evidence = (
+        keras.Model(net.input, out).predict_on_batch(films(1)) for out in (net.get_layer("lungs_0").output, serving_graph(net).output["evidence"])
+    )
     net.get_layer("probability").set_weights([kernel, bias])
-    assert np.allclose(evidence[0, 1:3, 1:3, 1], (maps[0] @ kernel[:576] + bias)[..., 0], atol=1e-4)
+    assert np.allclose(evidence[0, 1:3, 1:3, 1], (maps[0] @ kernel[:first] + bias)[..., 0], atol=1e-4)
     assert np.ptp(evidence[0, 1:3, 1:3, 1]) > 0
 
 
-def test_the_film_is_seen_at_two_scales(net):
-    small, prepared = (keras.Model(net.input, net.get_layer(name).output).predict_on_batch(films(1)) for name in ("coarse_film", "to_rgb"))
-    assert small.shape == (1, 32, 32, 3)  # no smaller backbone can be built
-    assert np.abs(small - prepared.reshape(1, 32, 2, 32, 2, 3).mean((2, 4))).max() < 1e-5
-    assert build_model(weights=None).get_layer("coarse_film").output.shape == (None, 64, 64, 3)
+def test_the_film_is_seen_at_two_scales():
+    net = build_model(weights=None, image_size=128)
+    x = films(1, size=128)
+    prepared, small = (np.asarray(keras.Model(net.input, net.get_layer(name).output).predict_on_batch(x)) for name in ("equalise", "coarse_smaller"))
+    assert prepared.shape == (1, 64, 64, 1)
+    assert small.shape == (1, 37, 37, 3)
+    expected = np.asarray(Equalise(strength=0.5)(x.reshape(1, 64, 2, 64, 2, 1).mean((2, 4))))
+    assert np.abs(prepared - expected).max() < 1e-5
+    largest = build_model(weights=None)
+    assert largest.get_layer("to_rgb").output.shape == (None, 112, 112, 3)
+    assert largest.get_layer("coarse_smaller").output.shape == (None, 64, 64, 3)
+
+
+@pytest.mark.parametrize(("image_size", "side", "bands"), [(224, 112, (0.08, 0.17)), (64, 32, (0.08, 0.17)), (32, 32, (0.0, 0.08, 0.17))])
+def test_the_same_octaves_are_levelled_whatever_the_backbone_sees(image_size, side, bands):
+    net = build_model(weights=None, image_size=image_size)
+    assert net.get_layer("level_bands").output.shape[1] == side
+    assert net.get_layer("level_bands").contrasts == bands
 
 
 def test_both_looks_start_from_the_same_weights(tmp_path):
@@ -184,8 +201,8 @@ def test_the_stronger_the_equalisation_the_less_a_tone_curve_matters():
 
 def test_embedding_holds_the_means_of_several_depths(net):
     embedding = np.asarray(serving_graph(net).predict_on_batch(films(2))["embedding"])
-    assert embedding.shape == (2, 144 + 192 + 576)
-    deepest = np.asarray(keras.Model(net.input, net.get_layer("lungs").input).predict_on_batch(films(2)))
+    assert embedding.shape == (2, 96 + 144 + 192 + 576)
+    deepest = np.asarray(keras.Model(net.input, net.get_layer("lungs_1").input).predict_on_batch(films(2)))
     assert np.abs(embedding[:, -576:] - deepest.mean((1, 2))).max() < 1e-4
 
 

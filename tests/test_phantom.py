@@ -35,7 +35,7 @@ def test_it_looks_like_a_chest(seed: int) -> None:
 def test_opacities_brighten_both_lungs_and_nothing_else(seed: int) -> None:
     clear, ill = (phantom.draw(seed, opacity=opacity, size=200).astype(int) for opacity in (False, True))
     change = ill - clear
-    assert change.min() >= 0
+    assert (change < 0).mean() < 0.01  # where a vessel is hidden
     assert change.max() > 40
     for lung in (change[:, :100], change[:, 100:]):
         assert 0.01 < (lung > 15).mean() < 0.4

@@ -82,15 +82,17 @@ def test_blending_keeps_ranges_and_the_larger_part_of_every_film():
     assert np.array_equal(again, blended)
 
 
-def test_the_head_is_trained_on_augmented_views():
+def test_the_head_is_trained_on_films_and_on_augmented_views_of_them():
     net = build_model(weights=None, image_size=32)
     pooled = keras.Model(net.input, net.get_layer("dropout").input)
     films = np.stack([phantom.draw(i, size=32) for i in range(4)])[..., None]
     clean = np.asarray(pooled.predict_on_batch(films.astype(np.float32) / 255))
     still = AugmentConfig(**{f.name: f.name == "never" if f.type == "bool" else 0.0 for f in dataclasses.fields(AugmentConfig)})
-    unchanged = fitting._Views(fitting._trainer(net, dataclasses.replace(TINY, augment=still)), pooled)
+    unchanged = fitting._Views(fitting._trainer(net, dataclasses.replace(TINY, augment=still)), pooled, augmented=True)
     assert np.allclose(np.asarray(unchanged.predict_on_batch(films)), clean, atol=1e-5)
-    views = fitting._Views(fitting._trainer(net, TINY), pooled)
+    trainer = fitting._trainer(net, TINY)
+    assert np.allclose(np.asarray(fitting._Views(trainer, pooled, augmented=False).predict_on_batch(films)), clean, atol=1e-5)
+    views = fitting._Views(trainer, pooled, augmented=True)
     one, two = (np.asarray(views.predict_on_batch(films)) for _ in range(2))
     scale = np.abs(clean).max()
     assert np.abs(one - clean).max() > 0.01 * scale
@@ -101,14 +103,17 @@ def test_the_head_is_a_logistic_regression_and_the_stronger_its_penalty_the_less
     n = 40
     data = dataset({("home", 0): n // 2, ("home", 1): n // 2})
     pixels = np.stack([phantom.draw(i, opacity=bool(t), size=32) for i, t in enumerate(data.targets)])
-    features = pixels.reshape(n, -1)[:, 32:].astype(np.float32) / 16 - 3  # neither centred nor of one scale
+
+    def features(films):  # neither centred nor of one scale
+        flat = np.asarray(films).reshape(len(films), -1).astype(np.float32)
+        return np.concatenate([flat / 16 - 3, flat[:, ::-1] ** 2 / 5000], axis=1)
 
     class Views:  # every view is the film itself, and its pixels are its features
-        def __init__(self, trainer, pooled):
+        def __init__(self, trainer, pooled, augmented):
             self.first = pooled.output_shape[1]
 
         def predict_on_batch(self, films):
-            return np.asarray(films).reshape(len(films), -1)[:, 32 : 32 + self.first].astype(np.float32) / 16 - 3
+            return features(films)[:, : self.first]
 
     monkeypatch.setattr(fitting, "_Views", Views)
     reliance = []
@@ -117,7 +122,7 @@ def test_the_head_is_a_logistic_regression_and_the_stronger_its_penalty_the_less
         config = dataclasses.replace(TINY, head_penalty=penalty, balance="weights")
         loss = fitting._fit_head(net, fitting._trainer(net, config), fitting.Side(pixels, np.arange(n), data), config)
         kernel, bias = net.get_layer("probability").get_weights()
-        x = features[:, : len(kernel)]
+        x = features(pixels)[:, : len(kernel)]
         margins = np.where(data.targets == 1, 1, -1) * (x @ kernel + bias)[:, 0]
         assert np.log1p(np.exp(-margins)).mean() == pytest.approx(loss, abs=1e-3)  # its scaling and its sharpening are in the weights
         each = np.abs(kernel[:, 0] * x.std(axis=0))
