@@ -184,8 +184,8 @@ def _pool_lungs(x: Any, i: int) -> Any:
 class Equalise(keras.layers.Layer):  # type: ignore[misc]
     """Histogram equalisation of each film by itself, to mean 0 and deviation 1: any two monotone renderings of one exposure become the same picture.
 
-    The distribution of intensities is read off the central three quarters of the film, on every fourth pixel of every fourth row, at `levels` equidistant
-    levels between their extremes, with lines between them.
+    The distribution of intensities is read off the central three quarters of the film, on a grid of some forty pixels a side, at `levels` equidistant levels
+    between their extremes, with lines between them.
 
     Args:
         levels: Number of intervals.
@@ -213,16 +213,17 @@ class Equalise(keras.layers.Layer):  # type: ignore[misc]
     def call(self, films: Any) -> Any:
         """Equalise films of shape (n, s, s, 1) in [0, 1]."""
         size = films.shape[1]
-        edge, step = size // 8, 4 if size >= 128 else 1
+        edge, step = size // 8, max(1, round(size / 56))
         seen = ops.reshape(films[:, edge : size - edge : step, edge : size - edge : step], (-1, len(range(edge, size - edge, step)) ** 2, 1))  # (n, m, 1)
         low, high = ops.min(seen, axis=1), ops.max(seen, axis=1)  # (n, 1)
         span = ops.maximum(high - low, 1e-3)
         cuts = low + span * ops.linspace(0.0, 1.0, self.levels + 1)[None]  # (n, levels + 1)
-        below = ops.mean(ops.cast(seen <= cuts[:, None], films.dtype), axis=1)  # (n, levels + 1): the distribution
+        below = ops.mean(ops.cast(seen <= cuts[:, None] + 1e-5, films.dtype), axis=1)  # (n, levels + 1): the distribution, whatever way a tie is rounded
         at = ops.clip((ops.reshape(films, (-1, size * size)) - low) / span, 0.0, 1.0) * self.levels  # (n, s * s)
         left = ops.minimum(ops.floor(at), self.levels - 1.0)
-        index = ops.cast(left, "int32")
-        a, b = ops.take_along_axis(below, index, axis=1), ops.take_along_axis(below, index + 1, axis=1)
+        first = (ops.cumsum(ops.ones_like(low), axis=0) - 1) * (self.levels + 1)  # (n, 1): where each film's distribution begins
+        index = ops.cast(left + first, "int32")
+        a, b = ops.take(below, index), ops.take(below, index + 1)  # of the distributions in a row: much faster than film by film
         equal = a + (at - left) * (b - a)  # uniform in [0, 1]
         x = ops.reshape((equal - 0.5) * math.sqrt(12.0), (-1, size, size, 1))
         if self.strength == 1.0:
