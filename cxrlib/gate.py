@@ -193,7 +193,8 @@ def inspect(film: Film, fitted: np.ndarray) -> tuple[list[str], list[str]]:
         warnings.append(f"it is unusually long and narrow: {width} x {height} pixels")
     if film.colour > 0.03:
         warnings.append("it is a colour picture; only its brightness was used")
-    levels = np.bincount((fitted * np.float32(255)).astype(np.uint8).ravel(), minlength=256).cumsum() / fitted.size
+    seen = fitted[::2, ::2]
+    levels = np.bincount((seen * np.float32(255)).astype(np.uint8).ravel(), minlength=256).cumsum() / seen.size
     spread = (np.searchsorted(levels, 0.99) - np.searchsorted(levels, 0.01)) / 255
     if spread < 0.1:
         refusals.append("it is almost blank")
@@ -294,7 +295,7 @@ def fit(
     *,
     sources: Sequence[str],
     embed: Callable[[np.ndarray], np.ndarray],
-    shallow: int = 336,
+    shallow: int = 432,
     made: int = 3000,
     seed: int = 0,
 ) -> GateConfig:
@@ -403,7 +404,8 @@ def layout_of(films: np.ndarray) -> np.ndarray:
     """
     n, cell = len(films), films.shape[1] // _GRID
     side = cell * _GRID
-    cells = films[:, :side, :side].reshape(n, _GRID, cell, _GRID, cell).mean((2, 4), dtype=np.float32).reshape(n, -1)
+    rows = films[:, :side, :side].reshape(n, _GRID, cell, side).sum(2, dtype=np.float32)  # first down, then across: several times faster than at once
+    cells = rows.reshape(n, _GRID, _GRID, cell).sum(3).reshape(n, -1)
     ranks = np.argsort(np.argsort(cells, 1, kind="stable"), 1, kind="stable")
     return ((ranks - (_GRID**2 - 1) / 2) * (math.sqrt(12) / _GRID**2)).astype(np.float32)
 

@@ -160,9 +160,9 @@ def fit(film: Film, size: int = 224) -> np.ndarray:
         1.0
     """
     image = Image.fromarray(film.pixels if film.pixels.dtype == np.uint8 else film.pixels.astype(np.float32))
-    small = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0), np.float32)  # (size, size)
-    fitted: np.ndarray = np.clip(small / np.float32(film.white), 0, 1)[..., None]
-    return fitted
+    small = np.array(image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0), np.float32)  # (size, size)
+    small /= np.float32(film.white)
+    return np.clip(small, 0, 1, out=small)[..., None]
 
 
 def name_of(source: Source) -> str:

@@ -359,9 +359,9 @@ def serving_graph(model: keras.Model) -> keras.Model:
         model: A network of `build_model`.
 
     Returns:
-        A model with three outputs: `probabilities` (n, k); `evidence` (n, h, w, k), what each place says for each class, whose mean over the pooled places is
-        the logit (class activation mapping, exact for this head where the sides of the pooled maps divide each other), and 0 elsewhere; `embedding` (n, d), the means of the last tensor at each of the deeper
-        resolutions.
+        A model with three outputs: `probabilities` (n, k); `evidence` (n, h, w, k), what each place says for each class, and 0 where nothing is pooled: its
+        mean over the pooled places is the logit (class activation mapping, exact for this head where the sides of the pooled maps divide each other);
+        `embedding` (n, d), the means of the last tensor at each of the deeper resolutions.
 
     References:
         Zhou et al., Learning deep features for discriminative localization, 2016, arXiv:1512.04150.
