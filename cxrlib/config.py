@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import dataclasses
+import math
 import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+import numpy as np
 
 SCHEMA = 1
 DEFAULT_LABELS = ("NORMAL", "PNEUMONIA")
@@ -235,6 +240,59 @@ class SourceSummary:
 
 
 @dataclass(frozen=True)
+class Array:
+    """A float array as JSON can hold it.
+
+    Args:
+        shape: Its shape.
+        dtype: `float16` or `float32`.
+        data: Its bytes, little-endian and row by row, in base64.
+
+    Raises:
+        ValueError: If they do not belong together, or a value is not finite.
+
+    Example:
+        >>> Array.pack(np.ones((2, 3))).numpy().shape
+        (2, 3)
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    data: str
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float16", "float32") or any(n < 1 for n in self.shape):
+            raise ValueError(f"an array must be float16 or float32 and not empty. Received: dtype={self.dtype!r}, shape={self.shape}")
+        try:
+            raw = base64.b64decode(self.data, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError(f"an array's data must be base64 ({error})") from error
+        if len(raw) != math.prod(self.shape) * np.dtype(self.dtype).itemsize:
+            raise ValueError(f"an array's data must fill its shape. Received: {len(raw)} bytes for shape={self.shape}, dtype={self.dtype}")
+        if not np.isfinite(self.numpy()).all():
+            raise ValueError("an array's values must be finite")
+
+    @classmethod
+    def pack(cls, values: np.ndarray, dtype: str = "float32") -> Array:
+        """Pack values.
+
+        Args:
+            values: ndarray of any shape.
+            dtype: `float16` or `float32`.
+
+        Returns:
+            The array.
+        """
+        little = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
+        return cls(tuple(map(int, little.shape)), dtype, base64.b64encode(little.tobytes()).decode())
+
+    def numpy(self) -> np.ndarray:
+        """Unpack the values: an ndarray of shape `shape`, float32."""
+        flat = np.frombuffer(base64.b64decode(self.data), np.dtype(self.dtype).newbyteorder("<"))
+        return flat.reshape(self.shape).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class BundleConfig:
     """Everything about a bundle but its weights: what `config.json` holds.
 
@@ -255,6 +313,8 @@ class BundleConfig:
         population: Whom the films show, in words; `None` where nobody said.
         license: Licence of the weights as the Hub abbreviates it; `None` where nobody said.
         gate: Statistics of the gate as plain JSON, or `None` when the bundle has no gate.
+        usual_evidence: Array of shape (h, w, k): mean plus one standard deviation of the evidence of healthy validation films, which heatmaps leave out; `None`
+            for none.
         probe: Raw probabilities that the network must give for the probe image.
         versions: Of cxrlib and of the libraries that made the bundle.
         files: SHA-256 of every other file, hexadecimal, by name.
@@ -286,6 +346,7 @@ class BundleConfig:
     population: str | None = None
     license: str | None = None
     gate: dict[str, Any] | None = None
+    usual_evidence: Array | None = None
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA

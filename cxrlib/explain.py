@@ -14,7 +14,7 @@ from cxrlib.images import Film
 if TYPE_CHECKING:
     from cxrlib.predictor import Prediction
 
-_FULL = 8.0  # evidence that looks strong: half of the lungs full of it make a logit of 4, which is sure; what is weaker everywhere stays pale
+_FULL = 8.0  # evidence that looks strong: half of the lungs full of it move the logit by 4, from sure health to doubt; what is weaker everywhere stays pale
 _BORDER, _TOLERATED, _FAINT = 0.1, 0.4, 0.25  # part of a side that is border; part of the heat that may lie there; heat that says nothing
 # Nine stops of a perceptually uniform map from black over red to pale yellow (inferno, by S. van der Walt and N. Smith, CC0)
 _STOPS = np.array(
@@ -81,11 +81,11 @@ class Explanation:
 def heatmap(evidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Turn an evidence grid into a heatmap.
 
-    Evidence against the class counts as none. The scale is absolute up to an evidence of 8, the logit that lungs full of it would have: a film with little
+    Evidence against the class counts as none. The scale is absolute up to an evidence of 8, by which lungs full of it would move the logit: a film with little
     evidence gets a pale heatmap, not one stretched to look alarming.
 
     Args:
-        evidence: ndarray of shape (h, w), float, in units of the logit.
+        evidence: ndarray of shape (h, w), float, in units of the logit; of a `Predictor`, what goes beyond the usual evidence of healthy films.
         size: Height and width of the film, in pixels.
 
     Returns:

@@ -260,8 +260,8 @@ def _loss(units: int, config: TrainConfig) -> keras.losses.Loss:
 def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig) -> float:
     """Phase 1: the backbone is frozen, so its features are computed once per view, and the head is fitted to them. Gives its loss.
 
-    The first view is the films themselves, the others are augmented. The head is a penalised logistic regression on standardised features, whose scaling is then merged into it. The penalty shrinks its logits, which is
-    undone, so that fine-tuning does not begin with making them larger.
+    The first view is the films themselves, the others are augmented. The head is a penalised logistic regression on standardised features, whose scaling is
+    then merged into it. The penalty shrinks its logits, which is undone, so that fine-tuning does not begin with making them larger.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss

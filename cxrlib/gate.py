@@ -11,14 +11,13 @@ References:
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from cxrlib.config import Array
 from cxrlib.images import Film
 from cxrlib.images import fit as fit_film
 from cxrlib.outliers import outliers, variants
@@ -33,59 +32,6 @@ _DIRECTIONS = 48
 _VIEWS = {"PA", "AP", "AP AXIAL", "ANTERO-POSTERIOR", "POSTERO-ANTERIOR"}
 _LATERALS = {"LL", "RL", "LAT", "LATERAL", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "ML", "LM", "MLO", "CC"}
 _MODALITIES = {"CR", "DX", "DR", "RG", "RF", "XA", "OT", "SC"}
-
-
-@dataclass(frozen=True)
-class Array:
-    """A float array as JSON can hold it.
-
-    Args:
-        shape: Its shape.
-        dtype: `float16` or `float32`.
-        data: Its bytes, little-endian and row by row, in base64.
-
-    Raises:
-        ValueError: If they do not belong together, or a value is not finite.
-
-    Example:
-        >>> Array.pack(np.ones((2, 3))).numpy().shape
-        (2, 3)
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    data: str
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("float16", "float32") or any(n < 1 for n in self.shape):
-            raise ValueError(f"an array must be float16 or float32 and not empty. Received: dtype={self.dtype!r}, shape={self.shape}")
-        try:
-            raw = base64.b64decode(self.data, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ValueError(f"an array's data must be base64 ({error})") from error
-        if len(raw) != math.prod(self.shape) * np.dtype(self.dtype).itemsize:
-            raise ValueError(f"an array's data must fill its shape. Received: {len(raw)} bytes for shape={self.shape}, dtype={self.dtype}")
-        if not np.isfinite(self.numpy()).all():
-            raise ValueError("an array's values must be finite")
-
-    @classmethod
-    def pack(cls, values: np.ndarray, dtype: str = "float32") -> Array:
-        """Pack values.
-
-        Args:
-            values: ndarray of any shape.
-            dtype: `float16` or `float32`.
-
-        Returns:
-            The array.
-        """
-        little = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
-        return cls(tuple(map(int, little.shape)), dtype, base64.b64encode(little.tobytes()).decode())
-
-    def numpy(self) -> np.ndarray:
-        """Unpack the values: an ndarray of shape `shape`, float32."""
-        flat = np.frombuffer(base64.b64decode(self.data), np.dtype(self.dtype).newbyteorder("<"))
-        return flat.reshape(self.shape).astype(np.float32)
 
 
 @dataclass(frozen=True)

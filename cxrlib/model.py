@@ -379,9 +379,7 @@ def serving_graph(model: keras.Model) -> keras.Model:
     parts = np.split(kernel, np.cumsum([layer.output.shape[-1] for layer in seen])[:-1])
     evidence = _at_every_place(seen[0].output, parts[0]) + bias  # (n, h, w, k)
     for layer, part in zip(seen[1:], parts[1:], strict=True):
-        evidence = evidence + ops.image.resize(
-            _at_every_place(layer.output, part), evidence.shape[1:3], interpolation="bilinear", data_format="channels_last"
-        )
+        evidence = evidence + ops.image.resize(_at_every_place(layer.output, part), evidence.shape[1:3], interpolation="bilinear", data_format="channels_last")
     evidence = ops.pad(evidence, ((0, 0), *seen[0].cropping, (0, 0)))
     deepest: dict[int, Any] = {}  # resolution -> the last tensor of that size
     for layer in model.layers:

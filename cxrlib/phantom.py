@@ -89,14 +89,14 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
     knuckle = oval(about(0.115), about(-0.34), 0.075, 0.085, 0.010)
     air = lungs * (1 - 0.92 * np.maximum(np.maximum(heart, mediastinum), 0.85 * knuckle))
     # a pneumonia takes the place of air: at the bases and around the hila, where it hides the borders of diaphragm and heart, and in ragged patches
-    ill = rng.spawn(1)[0]
+    ill = np.random.default_rng((seed, 1))
     if opacity:
         cloud = np.zeros_like(body)
         for hand in (-1, 1):
-            cloud = cloud + ill.uniform(0.5, 1.1) * np.exp(-(((x - hand * 0.35) / 0.45) ** 2) - ((y - base) / 0.45) ** 2)
-            cloud = cloud + ill.uniform(0.3, 0.9) * np.exp(-(((x - hand * 0.22) / 0.25) ** 2) - ((y - 0.05) / 0.4) ** 2)
+            cloud = cloud + ill.uniform(0.6, 1.2) * np.exp(-(((x - hand * 0.35) / 0.45) ** 2) - ((y - base) / 0.45) ** 2)
+            cloud = cloud + ill.uniform(0.4, 1.0) * np.exp(-(((x - hand * 0.22) / 0.25) ** 2) - ((y - 0.05) / 0.4) ** 2)
             for _ in range(14):
-                px, py, r = hand * ill.uniform(0.15, 0.6), ill.uniform(-0.35, base), ill.uniform(0.06, 0.12)
+                px, py, r = hand * ill.uniform(0.15, 0.6), ill.uniform(-0.55, base), ill.uniform(0.06, 0.12)
                 cloud = cloud + ill.uniform(0.2, 0.6) * np.exp(-((x - px) ** 2 + (y - py) ** 2) / r**2)
         ragged = _grown(ill.normal(0, 1, (48, 48)), side)
         air = air * (1 - np.clip(cloud * (1 + 0.15 * ragged), 0, 1))

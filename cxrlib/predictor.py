@@ -127,6 +127,7 @@ class Predictor:
         self._bundle: Bundle = bundle.load(bundle.DEFAULT if model is None else model, threads=threads)
         self._threshold = _choose(self.config, operating_point, threshold)
         self._gate = _gate_of(self._bundle) if gate else None
+        self._usual = _usual_of(self._bundle)
         self.revision = revision
 
     @classmethod
@@ -286,7 +287,7 @@ class Predictor:
             raise failure
 
     def explain(self, source: Source, *, label: str | None = None) -> Explanation:
-        """Predict one film and show where the evidence for a class lies.
+        """Predict one film and show where the evidence for a class lies: more of it than healthy films usually have at that place.
 
         Args:
             source: As for `__call__`.
@@ -303,7 +304,8 @@ class Predictor:
             raise ValueError(f"label must be one of {', '.join(self.labels)}. Received: label={label!r}")
         prediction, film, output = self._answer(source)
         shown = label or (self.labels[1] if len(self.labels) == 2 else self.labels[int(np.argmax(output.probabilities[0]))])
-        return Explanation(heatmap(output.evidence[0, ..., self.labels.index(shown)], film.size), film, shown, prediction)
+        beyond = (output.evidence[0] - self._usual)[..., self.labels.index(shown)]  # (h, w)
+        return Explanation(heatmap(beyond, film.size), film, shown, prediction)
 
     def push_to_hub(
         self,
@@ -381,6 +383,17 @@ def _choose(config: BundleConfig, operating_point: str | None, threshold: float 
     if name not in config.operating_points:
         raise ValueError(f"operating_point must be one of {', '.join(config.operating_points) or 'none: this model has none'}. Received: {operating_point!r}")
     return config.operating_points[name].threshold
+
+
+def _usual_of(loaded: Bundle) -> np.ndarray:
+    """What evidence healthy films have, ndarray of shape (h, w, k)."""
+    config, size = loaded.config, loaded.config.image_size
+    shape = loaded.runtime.run(np.empty((0, size, size, 1), np.float32)).evidence.shape[1:]
+    if config.usual_evidence is None:
+        return np.zeros(shape, np.float32)
+    if config.usual_evidence.shape != shape:
+        raise BundleError(f"{loaded.folder} cannot be trusted: its usual evidence has shape {config.usual_evidence.shape}, its network's has {shape}")
+    return config.usual_evidence.numpy()
 
 
 def _gate_of(loaded: Bundle) -> Gate | None:

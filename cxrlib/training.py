@@ -21,7 +21,7 @@ from cxrlib import bundle, gate, machines, operating_points
 from cxrlib.audit import Audit, audit, drop_duplicates
 from cxrlib.cache import decode, fingerprint
 from cxrlib.calibration import calibrate, fit_temperature
-from cxrlib.config import BundleConfig, SourceSummary, TrainConfig, to_dict
+from cxrlib.config import Array, BundleConfig, SourceSummary, TrainConfig, to_dict
 from cxrlib.data import Data, Dataset, Split, scan, split, write_manifest
 from cxrlib.evaluation import evaluate
 from cxrlib.images import DECODER
@@ -216,18 +216,24 @@ def _network(labels: tuple[str, ...], config: TrainConfig, init: str | os.PathLi
 
 
 def _calibrate(folder: Path, train_side: Side, validation: Side) -> None:
-    """Fit what turns scores into answers: temperature and operating points on validation films, the gate on both sides; through the runtime that users run."""
+    """Fit what turns scores into answers: temperature and operating points on validation films, the gate on both sides; through the runtime that users run.
+
+    How much evidence healthy validation films have, place by place, is kept too: a heatmap shows what goes beyond it.
+    """
     loaded = bundle.load(folder)
     config = loaded.config
 
     def run(pixels: np.ndarray) -> Any:
         return loaded.runtime.run(pixels.astype(np.float32) / np.float32(255))
 
-    outputs = [run(validation.batch(slice(i, i + 64))) for i in range(0, len(validation.index), 64)]
-    raw = np.concatenate([output.probabilities for output in outputs]).astype(np.float64)
     sources, truth = validation.films.sources, validation.films.targets
+    outputs = [run(validation.batch(slice(i, i + 64))) for i in range(0, len(truth), 64)]
+    raw = np.concatenate([output.probabilities for output in outputs]).astype(np.float64)
     temperature = fit_temperature(np.log(np.clip(raw, 1e-12, 1)), truth)
     changes: dict[str, Any] = {"temperature": temperature}
+    healthy = np.concatenate([output.evidence for output in outputs])[truth == 0]  # (m, h, w, k)
+    if len(healthy):
+        changes["usual_evidence"] = Array.pack(healthy.mean(axis=0) + healthy.std(axis=0))
     if len(config.labels) == 2:
         changes["operating_points"] = operating_points.choose(truth, calibrate(raw, temperature)[:, 1], sources)
         changes["default_point"] = "balanced"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib import Predictor, explain, phantom
+from cxrlib import Predictor, bundle, explain, phantom
+from cxrlib.config import Array, BundleError
 from cxrlib.explain import Explanation, heatmap
-from cxrlib.images import Film, read
+from cxrlib.images import Film, fit, read
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,20 @@ def test_another_label(predictor: Predictor) -> None:
     assert not np.array_equal(ill.heatmap, normal.heatmap)
     with pytest.raises(ValueError, match=r"label must be one of NORMAL, PNEUMONIA\. Received: label='TUBERCULOSIS'"):
         predictor.explain(film, label="TUBERCULOSIS")
+
+
+def test_what_healthy_films_show_too_is_left_out(tiny: Path, tmp_path: Path) -> None:
+    film = phantom.draw(1, size=96)
+    folder = shutil.copytree(tiny, tmp_path / "bundle")
+    loaded = bundle.load(folder)
+    evidence = loaded.runtime.run(fit(read(film), loaded.config.image_size)[None]).evidence[0]  # (h, w, k)
+    bundle.update(folder, usual_evidence=Array.pack(evidence))
+    assert Predictor(folder, gate=False).explain(film).heatmap.max() == 0
+    bundle.update(folder, usual_evidence=Array.pack(evidence - 2))
+    assert Predictor(folder, gate=False).explain(film).heatmap == pytest.approx(2 / explain._FULL, rel=1e-5)
+    bundle.update(folder, usual_evidence=Array.pack(evidence[:1]))
+    with pytest.raises(BundleError, match=r"cannot be trusted: its usual evidence has shape \(1, "):
+        Predictor(folder, gate=False)
 
 
 def test_the_peak_lies_where_the_evidence_is() -> None:

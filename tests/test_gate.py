@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from cxrlib import Predictor, phantom
-from cxrlib.config import from_dict, to_dict
-from cxrlib.gate import Array, Gate, GateConfig, Verdict, fit, inspect, layout_of
+from cxrlib.config import Array, from_dict, to_dict
+from cxrlib.gate import Gate, GateConfig, Verdict, fit, inspect, layout_of
 from cxrlib.images import fit as fit_film
 from cxrlib.images import read
 

@@ -16,8 +16,8 @@ import pytest
 import tiny_network
 
 from cxrlib import bundle
-from cxrlib.config import AugmentConfig, BundleConfig, BundleError, OperatingPoint, TrainConfig, check_file_name, from_dict, to_dict
-from cxrlib.gate import Array, GateConfig
+from cxrlib.config import Array, AugmentConfig, BundleConfig, BundleError, OperatingPoint, TrainConfig, check_file_name, from_dict, to_dict
+from cxrlib.gate import GateConfig
 from cxrlib.hub import parse_address
 
 pytest.importorskip("hypothesis")

@@ -14,7 +14,7 @@ import pytest
 
 keras = pytest.importorskip("keras", reason="needs the [train] extra")
 
-from cxrlib import Predictor, TrainConfig, bundle, fitting, phantom, train, training  # noqa: E402
+from cxrlib import Predictor, TrainConfig, bundle, fitting, images, phantom, train, training  # noqa: E402
 from cxrlib.config import AugmentConfig  # noqa: E402
 from cxrlib.data import Dataset, scan  # noqa: E402
 from cxrlib.model import build_model  # noqa: E402
@@ -167,6 +167,11 @@ def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, t
     for name in ("model.keras", "model.h5"):
         found = np.asarray(keras.models.load_model(run.bundle / name, compile=False).predict_on_batch(x))[:, 0]
         assert np.abs(found - expected).max() < 1e-4
+
+    healthy = [row["path"] for row in rows if (row["label"], row["split"]) == ("NORMAL", "val")]
+    loaded = bundle.load(run.bundle)
+    shown = [loaded.runtime.run(images.fit(images.read(path), TINY.image_size)[None]).evidence[0] for path in healthy]
+    assert np.abs(loaded.config.usual_evidence.numpy() - np.mean(shown, axis=0) - np.std(shown, axis=0)).max() < 1e-3
 
     before = (run.bundle / "config.json").stat().st_mtime_ns
     again = train(films, output=run.bundle, config=TINY, init=None, formats=("keras", "h5"), progress=False)

@@ -22,8 +22,8 @@ import tiny_network
 from PIL import Image
 
 from cxrlib import bundle, data, phantom
-from cxrlib.config import BundleError, TrainConfig, from_dict, to_dict
-from cxrlib.gate import Array, Gate, GateConfig
+from cxrlib.config import Array, BundleError, TrainConfig, from_dict, to_dict
+from cxrlib.gate import Gate, GateConfig
 from cxrlib.images import ImageError, fit, read
 from cxrlib.metrics import Report, make_report
 from cxrlib.runtime import Runtime
