@@ -238,8 +238,13 @@ def _pair(point: OperatingPoint, source: str) -> str:
 
 def _calibration(config: BundleConfig, report: Report | None) -> str:
     text = (
-        f"Logits are divided by the temperature {config.temperature:.4g}, fitted on validation films (Guo et al. 2017). A probability holds for films among "
-        "which disease is about as common as among those: where it is rarer, the model overstates it."
+        f"Logits are divided by the temperature {config.temperature:.4g}, fitted on validation films (Guo et al. 2017). "
+        + (
+            "A probability holds for films among which disease is about as common as among those of the training: "
+            if config.training.balance == "none"
+            else "Classes count alike in training, so a probability holds where every class is equally common: "
+        )
+        + "where disease is rarer, the model overstates it."
     )
     return text if report is None else f"{text} Measured: expected calibration error {report.ece}, Brier score {report.brier}."
 
