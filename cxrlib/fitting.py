@@ -27,6 +27,7 @@ _FLOOR = 0.2  # of the peak, what the learning rate decays to: weights that are 
 History = dict[str, list[float]]
 
 _HEAD, _BEST, _STATE = "head.weights.h5", "best.weights.h5", "state.json"
+_SURE = 4.0  # deviation of the logits of a head that is as sure as it should be
 _HEAD_EPOCH = 10_000  # the head's views draw films as epochs from this one on, so that they differ from those of fine-tuning
 
 
@@ -261,7 +262,8 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
     """Phase 1: the backbone is frozen, so its features are computed once per view, and the head is fitted to them. Gives its loss.
 
     The first view is the films themselves, the others are augmented. The head is a penalised logistic regression on standardised features, whose scaling is
-    then merged into it. The penalty shrinks its logits, which is undone, so that fine-tuning does not begin with making them larger.
+    then merged into it. The penalty shrinks its logits, which is undone, so that fine-tuning does not begin with making them larger; but not beyond what label
+    smoothing rewards, where a few films are told apart without an error.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -282,7 +284,7 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
     centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
     model = LogisticRegression(C=1 / (config.head_penalty * len(x)), max_iter=1000).fit((x - centre) / scale, y, sample_weight=w)
     logits = model.decision_function((x - centre) / scale)
-    sharper = 1 / fit_temperature(logits, y)
+    sharper = min(1 / fit_temperature(logits, y), _SURE / float(logits.std()))
     kernel = sharper * (model.coef_ / scale).T  # (c, units)
     bias = sharper * model.intercept_ - centre @ kernel
     net.get_layer("probability").set_weights([machines.agree(array.astype(np.float32)) for array in (kernel, bias)])

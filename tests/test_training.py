@@ -183,7 +183,7 @@ def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, t
     # fine-tuning starts from the bundle's weights
     tuned = train(films, output=tmp_path / "tuned", config=dataclasses.replace(TINY, epochs=0, learning_rate=1e-8), init=run.bundle, progress=False)
     a, b = (keras.models.load_model(r.bundle / "model.keras", compile=False) for r in (run, tuned))
-    assert all(np.array_equal(v, w) for v, w in zip(a.get_layer("block_13_expand").get_weights(), b.get_layer("block_13_expand").get_weights(), strict=True))
+    assert all(np.array_equal(v, w) for v, w in zip(a.get_layer("block_12_expand").get_weights(), b.get_layer("block_12_expand").get_weights(), strict=True))
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(films, tmp_path, monk
         train(films, output=tmp_path / "broken", config=dataclasses.replace(TINY, seed=9), init=None, progress=False)
     resumed = train(films, output=tmp_path / "broken", config=TINY, init=None)
     assert "goes on after epoch 1" in capsys.readouterr().err
-    assert resumed.history["loss"] == pytest.approx(whole.history["loss"], rel=1e-3)
+    assert resumed.history["loss"] == pytest.approx(whole.history["loss"], abs=5e-3)  # through a random network hardly any signal comes, but rounding does
     one, two = (run.predictor.predict([phantom.draw(i) for i in range(8)]) for run in (whole, resumed))  # eight films are too few to compare ranks
     assert [p.accepted for p in one] == [p.accepted for p in two]
     assert np.allclose([p.probability for p in one], [p.probability for p in two], atol=0.02, equal_nan=True)
