@@ -256,7 +256,7 @@ def load_weights(model: keras.Model, folder: str | os.PathLike[str]) -> None:
     """Take over the weights of a verified bundle, and nothing else of its Keras file.
 
     Args:
-        model: A network of `build_model` of the same backbone, image size and hidden units; its last layer may have other labels, and then keeps its weights.
+        model: A network of `build_model` of the same backbone and image size; its last layer may have other labels, and then keeps its weights.
         folder: The bundle.
 
     Raises:
@@ -267,14 +267,15 @@ def load_weights(model: keras.Model, folder: str | os.PathLike[str]) -> None:
     loaded = load(folder)
     if KERAS not in loaded.config.files:
         raise BundleError(f"{folder} holds no {KERAS} to fine-tune from")
-    before = model.get_layer("probability").get_weights()
+    units = model.get_layer("probability").units
+    labels = len(loaded.config.labels)
     try:
         with tempfile.TemporaryDirectory() as place, zipfile.ZipFile(loaded.folder / KERAS) as archive:
             weights = Path(place) / "model.weights.h5"  # arrays; the architecture, which could hold code, is never read
             if archive.getinfo(weights.name).file_size > _MAX_FILE_BYTES:
                 raise ValueError(f"its weights are larger than {_MAX_FILE_BYTES // 2**20} MiB")
             weights.write_bytes(archive.read(weights.name))
-            model.load_weights(weights, skip_mismatch=len(loaded.config.labels) != before[0].shape[-1])
+            model.load_weights(weights, skip_mismatch=(1 if labels == 2 else labels) != units)
     except (zipfile.BadZipFile, ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
         raise BundleError(f"{loaded.folder / KERAS} is damaged or of another architecture: {_first_line(error)}") from error
 

@@ -15,7 +15,7 @@ import pytest
 keras = pytest.importorskip("keras", reason="needs the [train] extra")
 
 from cxrlib import Predictor, TrainConfig, bundle, fitting, images, phantom, train, training  # noqa: E402
-from cxrlib.config import AugmentConfig  # noqa: E402
+from cxrlib.config import AugmentConfig, BundleError  # noqa: E402
 from cxrlib.data import Dataset, scan  # noqa: E402
 from cxrlib.model import build_model  # noqa: E402
 
@@ -187,6 +187,18 @@ def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, t
 
 
 @pytest.mark.slow
+def test_weights_are_taken_over_from_the_same_architecture_only():
+    net = build_model(weights=None)
+    bundle.load_weights(net, bundle.DEFAULT)
+    assert np.abs(net.get_layer("probability").get_weights()[1]) > 0  # a fresh one has none
+    three = build_model(["A", "B", "C"], weights=None)
+    bundle.load_weights(three, bundle.DEFAULT)
+    assert np.array_equal(three.get_layer("Conv1").get_weights()[0], net.get_layer("Conv1").get_weights()[0])
+    assert not three.get_layer("probability").get_weights()[1].any()
+    with pytest.raises(BundleError, match="damaged or of another architecture"):
+        bundle.load_weights(build_model(weights=None, backbone="resnet50_v2"), bundle.DEFAULT)
+
+
 def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(films, tmp_path, monkeypatch, capsys):
     whole = train(films, output=tmp_path / "whole", config=TINY, init=None, progress=False)
     write, calls = fitting._write, []
