@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -275,7 +276,9 @@ def load_weights(model: keras.Model, folder: str | os.PathLike[str]) -> None:
             if archive.getinfo(weights.name).file_size > _MAX_FILE_BYTES:
                 raise ValueError(f"its weights are larger than {_MAX_FILE_BYTES // 2**20} MiB")
             weights.write_bytes(archive.read(weights.name))
-            model.load_weights(weights, skip_mismatch=(1 if labels == 2 else labels) != units)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is skipped on purpose; all else is an error
+                model.load_weights(weights, skip_mismatch=(1 if labels == 2 else labels) != units)
     except (zipfile.BadZipFile, ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
         raise BundleError(f"{loaded.folder / KERAS} is damaged or of another architecture: {_first_line(error)}") from error
 
