@@ -46,7 +46,7 @@ def notebook(films: Path, test: str, epochs: int) -> dict[str, object]:
     seconds = time.perf_counter() - start
     unseen = scan(test)
     p = [float(model.predict_on_batch(np.repeat(images.fit(images.read(path))[None], 3, -1))[0, 0]) for path in unseen.paths]
-    report = metrics.make_report(unseen.targets, p, labels=unseen.labels, threshold=0.5, names=unseen.paths, patients=unseen.patients)
+    report = metrics.make_report(unseen.targets, [[1 - x, x] for x in p], labels=unseen.labels, threshold=0.5, names=unseen.paths, patients=unseen.patients)
     return figures(report, seconds, len(flow.filenames) * epochs)
 
 
