@@ -282,13 +282,14 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
         ws.append(w)
     x, y, w = np.concatenate(xs), np.concatenate(ys), np.concatenate(ws)
     centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
-    model = LogisticRegression(C=1 / (config.head_penalty * len(x)), max_iter=1000).fit((x - centre) / scale, y, sample_weight=w)
-    logits = model.decision_function((x - centre) / scale)
+    z = (x - centre) / scale
+    model = LogisticRegression(C=1 / (config.head_penalty * len(z)), max_iter=1000).fit(z, y, sample_weight=w)
+    logits = model.decision_function(z)
     sharper = min(1 / fit_temperature(logits, y), _SURE / float(logits.std()))
     kernel = sharper * (model.coef_ / scale).T  # (c, units)
     bias = sharper * model.intercept_ - centre @ kernel
     net.get_layer("probability").set_weights([machines.agree(array.astype(np.float32)) for array in (kernel, bias)])
-    return float(log_loss(y, calibrate(model.predict_proba((x - centre) / scale), 1 / sharper)))
+    return float(log_loss(y, calibrate(model.predict_proba(z), 1 / sharper)))
 
 
 def _reseed(trainer: keras.Model, seed: int, epoch: int) -> None:

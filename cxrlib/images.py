@@ -159,10 +159,11 @@ def fit(film: Film, size: int = 224) -> np.ndarray:
         >>> fit(read(np.full((300, 200), 255, np.uint8)), 4)[0, 0, 0].item()
         1.0
     """
-    if film.pixels.shape == (size, size):
-        return (film.pixels.astype(np.float32) / np.float32(film.white))[..., None]
-    image = Image.fromarray(film.pixels if film.pixels.dtype == np.uint8 else film.pixels.astype(np.float32))
-    small = np.array(image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0), np.float32)  # (size, size)
+    small = film.pixels
+    if small.shape != (size, size):
+        image = Image.fromarray(small if small.dtype == np.uint8 else small.astype(np.float32))
+        small = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0))
+    small = small.astype(np.float32)  # (size, size), a copy
     small /= np.float32(film.white)
     return np.clip(small, 0, 1, out=small)[..., None]
 
