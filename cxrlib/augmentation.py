@@ -48,6 +48,16 @@ class Augment(keras.layers.Layer):  # type: ignore[misc]
         """Change films of shape (n, s, s, 1) in [0, 1] while training; return them as they are otherwise."""
         return self.apply(films, self.draw(ops.shape(films)[0], films.shape[1])) if training else films
 
+    def compress(self, films: Any) -> Any:
+        """Compress films of shape (n, s, s, 1) in [0, 1] and change nothing else, each to a quality of its own; as they are where s is no multiple of 8."""
+        if films.shape[1] % 8:
+            return films
+        return ops.clip(_compress(films, self._quality(ops.shape(films)[0])), 0.0, 1.0)
+
+    def _quality(self, n: int) -> Any:
+        """How strongly films are compressed, times the standard table: about quality 93 to 20."""
+        return ops.exp(keras.random.uniform((n, 1, 1, 1, 1), -2.0, 1.0, seed=self.generator))
+
     def draw(self, n: int, size: int) -> dict[str, Any]:
         """Draw the parameters of `n` films of `size` pixels: tensors of shape (n, 1) for geometry, broadcastable to the films for the rest."""
         c = self.config
@@ -71,7 +81,7 @@ class Augment(keras.layers.Layer):  # type: ignore[misc]
             "softness": uniform(-c.sharpen, c.blur),
             "coarse": happens(c.coarse),
             "noise": keras.random.normal((1, size, size, 1), seed=self.generator) * uniform(-c.noise_std, c.noise_std),  # one field, scaled for each
-            "jpeg": ops.exp(uniform(-2.0, 1.0, 1, 1, 1, 1)) * happens(c.jpeg, 1, 1, 1, 1),  # of the standard table: about quality 93 to 20
+            "jpeg": self._quality(n) * happens(c.jpeg, 1, 1, 1, 1),
             "strips": 2 * uniform(0, c.strip, 1, 1, 4) * happens(c.strip_rate, 1, 1, 4),
             "strip_level": uniform(0, 1) * happens(0.5),
             "marker_centre": uniform(-1, 1, 1, 1, 2),

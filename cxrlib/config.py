@@ -147,6 +147,8 @@ class TrainConfig:
         views: Views of every film whose frozen features the head is trained on: the first is the film itself, the others are augmented.
         head_penalty: What half the squared length of the head's weights, on standardised features, adds to the mean loss; a strong one keeps the head from
             learning the hospital.
+        compression_penalty: How much stronger that penalty is along the directions in which compressing films moves the features, per unit of variance; a film
+            and its compressed copy are then answered more alike.
         epochs: Epochs of fine-tuning; 0 keeps the backbone frozen.
         fine_tune_from: First layer that fine-tuning moves; `None` for the backbone's usual one.
         batch_size: Films per step.
@@ -178,6 +180,7 @@ class TrainConfig:
     dropout: float = 0.3
     views: int = 2
     head_penalty: float = 3.0
+    compression_penalty: float = 0.3
     epochs: int = 3
     fine_tune_from: str | None = None
     batch_size: int = 32
@@ -200,6 +203,7 @@ class TrainConfig:
             ("image_size", 32, 2048),
             ("views", 1, 100),
             ("head_penalty", 1e-6, 1e6),
+            ("compression_penalty", 0, 1e6),
             ("epochs", 0, 1000),
             ("batch_size", 1, 4096),
             ("patience", 1, 1000),

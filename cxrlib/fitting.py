@@ -28,6 +28,7 @@ History = dict[str, list[float]]
 
 _HEAD, _BEST, _STATE = "head.weights.h5", "best.weights.h5", "state.json"
 _SURE = 4.0  # deviation of the logits of a head that is as sure as it should be
+_COMPRESSED = 2048  # films that show how compression moves features
 _HEAD_EPOCH = 10_000  # the head's views draw films as epochs from this one on, so that they differ from those of fine-tuning
 
 
@@ -230,16 +231,17 @@ def _trainer(net: keras.Model, config: TrainConfig) -> keras.Model:
 
 
 class _Views(keras.Model):  # type: ignore[misc]
-    """Features of films, augmented or not: the augmentation works although nothing is trained, which a functional model would not let it."""
+    """Features of films as they are, augmented, or compressed: that works although nothing is trained, which a functional model would not let it."""
 
-    def __init__(self, trainer: keras.Model, pooled: keras.Model, augmented: bool) -> None:
-        super().__init__(name="views")
-        self.unit, self.augment, self.pooled = trainer.get_layer("unit"), trainer.get_layer("augment"), pooled
-        self.augmented = augmented
+    def __init__(self, trainer: keras.Model, pooled: keras.Model, view: str) -> None:
+        super().__init__(name=f"{view}_views")
+        self.unit, self.augment, self.pooled, self.view = trainer.get_layer("unit"), trainer.get_layer("augment"), pooled, view
 
     def call(self, films: Any) -> Any:
-        """Give features (b, c) of films (b, s, s, 1) uint8; augmented, of another view at every call."""
-        return self.pooled(self.augment(self.unit(films), training=self.augmented), training=False)
+        """Give features (b, c) of films (b, s, s, 1) uint8; of another view at every call."""
+        x = self.unit(films)
+        x = self.augment.compress(x) if self.view == "compressed" else self.augment(x, training=self.view == "augmented")
+        return self.pooled(x, training=False)
 
 
 def _compile(trainer: keras.Model, config: TrainConfig, steps: int) -> None:
@@ -262,31 +264,37 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
     """Phase 1: the backbone is frozen, so its features are computed once per view, and the head is fitted to them. Gives its loss.
 
     The first view is the films themselves, the others are augmented. The head is a penalised logistic regression on standardised features, whose scaling is
-    then merged into it. The penalty shrinks its logits, which is undone, so that fine-tuning does not begin with making them larger; but not beyond what label
-    smoothing rewards, where a few films are told apart without an error.
+    then merged into it. The penalty is stronger along the directions in which compression moves features, as in within-class covariance normalisation (Hatch,
+    Kajarekar and Stolcke, 2006, doi:10.21437/Interspeech.2006-183). It shrinks the logits, which is undone, so that fine-tuning does not begin with making them
+    larger; but not beyond what label smoothing rewards, where a few films are told apart without an error.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
     pooled = keras.Model(net.input, net.get_layer("dropout").input)
-    plain, augmented = _Views(trainer, pooled, augmented=False), _Views(trainer, pooled, augmented=True)
+    plain, augmented, compressed = (_Views(trainer, pooled, kind) for kind in ("plain", "augmented", "compressed"))
     set_trainable(net, "dropout")
     n, size = len(side.index), config.batch_size
-    xs, ys, ws = [], [], []
-    for view in range(config.views):
-        features = augmented if view else plain
-        chosen, w = draw(side.films, config, n, _HEAD_EPOCH + view)
+
+    def features(views: keras.Model, chosen: NDArray[np.int64], view: int) -> NDArray[np.float32]:
         _reseed(trainer, config.seed, _HEAD_EPOCH + view)
-        xs += [np.asarray(features.predict_on_batch(side.batch(chosen[i : i + size])), np.float32) for i in range(0, n, size)]  # (b, c) each
-        ys.append(side.films.targets[chosen])
-        ws.append(w)
-    x, y, w = np.concatenate(xs), np.concatenate(ys), np.concatenate(ws)
+        batches = (side.batch(chosen[i : i + size]) for i in range(0, len(chosen), size))
+        return np.concatenate([np.asarray(views.predict_on_batch(batch), np.float32) for batch in batches])  # (n, c)
+
+    drawn = [draw(side.films, config, n, _HEAD_EPOCH + view) for view in range(config.views)]
+    x = np.concatenate([features(augmented if view else plain, chosen, view) for view, (chosen, _) in enumerate(drawn)])
+    y = np.concatenate([side.films.targets[chosen] for chosen, _ in drawn])
+    w = np.concatenate([weight for _, weight in drawn])
     centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
-    z = (x - centre) / scale
+    some = drawn[0][0][:_COMPRESSED]
+    moved = (features(compressed, some, config.views) - x[: len(some)]) / scale  # by compression alone
+    penalty = np.eye(len(scale)) + config.compression_penalty * moved.T @ moved / len(moved)
+    whiten = (np.linalg.inv(np.linalg.cholesky(penalty)).T / scale[:, None]).astype(np.float32)  # (c, c): to what is penalised alike in all directions
+    z = (x - centre) @ whiten
     model = LogisticRegression(C=1 / (config.head_penalty * len(z)), max_iter=1000).fit(z, y, sample_weight=w)
     logits = model.decision_function(z)
     sharper = min(1 / fit_temperature(logits, y), _SURE / float(logits.std()))
-    kernel = sharper * (model.coef_ / scale).T  # (c, units)
+    kernel = sharper * whiten @ model.coef_.T  # (c, units)
     bias = sharper * model.intercept_ - centre @ kernel
     net.get_layer("probability").set_weights([machines.agree(array.astype(np.float32)) for array in (kernel, bias)])
     return float(log_loss(y, calibrate(model.predict_proba(z), 1 / sharper)))

@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise ImportError('building and training networks needs TensorFlow and Keras: pip install "cxrlib[train]"') from error
 
-# An equalised film has mean 0 and deviation 1. These carry it to the mean and deviation of ImageNet, in the scaling that a backbone was trained with.
+# A standardised film has mean 0 and deviation 1. These carry it to the mean and deviation of ImageNet, in the scaling that a backbone was trained with.
 _UNIT = (0.45, -0.05)  # pixels in [-1, 1]
 _ZSCORE = (1.0, 0.0)  # (pixel - mean) / deviation
 _BYTES = (57.0, 118.0)  # [0, 255], rescaled by the network itself
@@ -49,7 +49,7 @@ class Backbone:
 
     Args:
         application: Its name in `keras.applications`.
-        scaling: Factor and offset that bring an equalised film to the pixel range it was trained with.
+        scaling: Factor and offset that bring a standardised film to the pixel range it was trained with.
         fine_tune_from: The first layer that fine-tuning moves; what lies before it is generic.
         look: The look that fine-tuning moves. MobileNetV2 is cut where it ranks films of other hospitals best; the others were not measured.
         coarse: A second look at a smaller film, by a copy of the backbone that stays as ImageNet made it; `None` for none.
@@ -65,7 +65,7 @@ class Backbone:
 # The part of a feature map that is pooled: from where to where, in parts of its height and of its width. On a frontal film the lungs lie there.
 LUNGS = ((2 / 7, 6 / 7), (1 / 7, 6 / 7))
 # Standard deviation of each octave of spatial frequencies of a film with deviation 1, the finest first; 0 leaves it out
-CONTRASTS = (0.0, 0.08, 0.17)
+CONTRASTS = (0.0, 0.05, 0.17)
 
 BACKBONES: dict[str, Backbone] = {
     "mobilenet_v2": Backbone(
@@ -91,11 +91,11 @@ def build_model(
     dropout: float = 0.3,
     seed: int = 0,
 ) -> keras.Model:
-    """Build the classifier: per-film equalisation, the lower blocks of a backbone at one or two scales, pooling over the lungs, dropout, probability.
+    """Build the classifier: per-film standardisation, the lower blocks of a backbone at one or two scales, pooling over the lungs, dropout, probability.
 
-    Films go in as they are, in [0, 1]: whatever the backbone needs happens inside the graph. Equalising each film and levelling its bands of frequencies makes
-    the network nearly blind to brightness, contrast, tone curve and sharpness, which differ from hospital to hospital; borders, shoulders and letters do too,
-    and are not pooled. The backbone is frozen, its batch normalisation merged into the convolutions (the same function; several of MobileNetV2's ImageNet
+    Films go in as they are, in [0, 1]: whatever the backbone needs happens inside the graph. Standardising each film and levelling its bands of frequencies
+    makes the network nearly blind to brightness, contrast and sharpness, which differ from hospital to hospital; borders, shoulders and letters do too, and are
+    not pooled. The backbone is frozen, its batch normalisation merged into the convolutions (the same function; several of MobileNetV2's ImageNet
     channels have next to no variance, and training through their huge gain diverges).
 
     Args:
@@ -131,14 +131,14 @@ def build_model(
     spec = BACKBONES[backbone]
     films = keras.Input((image_size, image_size, 1), name="film")  # (n, s, s, 1) in [0, 1]
     x = _shrink(films, _side(spec.look, image_size), "")
-    x = Equalise(strength=0.5, name="equalise", dtype="float32")(x)
+    x = Standardise(name="standardise", dtype="float32")(x)
     x = LevelBands(CONTRASTS[round(math.log2(image_size / x.shape[1])) :], name="level_bands", dtype="float32")(x)
     x = keras.layers.Rescaling(*spec.scaling, name="to_backbone")(x)
     x = keras.layers.Concatenate(name="to_rgb")([x, x, x])  # (n, s', s', 3)
     maps = _look(spec, spec.look, x, weights, "")
     if spec.coarse:
         maps += _look(spec, spec.coarse, _shrink(x, _side(spec.coarse, image_size), "coarse_"), weights, "coarse_")
-    body = _fold_batch_normalisation(keras.Model(films, maps))
+    body = _fold(keras.Model(films, maps))
     body.trainable = False
     pooled = [_pool_lungs(x, i) for i, x in enumerate(body.outputs)]
     x = keras.layers.Concatenate(name="features")(pooled) if len(pooled) > 1 else pooled[0]  # (n, c)
@@ -181,57 +181,24 @@ def _pool_lungs(x: Any, i: int) -> Any:
 
 
 @keras.saving.register_keras_serializable(package="cxrlib")
-class Equalise(keras.layers.Layer):  # type: ignore[misc]
-    """Histogram equalisation of each film by itself, to mean 0 and deviation 1: any two monotone renderings of one exposure become the same picture.
+class Standardise(keras.layers.Layer):  # type: ignore[misc]
+    """Bring each film by itself to mean 0 and deviation 1 over its central three quarters: brightness and contrast differ from machine to machine.
 
-    The distribution of intensities is read off the central three quarters of the film, on a grid of some forty pixels a side, at `levels` equidistant levels
-    between their extremes, with lines between them.
-
-    Args:
-        levels: Number of intervals.
-        strength: In [0, 1]; below 1 the film is a mixture of the equalised one and of one that was only brought to mean 0 and deviation 1, which knows better
-            how much of a lung is opaque.
-
-    References:
-        Pizer et al., Adaptive histogram equalization and its variations, 1987, doi:10.1016/S0734-189X(87)80186-X.
+    Its tone curve stays: equalising the histogram takes out also how much of a lung is opaque.
 
     Example:
         >>> ramp = np.linspace(0, 1, 64 * 64, dtype="float32").reshape(1, 64, 64, 1)
-        >>> dark, bright = (np.asarray(Equalise()(ramp**gamma)) for gamma in (2.0, 0.7))
-        >>> bool(np.abs(dark - bright).mean() < 0.05)
+        >>> plain, pale = (np.asarray(Standardise()(film)) for film in (ramp, 0.3 + 0.5 * ramp))
+        >>> bool(np.abs(plain - pale).max() < 0.02)
         True
     """
 
-    def __init__(self, levels: int = 64, strength: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.levels, self.strength = levels, strength
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what rebuilds the layer."""
-        return {**super().get_config(), "levels": self.levels, "strength": self.strength}
-
     def call(self, films: Any) -> Any:
-        """Equalise films of shape (n, s, s, 1) in [0, 1]."""
+        """Standardise films of shape (n, s, s, 1) in [0, 1]."""
         size = films.shape[1]
-        edge, step = size // 8, max(1, round(size / 56))
-        seen = ops.reshape(films[:, edge : size - edge : step, edge : size - edge : step], (-1, len(range(edge, size - edge, step)) ** 2, 1))  # (n, m, 1)
-        low, high = ops.min(seen, axis=1), ops.max(seen, axis=1)  # (n, 1)
-        span = ops.maximum(high - low, 1e-3)
-        cuts = low + span * ops.linspace(0.0, 1.0, self.levels + 1)[None]  # (n, levels + 1)
-        below = ops.mean(ops.cast(seen <= cuts[:, None] + 1e-5, films.dtype), axis=1)  # (n, levels + 1): the distribution, whatever way a tie is rounded
-        at = ops.clip((ops.reshape(films, (-1, size * size)) - low) / span, 0.0, 1.0) * self.levels  # (n, s * s)
-        left = ops.minimum(ops.floor(at), self.levels - 1.0)
-        first = (ops.cumsum(ops.ones_like(low), axis=0) - 1) * (self.levels + 1)  # (n, 1): where each film's distribution begins
-        index = ops.cast(left + first, "int32")
-        a, b = ops.take(below, index), ops.take(below, index + 1)  # of the distributions in a row: much faster than film by film
-        equal = a + (at - left) * (b - a)  # uniform in [0, 1]
-        x = ops.reshape((equal - 0.5) * math.sqrt(12.0), (-1, size, size, 1))
-        if self.strength == 1.0:
-            return x
-        centre = ops.mean(seen, axis=1)  # (n, 1)
-        deviation = ops.sqrt(ops.mean(ops.square(seen - centre[:, None]), axis=1))  # (n, 1)
-        plain = (films - centre[:, None, None]) / (deviation[:, None, None] + 1e-3)
-        return self.strength * x + (1 - self.strength) * ops.clip(plain, -3.0, 3.0)
+        seen = films[:, size // 8 : size - size // 8, size // 8 : size - size // 8]
+        centred = films - ops.mean(seen, axis=(1, 2, 3), keepdims=True)
+        return ops.clip(centred / (ops.std(seen, axis=(1, 2, 3), keepdims=True) + 1e-3), -3.0, 3.0)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape unchanged."""
@@ -316,8 +283,9 @@ def set_trainable(model: keras.Model, first_layer: str) -> None:
     model.predict_function = None  # on several devices Keras compiles it for what was trainable then
 
 
-def _fold_batch_normalisation(model: keras.Model) -> keras.Model:
-    """Merge every batch normalisation that follows a convolution into it; the network computes the same function, faster."""
+def _fold(model: keras.Model) -> keras.Model:
+    """Merge every batch normalisation that follows a convolution into it, and three equal channels into one; the network computes the same function, faster."""
+    grey = _seeing_grey(model)
     norms: dict[str, Any] = {}  # convolution -> the normalisation after it
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -333,23 +301,41 @@ def _fold_batch_normalisation(model: keras.Model) -> keras.Model:
         return layer.__class__.from_config(config)
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if grey and layer.name == "to_rgb":
+            return args[0][0]
         return args[0] if layer.name in merged else layer(*args, **kwargs)
 
     twin = keras.models.clone_model(model, clone_function=clone, call_function=call)
     for layer in twin.layers:
         if not layer.weights:
             continue
-        source = model.get_layer(layer.name)
+        kernel, *bias = model.get_layer(layer.name).get_weights()
+        if layer.name in grey:
+            kernel = kernel.sum(axis=2, keepdims=True)
         if norm := norms.get(layer.name):
-            kernel, *bias = source.get_weights()
             mean, variance = (ops.convert_to_numpy(v) for v in (norm.moving_mean, norm.moving_variance))
             gain = (ops.convert_to_numpy(norm.gamma) if norm.scale else 1.0) / np.sqrt(variance + norm.epsilon)  # (c,)
             shift = ops.convert_to_numpy(norm.beta) if norm.center else 0.0
             per_output = gain.reshape(kernel.shape[2:]) if isinstance(layer, keras.layers.DepthwiseConv2D) else gain  # kernel (h, w, c, m) or (h, w, c_in, c)
-            layer.set_weights([kernel * per_output, shift + gain * ((bias[0] if bias else 0.0) - mean)])
-        else:
-            layer.set_weights(source.get_weights())
+            kernel, bias = kernel * per_output, [shift + gain * ((bias[0] if bias else 0.0) - mean)]
+        layer.set_weights([kernel, *bias])
     return twin
+
+
+def _seeing_grey(model: keras.Model) -> set[str]:
+    """The first convolutions, if they see three equal channels; none, if something that treats channels differently comes before one of them."""
+    found: set[str] = set()
+    ahead = [layer for layer in model.layers if layer.name == "to_rgb"]
+    while ahead:
+        for node in ahead.pop()._outbound_nodes:
+            layer = node.operation
+            if isinstance(layer, keras.layers.Conv2D):
+                found.add(layer.name)
+            elif isinstance(layer, (keras.layers.Resizing, keras.layers.AveragePooling2D, keras.layers.ZeroPadding2D)):
+                ahead.append(layer)
+            else:
+                return set()
+    return found
 
 
 def serving_graph(model: keras.Model) -> keras.Model:

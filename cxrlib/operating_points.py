@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,8 @@ def choose(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str]) -> 
     """Choose the `screening` and the `balanced` operating point.
 
     `screening` has the highest threshold, hence the highest specificity, at a sensitivity of at least 0.98; `balanced` maximises Youden's J,
-    sensitivity + specificity - 1. All films count alike: were sources to count the same, one with forty films of a class would decide by chance.
+    sensitivity + specificity - 1, of distributions smoothed by kernels: the maximum of the counts themselves is often one of many nearly as high, and which one
+    it is depends on a few films. All films count alike: were sources to count the same, one with forty films of a class would decide by chance.
 
     Args:
         truth: ndarray of shape (n,), 1 for positive films and 0 for negative ones.
@@ -30,7 +32,8 @@ def choose(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str]) -> 
         ValueError: If shapes differ, a probability is none, or one of the classes is absent.
 
     References:
-        Youden, Index for rating diagnostic tests, 1950, doi:10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106>3.0.CO;2-3.
+        Youden, Index for rating diagnostic tests, 1950, doi:10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106>3.0.CO;2-3. With kernels: Fluss, Faraggi and
+        Reiser, Estimation of the Youden index and its associated cutoff point, 2005, doi:10.1002/bimj.200410135.
 
     Example:
         >>> points = choose([0, 0, 1, 1], [0.1, 0.3, 0.5, 0.9], ["home"] * 4)
@@ -43,9 +46,9 @@ def choose(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str]) -> 
     if y.all() or not y.any():
         raise ValueError("operating points need films of both classes")
     candidates = _between(p)
-    sensitivity, specificity = _part_from(p[y], candidates), 1 - _part_from(p[~y], candidates)  # (c,) each
-    enough = np.flatnonzero(sensitivity >= SCREENING_SENSITIVITY - 1e-9)
-    chosen = {"screening": int(enough[-1]), "balanced": int(np.argmax(sensitivity + specificity))}
+    enough = np.flatnonzero(_part_from(p[y], candidates) >= SCREENING_SENSITIVITY - 1e-9)
+    best = _smooth_youden(_logit(p[y]), _logit(p[~y]))
+    chosen = {"screening": int(enough[-1]), "balanced": int(np.argmin(np.abs(_logit(candidates) - best)))}
     return {name: measure(y, p, sources, float(candidates[i])) for name, i in chosen.items()}
 
 
@@ -126,3 +129,23 @@ def _part_from(p: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArr
     """Part of the films at or above each threshold: (c,)."""
     part: NDArray[np.float64] = 1 - np.searchsorted(np.sort(p), thresholds, side="left") / len(p)
     return part
+
+
+def _logit(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    p = np.clip(p, 1e-9, 1 - 1e-9)
+    return np.log(p / (1 - p))
+
+
+def _smooth_youden(sick: NDArray[np.float64], healthy: NDArray[np.float64]) -> float:
+    """The logit with the largest sum of sensitivity and specificity, both smoothed by logistic kernels with Silverman's bandwidth."""
+    places = np.linspace(min(sick.min(), healthy.min()), max(sick.max(), healthy.max()), 1001)
+
+    def below(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The smoothed part of the logits that lies below each place."""
+        quartiles = np.quantile(logits, [0.25, 0.75])
+        deviation = 0.9 * min(logits.std(), float(np.ptp(quartiles)) / 1.34) * len(logits) ** -0.2
+        scale = 2 * max(deviation * math.sqrt(3) / math.pi, 1e-3)
+        return np.array([0.5 + 0.5 * np.tanh((place - logits) / scale).mean() for place in places])
+
+    gain = below(healthy) - below(sick)
+    return float(places[gain > gain.max() - 1e-9].mean())  # the middle of where nothing lies between the classes

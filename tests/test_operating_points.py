@@ -30,10 +30,23 @@ def test_screening_has_the_best_specificity_at_its_sensitivity(seed):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_balanced_has_the_best_sum(seed):
+def test_balanced_has_nearly_the_best_sum(seed):
     y, p, where = films(seed)
     chosen = sum(rates(y, p, choose(y, p, where)["balanced"].threshold))
-    assert chosen == pytest.approx(max(sum(rates(y, p, t)) for t in np.linspace(0, 1, 1001)))
+    assert chosen > max(sum(rates(y, p, t)) for t in np.linspace(0, 1, 1001)) - 0.06
+
+
+def test_balanced_depends_less_on_which_films_there_are_than_the_best_sum_does():
+    drawn = [films(seed) for seed in range(100, 140)]
+    best = [max(np.linspace(0.1, 0.9, 801), key=lambda t: sum(rates(y, p, t))) for y, p, _ in drawn]
+    chosen = [choose(*one)["balanced"].threshold for one in drawn]
+    assert np.std(chosen) < 0.75 * np.std(best)
+    assert abs(np.mean(chosen) - np.mean(best)) < 0.03
+
+
+def test_classes_that_are_apart_are_told_apart():
+    assert 0.2 < choose([0, 0, 0, 1], [0.1, 0.15, 0.2, 0.6], ["a"] * 4)["balanced"].threshold < 0.6
+    assert choose([0] * 50 + [1] * 50, [0.0] * 50 + [1.0] * 50, ["a"] * 100)["balanced"].specificity == 1
 
 
 def test_a_handful_of_films_does_not_decide_for_all():

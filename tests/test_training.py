@@ -88,15 +88,44 @@ def test_the_head_is_trained_on_films_and_on_augmented_views_of_them():
     films = np.stack([phantom.draw(i, size=32) for i in range(4)])[..., None]
     clean = np.asarray(pooled.predict_on_batch(films.astype(np.float32) / 255))
     still = AugmentConfig(**{f.name: f.name == "never" if f.type == "bool" else 0.0 for f in dataclasses.fields(AugmentConfig)})
-    unchanged = fitting._Views(fitting._trainer(net, dataclasses.replace(TINY, augment=still)), pooled, augmented=True)
+    unchanged = fitting._Views(fitting._trainer(net, dataclasses.replace(TINY, augment=still)), pooled, "augmented")
     assert np.allclose(np.asarray(unchanged.predict_on_batch(films)), clean, atol=1e-5)
     trainer = fitting._trainer(net, TINY)
-    assert np.allclose(np.asarray(fitting._Views(trainer, pooled, augmented=False).predict_on_batch(films)), clean, atol=1e-5)
-    views = fitting._Views(trainer, pooled, augmented=True)
+    assert np.allclose(np.asarray(fitting._Views(trainer, pooled, "plain").predict_on_batch(films)), clean, atol=1e-5)
+    views = fitting._Views(trainer, pooled, "augmented")
     one, two = (np.asarray(views.predict_on_batch(films)) for _ in range(2))
     scale = np.abs(clean).max()
     assert np.abs(one - clean).max() > 0.01 * scale
     assert np.abs(one - two).max() > 0.01 * scale  # and every view is another one
+    compressed = np.asarray(fitting._Views(trainer, pooled, "compressed").predict_on_batch(films))
+    assert 0.001 * scale < np.abs(compressed - clean).max() < np.abs(one - clean).max()
+
+
+def test_the_head_relies_less_on_what_compression_changes(monkeypatch):
+    n, random = 200, np.random.default_rng(0)
+    data = dataset({("home", 0): n // 2, ("home", 1): n // 2})
+    net = build_model(weights=None, image_size=32)
+    width, telling = net.get_layer("dropout").output.shape[1], 40
+    known = np.where(np.arange(width) < telling, data.targets[:, None] + random.normal(0, 1, (n, width)), 0)  # each of them says as much as any other
+
+    class Views:
+        def __init__(self, trainer, pooled, kind):
+            self.moved = np.where(np.arange(width) < telling // 2, 3.0 * (kind == "compressed"), 0.0)
+
+        def predict_on_batch(self, films):
+            number = np.asarray(films)[:, 0, 0, 0].astype(int)  # of the film
+            return (known[number] + self.moved * random.normal(size=(len(number), width))).astype(np.float32)
+
+    monkeypatch.setattr(fitting, "_Views", Views)
+    pixels = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None], (n, 32, 32))
+    parts = []
+    for penalty in (0.0, 10.0):
+        config = dataclasses.replace(TINY, compression_penalty=penalty, balance="weights")
+        fitting._fit_head(net, fitting._trainer(net, config), fitting.Side(pixels, np.arange(n), data), config)
+        weight = np.abs(net.get_layer("probability").get_weights()[0][:, 0])
+        parts.append(weight[: telling // 2].sum() / weight.sum())
+    assert 0.4 < parts[0] < 0.6
+    assert parts[1] < 0.25
 
 
 def test_the_head_is_a_logistic_regression_and_the_stronger_its_penalty_the_less_it_relies_on_any_feature(monkeypatch):
@@ -109,7 +138,7 @@ def test_the_head_is_a_logistic_regression_and_the_stronger_its_penalty_the_less
         return np.concatenate([flat / 16 - 3, flat[:, ::-1] ** 2 / 5000], axis=1)
 
     class Views:  # every view is the film itself, and its pixels are its features
-        def __init__(self, trainer, pooled, augmented):
+        def __init__(self, trainer, pooled, kind):
             self.first = pooled.output_shape[1]
 
         def predict_on_batch(self, films):
