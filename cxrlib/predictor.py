@@ -257,7 +257,7 @@ class Predictor:
     def _stream(self, sources: Iterator[Source], ahead: int, tolerant: bool) -> Iterator[Any]:
         def answer(source: Source) -> Prediction | ImageError:
             try:
-                return self(source)
+                return self._answer(source, spread=False)[0]
             except ImageError as error:
                 if tolerant:
                     return error
@@ -347,11 +347,11 @@ class Predictor:
             obsolete=("figures/*", "model.*"),
         )
 
-    def _answer(self, source: Source) -> tuple[Prediction, Film, Output]:
+    def _answer(self, source: Source, *, spread: bool = True) -> tuple[Prediction, Film, Output]:
         size = self.config.image_size
         film = images.read(source, model_size=size)
         fitted = images.fit(film, size)  # (s, s, 1)
-        output = self._bundle.runtime.run(fitted[None])
+        output = self._bundle.runtime.run(fitted[None], spread=spread)
         verdict = self._gate.check(film, output.embedding[0], fitted) if self._gate else _UNGUARDED
         return self._decide(film, verdict, calibrate(output.probabilities, self.config.temperature)[0]), film, output
 

@@ -110,11 +110,12 @@ class Runtime:
         """Number of classes."""
         return self._graph.shapes[0][0]
 
-    def run(self, films: np.ndarray) -> Output:
+    def run(self, films: np.ndarray, *, spread: bool = True) -> Output:
         """Run the network.
 
         Args:
             films: ndarray of shape (n, s, s, 1), float32 in [0, 1], where s is `input_size`; n may be 0.
+            spread: Whether a film that comes alone is spread over the cores; not where other work, such as decoding, keeps them busy.
 
         Returns:
             Its output, row for row.
@@ -138,7 +139,7 @@ class Runtime:
                 result[i] = interpreter.get_tensor(index)[0]
 
         with self._lock:
-            alone = len(films) == 1 and not self._calls
+            alone = spread and len(films) == 1 and not self._calls
             self._calls += 1
         try:
             if alone:
