@@ -146,7 +146,7 @@ def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS)
 
 
 def fit(film: Film, size: int = 224) -> np.ndarray:
-    """Squash a film to the network's input with an antialiased bicubic filter, as the training films were.
+    """Squash a film to the network's input with an antialiased bicubic filter, as the training films were; much larger ones are first averaged in whole blocks.
 
     Args:
         film: A film.

@@ -100,6 +100,15 @@ def test_one_film_and_the_same_film_in_a_batch_agree_to_the_bit():
         assert np.array_equal(alone.evidence[0], together.evidence[i])
 
 
+def test_a_film_that_is_not_to_be_spread_leaves_the_wide_interpreter_alone(monkeypatch):
+    runtime, x = Runtime(MODEL, threads=2), films(1)
+    spread = runtime.run(x)
+    monkeypatch.setattr(runtime, "_wide", None)
+    assert np.array_equal(runtime.run(x, spread=False).probabilities, spread.probabilities)
+    with pytest.raises(AttributeError):
+        runtime.run(x)
+
+
 def test_path_and_bytes_and_strided_films(tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes(MODEL)
