@@ -161,10 +161,18 @@ def _data(config: BundleConfig, population: str | None) -> str:
     lines = []
     if config.sources:
         rows = [
-            [source.name, "unknown" if source.patients is None else f"{source.patients:,}", _counts(source.train), _counts(source.validation)]
+            [
+                source.name,
+                "unknown" if source.patients is None else f"{source.patients:,}",
+                _counts(source.train),
+                _counts(source.validation),
+                f"{source.trust:.0%}",
+            ]
             for source in config.sources
         ]
-        lines.append(_table(["Source", "Patients", "Training films", "Validation films"], rows))
+        lines.append(_table(["Source", "Patients", "Training films", "Validation films", "Labels believed"], rows))
+        if any(source.trust < 1 for source in config.sources):
+            lines.append("Films of a source count the less while training, the more its labels contradict what all sources together teach (`source_trust`).")
     else:
         lines.append("The bundle does not record what the network was trained on.")
     lines.append(

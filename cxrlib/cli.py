@@ -451,7 +451,8 @@ def _info(options: argparse.Namespace) -> int:
             ppv, npv = predictive_values(point.sensitivity, point.specificity, options.prevalence)
             lines.append(f"{'':<12} of 100 films {100 * options.prevalence:g} positive: a positive answer is right in {ppv:.1%}, a negative one in {npv:.1%}")
     for source in config.sources:
-        lines.append(f"source       {source.name}: {sum(source.train.values()):,} films trained on, {sum(source.validation.values()):,} validated")
+        films, aside = sum(source.train.values()), sum(source.validation.values())
+        lines.append(f"source       {source.name}: {films:,} films trained on, {aside:,} validated, labels believed to {source.trust:.0%}")
     lines += [f"note         {note}" for note in config.notes]
     report = predictor.report
     sys.stdout.write("\n".join(lines) + "\n" + (f"{_figures(report)}\n" if report else "") + f"{DISCLAIMER}\n")

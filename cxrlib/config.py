@@ -163,6 +163,8 @@ class TrainConfig:
         validation: Part of the patients set aside for validation, in (0, 1).
         balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
         source_power: A source of n films counts n to this power: 1 by its size, 0 as much as any other.
+        source_trust: Among several sources, the films of one count by (2 AUROC - 1) to this power, the AUROC being that of a head trained on all sources, in
+            cross-validation on the films of this one: labels that the other films contradict count little. 0 believes all labels alike.
         precision: `"auto"` is mixed on a GPU and float32 elsewhere; or a Keras dtype policy.
         seed: Of the split, the draws, the augmentation and the initial weights.
         augment: How far films are changed while training.
@@ -181,7 +183,7 @@ class TrainConfig:
     views: int = 2
     head_penalty: float = 3.0
     compression_penalty: float = 0.3
-    epochs: int = 3
+    epochs: int = 4
     fine_tune_from: str | None = None
     batch_size: int = 32
     learning_rate: float = 5e-5
@@ -189,11 +191,12 @@ class TrainConfig:
     label_smoothing: float = 0.05
     mixup: float = 0.0
     average: int = 2
-    keep: float = 0.25
+    keep: float = 0.5
     patience: int = 6
     validation: float = 0.15
     balance: str = "sample"
     source_power: float = 1.0
+    source_trust: float = 2.0
     precision: str = "auto"
     seed: int = 0
     augment: AugmentConfig = AugmentConfig()
@@ -216,6 +219,7 @@ class TrainConfig:
             ("mixup", 0, 100),
             ("validation", 0.01, 0.9),
             ("source_power", 0, 1),
+            ("source_trust", 0, 8),
         ):
             _between(self, name, low, high)
         if self.balance not in ("sample", "weights", "none"):
@@ -231,6 +235,7 @@ class SourceSummary:
         train: Films trained on, by label.
         validation: Films validated on, by label.
         patients: Number of known patients, or `None`.
+        trust: How far its labels were believed, in [0, 1], see `TrainConfig.source_trust`.
 
     Example:
         >>> SourceSummary("nih", {"NORMAL": 218}, {"NORMAL": 38}, 480).name
@@ -241,6 +246,7 @@ class SourceSummary:
     train: dict[str, int]
     validation: dict[str, int]
     patients: int | None
+    trust: float = 1.0
 
 
 @dataclass(frozen=True)

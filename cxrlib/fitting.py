@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -22,6 +23,9 @@ from cxrlib.config import TrainConfig
 from cxrlib.data import Dataset, weights
 from cxrlib.model import BACKBONES, set_trainable
 
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
 _FLOOR = 0.2  # of the peak, what the learning rate decays to: weights that are averaged later must still move
 
 History = dict[str, list[float]]
@@ -29,6 +33,9 @@ History = dict[str, list[float]]
 _HEAD, _BEST, _STATE = "head.weights.h5", "best.weights.h5", "state.json"
 _SURE = 4.0  # deviation of the logits of a head that is as sure as it should be
 _COMPRESSED = 2048  # films that show how compression moves features
+_FOLDS = 4  # of the cross-validation that says how far a source's labels are believed
+_ENOUGH = 25  # films of each class that a source needs before it can be disbelieved
+_LEAST = 0.01  # what a source counts whose labels look like chance
 _HEAD_EPOCH = 10_000  # the head's views draw films as epochs from this one on, so that they differ from those of fine-tuning
 
 
@@ -71,7 +78,7 @@ class Side:
         return targets.astype(np.float32)[:, None] if k == 2 else np.eye(k, dtype=np.float32)[targets]
 
 
-def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, folder: Path, say: Callable[[str], None]) -> History:
+def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, folder: Path, say: Callable[[str], None]) -> tuple[History, dict[str, float]]:
     """Train a network of `build_model` in place.
 
     Args:
@@ -83,16 +90,18 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
         say: Called with a line now and then.
 
     Returns:
-        One value per epoch under `loss`, `val_auroc` (the mean over the sources), `val_auroc <source>` and `seconds`.
+        One value per epoch under `loss`, `val_auroc` (the mean over the sources), `val_auroc <source>` and `seconds`; and how far each source was believed.
     """
     trainer = _trainer(net, config)
     steps = max(1, len(train.index) // config.batch_size)
     state = json.loads((folder / _STATE).read_text("utf-8")) if (folder / _STATE).exists() else None
     if state is None:
-        loss = _fit_head(net, trainer, train, config)
+        loss, trust = _fit_head(net, trainer, train, config)
+        if len(trust) > 1:
+            say(f"labels are believed by source: {_list(trust)}")
         score, by_source = validate(net, validation)
         say(f"head on frozen features: loss {loss:.4f}, validation AUROC {score:.4f} ({_list(by_source)})")
-        state = {"epoch": 0, "best": score, "best_epoch": 0, "history": {}}
+        state = {"epoch": 0, "best": score, "best_epoch": 0, "history": {}, "trust": trust}
         _save(net, folder / _HEAD)
         _save(net, folder / _BEST)
     set_trainable(net, config.fine_tune_from or BACKBONES[config.backbone].fine_tune_from)
@@ -108,7 +117,7 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
         start = time.monotonic()
         state["epoch"] += 1
         _reseed(trainer, config.seed, state["epoch"])
-        done = trainer.fit(_Batches(train, config, steps, state["epoch"]), epochs=1, verbose=0, shuffle=False)
+        done = trainer.fit(_Batches(train, config, steps, state["epoch"], state["trust"]), epochs=1, verbose=0, shuffle=False)
         score, by_source = validate(net, validation)
         values = {"loss": done.history["loss"][0], "val_auroc": score, **{f"val_auroc {s}": v for s, v in by_source.items()}}
         for name, value in {**values, "seconds": time.monotonic() - start}.items():
@@ -123,7 +132,7 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
         took = history["seconds"][-1]
         say(f"epoch {state['epoch']}/{config.epochs}: loss {values['loss']:.4f}, validation AUROC {score:.4f} ({_list(by_source)}), {took:.0f} s")
     _choose_weights(net, validation, config, folder, state, say)
-    return history
+    return history, state["trust"]
 
 
 def validate(net: keras.Model, side: Side) -> tuple[float, dict[str, float]]:
@@ -136,17 +145,9 @@ def validate(net: keras.Model, side: Side) -> tuple[float, dict[str, float]]:
     Returns:
         The mean AUROC over the sources that have two classes or more, and that of each; with three or more labels, each against the others.
     """
-    from sklearn.metrics import roc_auc_score
-
     starts = range(0, len(side.index), 64)
     p = machines.agree(np.concatenate([np.asarray(net.predict_on_batch(side.batch(slice(i, i + 64)).astype(np.float32) / np.float32(255))) for i in starts]))
-    truth, where = side.targets(slice(None)), np.array(side.films.sources)
-    by_source = {}
-    for source in np.unique(where):
-        y, q = truth[where == source], p[where == source]
-        scores = [roc_auc_score(y[:, c], q[:, c]) for c in range(y.shape[1]) if 0 < y[:, c].mean() < 1]
-        if scores:
-            by_source[str(source)] = float(np.mean(scores))
+    by_source = _auroc_by_source(side, p)
     if not by_source:
         raise ValueError(
             "no source has validation films of two classes: every source must bring both (a class that comes from one hospital alone teaches the hospital)"
@@ -154,25 +155,56 @@ def validate(net: keras.Model, side: Side) -> tuple[float, dict[str, float]]:
     return float(np.mean(list(by_source.values()))), by_source
 
 
-def draw(films: Dataset, config: TrainConfig, n: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _auroc_by_source(side: Side, p: NDArray[Any]) -> dict[str, float]:
+    """How well probabilities (m, 1) or (m, k) rank the films of each source that has two classes or more."""
+    from sklearn.metrics import roc_auc_score
+
+    truth, where = side.targets(slice(None)), np.array(side.films.sources)
+    by_source = {}
+    for source in np.unique(where):
+        y, q = truth[where == source], p[where == source]
+        scores = [roc_auc_score(y[:, c], q[:, c]) for c in range(y.shape[1]) if 0 < y[:, c].mean() < 1]
+        if scores:
+            by_source[str(source)] = float(np.mean(scores))
+    return by_source
+
+
+def importance(films: Dataset, config: TrainConfig, trust: Mapping[str, float]) -> NDArray[np.float64]:
+    """Say how much each film counts.
+
+    Classes count alike within a source, and a source of m films as m to the power of `config.source_power`, times how far its labels are believed.
+
+    Args:
+        films: The films.
+        config: The recipe.
+        trust: For each source, how far its labels are believed, in [0, 1]; sources that are not named are believed.
+
+    Returns:
+        ndarray of shape (m,), float64, positive, mean 1.
+    """
+    _, source, size = np.unique(films.sources, return_inverse=True, return_counts=True)
+    w = (np.ones(len(films)) if config.balance == "none" else weights(films)) * size[source] ** (config.source_power - 1.0)
+    w *= [trust.get(name, 1.0) for name in films.sources]
+    return np.asarray(w * (len(w) / w.sum()), np.float64)
+
+
+def draw(films: Dataset, config: TrainConfig, n: int, epoch: int, trust: Mapping[str, float]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Draw the films of an epoch; the same ones for the same seed and epoch.
 
-    Classes count alike within a source, and a source of m films as m to the power of `config.source_power`: with `balance="sample"` films come more or less
-    often, with `"weights"` every film comes once and weighs more or less.
+    With `balance="sample"` films come the more often the more they count, see `importance`; otherwise every film comes once and weighs more or less.
 
     Args:
         films: The films to draw from.
         config: The recipe.
         n: How many to draw.
         epoch: Which epoch.
+        trust: As for `importance`.
 
     Returns:
         Positions of shape (n,), int64, and the weight of each, float32 with mean about 1.
     """
     random = np.random.default_rng([config.seed, epoch])
-    _, source, size = np.unique(films.sources, return_inverse=True, return_counts=True)
-    w = (np.ones(len(films)) if config.balance == "none" else weights(films)) * size[source] ** (config.source_power - 1.0)
-    w *= len(w) / w.sum()
+    w = importance(films, config, trust)
     order = random.permutation(len(w))
     if config.balance != "sample":
         chosen = np.resize(order, n)
@@ -204,11 +236,11 @@ def mix(pixels: NDArray[np.uint8], targets: NDArray[np.float32], strength: float
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """The batches of one epoch, or this process's share of them, read ahead by a thread while the network computes."""
 
-    def __init__(self, side: Side, config: TrainConfig, steps: int, epoch: int) -> None:
+    def __init__(self, side: Side, config: TrainConfig, steps: int, epoch: int, trust: Mapping[str, float]) -> None:
         super().__init__(workers=1, use_multiprocessing=False, max_queue_size=8)
         self.side, self.size, self.steps, self.mixup = side, config.batch_size, steps, config.mixup
         self.seed, self.share = (config.seed, epoch), machines.share(config.batch_size)
-        self.chosen, self.weights = draw(side.films, config, steps * config.batch_size, epoch)
+        self.chosen, self.weights = draw(side.films, config, steps * config.batch_size, epoch, trust)
 
     def __len__(self) -> int:
         return self.steps
@@ -260,15 +292,14 @@ def _loss(units: int, config: TrainConfig) -> keras.losses.Loss:
     return kind(label_smoothing=config.label_smoothing)
 
 
-def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig) -> float:
-    """Phase 1: the backbone is frozen, so its features are computed once per view, and the head is fitted to them. Gives its loss.
+def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig) -> tuple[float, dict[str, float]]:
+    """Phase 1: the backbone is frozen, so its features are computed once per view, and the head is fitted to them.
 
-    The first view is the films themselves, the others are augmented. The head is a penalised logistic regression on standardised features, whose scaling is
-    then merged into it. The penalty is stronger along the directions in which compression moves features, as in within-class covariance normalisation (Hatch,
-    Kajarekar and Stolcke, 2006, doi:10.21437/Interspeech.2006-183). It shrinks the logits, which is undone, so that fine-tuning does not begin with making them
-    larger; but not beyond what label smoothing rewards, where a few films are told apart without an error.
+    Gives its loss, and how far each source is believed. The first view is the films themselves, the others are augmented. The head is a penalised logistic
+    regression on standardised features, whose scaling is then merged into it. The penalty is stronger along the directions in which compression moves features,
+    as in within-class covariance normalisation (Hatch, Kajarekar and Stolcke, 2006, doi:10.21437/Interspeech.2006-183). It shrinks the logits, which is undone,
+    so that fine-tuning does not begin with making them larger; but not beyond what label smoothing rewards, where a few films are told apart without an error.
     """
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
     pooled = keras.Model(net.input, net.get_layer("dropout").input)
@@ -281,8 +312,10 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
         batches = (side.batch(chosen[i : i + size]) for i in range(0, len(chosen), size))
         return np.concatenate([np.asarray(views.predict_on_batch(batch), np.float32) for batch in batches])  # (n, c)
 
-    drawn = [draw(side.films, config, n, _HEAD_EPOCH + view) for view in range(config.views)]
-    x = np.concatenate([features(augmented if view else plain, chosen, view) for view, (chosen, _) in enumerate(drawn)])
+    films = features(plain, np.arange(n), 0)
+    trust = _trust(films, side, config)
+    drawn = [draw(side.films, config, n, _HEAD_EPOCH + view, trust) for view in range(config.views)]
+    x = np.concatenate([features(augmented, chosen, view) if view else films[chosen] for view, (chosen, _) in enumerate(drawn)])
     y = np.concatenate([side.films.targets[chosen] for chosen, _ in drawn])
     w = np.concatenate([weight for _, weight in drawn])
     centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
@@ -291,13 +324,52 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
     penalty = np.eye(len(scale)) + config.compression_penalty * moved.T @ moved / len(moved)
     whiten = (np.linalg.inv(np.linalg.cholesky(penalty)).T / scale[:, None]).astype(np.float32)  # (c, c): to what is penalised alike in all directions
     z = (x - centre) @ whiten
-    model = LogisticRegression(C=1 / (config.head_penalty * len(z)), max_iter=1000).fit(z, y, sample_weight=w)
+    model = _logistic(len(z), config).fit(z, y, sample_weight=w)
     logits = model.decision_function(z)
     sharper = min(1 / fit_temperature(logits, y), _SURE / float(logits.std()))
     kernel = sharper * whiten @ model.coef_.T  # (c, units)
     bias = sharper * model.intercept_ - centre @ kernel
     net.get_layer("probability").set_weights([machines.agree(array.astype(np.float32)) for array in (kernel, bias)])
-    return float(log_loss(y, calibrate(model.predict_proba(z), 1 / sharper)))
+    return float(log_loss(y, calibrate(model.predict_proba(z), 1 / sharper))), trust
+
+
+def _logistic(n: int, config: TrainConfig) -> LogisticRegression:
+    """A logistic regression whose penalty is the recipe's, for n films."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=1 / (config.head_penalty * n), max_iter=1000)
+
+
+def _trust(features: NDArray[np.float32], side: Side, config: TrainConfig) -> dict[str, float]:
+    """How far the labels of each source are believed, in [0.01, 1], from the features (n, c) of its films.
+
+    A head is trained on all sources together, in a cross-validation by patients, and ranks the films of each source. Labels that are wrong at a rate r shrink
+    2 AUROC - 1 by the factor 1 - 2 r (Menon et al., 2015, proceedings.mlr.press/v37/menon15.html), and what a film tells about the disease by its square.
+    Labels that only their own hospital could teach, since they go with its ways of making films, look wrong to such a head too. A source with few films, or
+    with one class, is believed.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+
+    films = side.films
+    counts = Counter(zip(films.sources, films.targets.tolist(), strict=True))
+    names = list(dict.fromkeys(films.sources))
+    trust = dict.fromkeys(names, 1.0)
+    measured = [name for name in names if min(counts[name, target] for target in range(len(films.labels))) >= _ENOUGH]
+    if len(names) < 2 or not measured or not config.source_trust:
+        return trust
+    z = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-3)
+    p = cross_val_predict(
+        _logistic(len(z), config),
+        z,
+        films.targets,
+        groups=[patient or name for patient, name in zip(films.patients, films.names, strict=True)],
+        cv=StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=config.seed),
+        method="predict_proba",
+        params={"sample_weight": importance(films, config, {})},
+    )
+    auroc = _auroc_by_source(side, p[:, 1:] if p.shape[1] == 2 else p)
+    believed = machines.agree(np.array([max(2 * auroc[name] - 1, 0.0) ** config.source_trust for name in measured]))
+    return trust | {name: max(_LEAST, round(float(part), 4)) for name, part in zip(measured, believed, strict=True)}
 
 
 def _reseed(trainer: keras.Model, seed: int, epoch: int) -> None:

@@ -134,7 +134,7 @@ def train(
         say(f"{len(sides.train):,} films to train on, {len(sides.validation):,} to validate, {len(set(films.sources))} source(s)")
         with _precision(config.precision), machines.sharing():
             net = _network(films.labels, config, init)
-            history = fitting.fit(net, train_side, validation, config, work, say)
+            history, trust = fitting.fit(net, train_side, validation, config, work, say)
         if machines.rank():  # the first process does the rest
             _wait_for_first(work)
             if not target.exists():
@@ -148,7 +148,7 @@ def train(
             temperature=1.0,
             training=config,
             probe=(0.0,) * len(films.labels),
-            sources=_summaries(train_side.films, validation.films),
+            sources=_summaries(train_side.films, validation.films, trust),
             fingerprint=identity["films"],
             split=sides.digest,
             notes=found.leaks if leaks == "allow" else (),
@@ -251,7 +251,7 @@ def _gate(runtime: Runtime, train_side: Side, validation: Side, seed: int) -> ga
     return gate.fit(pixels, sources=sources[chosen].tolist(), embed=lambda films: runtime.run(films).embedding, seed=seed)
 
 
-def _summaries(train_films: Dataset, validation: Dataset) -> tuple[SourceSummary, ...]:
+def _summaries(train_films: Dataset, validation: Dataset, trust: dict[str, float]) -> tuple[SourceSummary, ...]:
     def count(films: Dataset, source: str) -> dict[str, int]:
         counts = Counter(films.labels[t] for s, t in zip(films.sources, films.targets.tolist(), strict=True) if s == source)
         return {label: counts[label] for label in films.labels}
@@ -260,7 +260,7 @@ def _summaries(train_films: Dataset, validation: Dataset) -> tuple[SourceSummary
     for source in dict.fromkeys(train_films.sources):
         patients = [p for films in (train_films, validation) for p, s in zip(films.patients, films.sources, strict=True) if s == source]
         known = len(set(patients)) if None not in patients else None
-        summaries.append(SourceSummary(source, count(train_films, source), count(validation, source), known))
+        summaries.append(SourceSummary(source, count(train_films, source), count(validation, source), known, trust[source]))
     return tuple(summaries)
 
 

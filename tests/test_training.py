@@ -48,7 +48,7 @@ def strata(data: Dataset, chosen: np.ndarray, weights: np.ndarray) -> Counter:
 @pytest.mark.parametrize("balance", ["sample", "weights"])
 def test_classes_count_alike_within_a_source_and_sources_by_their_power(balance):
     data = dataset({("big", 0): 200, ("big", 1): 600, ("small", 0): 30, ("small", 1): 20})
-    chosen, weights = fitting.draw(data, TrainConfig(balance=balance, source_power=0.5), len(data), 1)
+    chosen, weights = fitting.draw(data, TrainConfig(balance=balance, source_power=0.5), len(data), 1, {})
     parts = strata(data, chosen, weights)
     assert parts["big", 0] == pytest.approx(parts["big", 1], rel=0.1)
     assert parts["small", 0] == pytest.approx(parts["small", 1], abs=12)
@@ -56,15 +56,40 @@ def test_classes_count_alike_within_a_source_and_sources_by_their_power(balance)
     assert weights.mean() == pytest.approx(1, abs=0.01)
 
 
+def test_a_source_that_is_believed_less_is_drawn_less():
+    data = dataset({("big", 0): 100, ("big", 1): 300, ("small", 0): 50, ("small", 1): 50})
+    parts = strata(data, *fitting.draw(data, TrainConfig(), len(data), 1, {"small": 0.25}))
+    assert parts["big", 0] == pytest.approx(parts["big", 1], abs=2)
+    assert (parts["big", 0] + parts["big", 1]) / (parts["small", 0] + parts["small", 1]) == pytest.approx(16, rel=0.1)
+
+
+def test_labels_that_the_other_films_contradict_are_believed_less():
+    data = dataset({("big", 0): 200, ("big", 1): 200, ("mined", 0): 60, ("mined", 1): 60, ("few", 0): 60, ("few", 1): 10})
+    random, where = np.random.default_rng(0), np.array(data.sources)
+    sick = np.where(where == "big", data.targets, random.integers(0, 2, len(data)))  # what the films show; the smaller sources' labels know nothing of it
+    features = random.normal(size=(len(data), 12)).astype(np.float32)
+    features[:, :6] += 1.5 * sick[:, None]
+    features[:, 6] += np.where(where == "mined", 6.0 * data.targets, 0.0)  # but its own way of making films gives its labels away
+    side = fitting.Side(np.zeros((len(data), 1, 1), np.uint8), np.arange(len(data)), data)
+    trust = fitting._trust(features, side, TrainConfig())
+    assert trust["big"] > 0.8
+    assert trust["mined"] < 0.4
+    assert trust["few"] == 1.0  # too few films to say
+    assert fitting._trust(features, side, TrainConfig(source_trust=4.0))["mined"] == pytest.approx(trust["mined"] ** 2, abs=0.001)
+    assert set(fitting._trust(features, side, TrainConfig(source_trust=0.0)).values()) == {1.0}
+    alone = np.flatnonzero(where == "mined")
+    assert fitting._trust(features[alone], fitting.Side(side.pixels, alone, data.take(alone)), TrainConfig()) == {"mined": 1.0}
+
+
 def test_a_draw_repeats_no_film_more_than_it_must_and_can_be_replayed():
     data = dataset({("a", 0): 50, ("a", 1): 150})
-    chosen, _ = fitting.draw(data, TrainConfig(), 200, 7)
+    chosen, _ = fitting.draw(data, TrainConfig(), 200, 7, {})
     times = Counter(chosen.tolist())
     assert {times[i] for i in range(50)} == {2}
     assert {times[i] for i in range(50, 200)} == {0, 1}
-    assert np.array_equal(chosen, fitting.draw(data, TrainConfig(), 200, 7)[0])
-    assert not np.array_equal(chosen, fitting.draw(data, TrainConfig(), 200, 8)[0])
-    plain, ones = fitting.draw(data, TrainConfig(balance="none", source_power=1.0), 200, 1)
+    assert np.array_equal(chosen, fitting.draw(data, TrainConfig(), 200, 7, {})[0])
+    assert not np.array_equal(chosen, fitting.draw(data, TrainConfig(), 200, 8, {})[0])
+    plain, ones = fitting.draw(data, TrainConfig(balance="none", source_power=1.0), 200, 1, {})
     assert sorted(plain.tolist()) == list(range(200))
     assert set(ones.tolist()) == {1.0}
 
@@ -149,7 +174,7 @@ def test_the_head_is_a_logistic_regression_and_the_stronger_its_penalty_the_less
     for penalty in (1e-2, 1e3):
         net = build_model(weights=None, image_size=32)
         config = dataclasses.replace(TINY, head_penalty=penalty, balance="weights")
-        loss = fitting._fit_head(net, fitting._trainer(net, config), fitting.Side(pixels, np.arange(n), data), config)
+        loss, _ = fitting._fit_head(net, fitting._trainer(net, config), fitting.Side(pixels, np.arange(n), data), config)
         kernel, bias = net.get_layer("probability").get_weights()
         x = features(pixels)[:, : len(kernel)]
         margins = np.where(data.targets == 1, 1, -1) * (x @ kernel + bias)[:, 0]
