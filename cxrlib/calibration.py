@@ -12,19 +12,20 @@ from cxrlib.resampling import Bools, Floats, Ints
 BINS = 15  # of the calibration error and the reliability diagram: equally wide, as in Guo et al. 2017
 
 
-def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
+def fit_temperature(logits: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Find the temperature that makes probabilities honest: the divisor of the logits with the least negative log-likelihood.
 
     Args:
         logits: ndarray of shape (n,), the logit of the positive class, or (n, k), one per class before softmax.
         truth: ndarray of shape (n,), integers: the index of each film's true label.
+        weights: ndarray of shape (n,), not negative: how much each film counts; all alike by default.
 
     Returns:
         The temperature, in [0.05, 20]; above 1 the network was too sure of itself. Where no inner one is best (perfectly separated films, or a network that
         ranks worse than chance), the nearer end.
 
     Raises:
-        ValueError: If shapes do not fit, a logit is not finite, or only one class is present.
+        ValueError: If shapes do not fit, a logit is not finite, a weight is negative, or only one class is present.
 
     Example:
         >>> round(fit_temperature([-4.0, -4.0, -4.0, 4.0, 4.0, 4.0, -4.0, 4.0], [0, 0, 0, 1, 1, 1, 1, 0]), 3)
@@ -43,12 +44,15 @@ def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
     y = check_truth(y, z.shape[1])
     if len(np.unique(y)) < 2:
         raise ValueError("a temperature needs films of at least two classes. Received: films of one class only")
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
+    if w.shape != y.shape or not (w >= 0).all() or not 0 < w.sum() < np.inf:
+        raise ValueError(f"weights must not be negative, one per film. Received: shape {w.shape}, from {w.min(initial=0):g}")
     z = z - z.max(axis=1, keepdims=True)
-    of_truth = np.take_along_axis(z, y[:, None], axis=1)[:, 0].mean()
+    of_truth = np.average(np.take_along_axis(z, y[:, None], axis=1)[:, 0], weights=w)
 
     def slope(beta: float) -> float:  # of the mean negative log-likelihood, convex in beta = 1 / temperature
         e = np.exp(beta * z)
-        return float(((e * z).sum(1) / e.sum(1)).mean() - of_truth)
+        return float(np.average((e * z).sum(1) / e.sum(1), weights=w) - of_truth)
 
     low, high = math.log(1 / 20), math.log(20)  # of beta
     for _ in range(60):

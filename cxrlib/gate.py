@@ -12,7 +12,9 @@ References:
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -279,16 +281,22 @@ def fit(
 
     # Folds: a picture belongs to the fold of the film that it was made from.
     fold = rng.permutation(len(films)) % _FOLDS
-    pictures, kinds, folds = [films], [which], [fold]  # kind: number of the source; then variants; then outliers
+    pools = []
     for k in range(_FOLDS):
         own = np.flatnonzero(fold == k)
-        pool = films[np.concatenate([rng.choice(own[which[own] == s], 200) for s in np.unique(which[own])])]
-        for number, make, n in ((len(names), variants, -(-made // (2 * _FOLDS))), (len(names) + 1, outliers, -(-made // _FOLDS))):
-            pictures.append(make(pool, n, seed=seed * _FOLDS + k))
-            kinds.append(np.full(n, number))
-            folds.append(np.full(n, k))
-    kind, fold = np.concatenate(kinds), np.concatenate(folds)  # of each picture
-    embeddings, layouts = _features(np.concatenate(pictures), embed)
+        pools.append(films[np.concatenate([rng.choice(own[which[own] == s], 200) for s in np.unique(which[own])])])
+    makers = ((variants, -(-made // (2 * _FOLDS))), (outliers, -(-made // _FOLDS)))
+    jobs = [(k, m) for k in range(_FOLDS) for m in range(len(makers))]
+
+    def make(k: int, m: int) -> np.ndarray:
+        draw, n = makers[m]
+        return draw(pools[k], n, seed=seed * _FOLDS + k)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        drawn = list(threads.map(make, *zip(*jobs, strict=True)))
+    kind = np.concatenate([which, *(np.full(len(d), len(names) + m) for d, (_, m) in zip(drawn, jobs, strict=True))])  # source; variant; outlier
+    fold = np.concatenate([fold, *(np.full(len(d), k) for d, (k, _) in zip(drawn, jobs, strict=True))])
+    embeddings, layouts = _features(np.concatenate([films, *drawn]), embed)
     x = np.hstack([np.sqrt(np.maximum(embeddings, 0)), layouts])  # (n, d + 256)
     p = min(shallow, embeddings.shape[1])
 

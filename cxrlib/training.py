@@ -218,7 +218,8 @@ def _network(labels: tuple[str, ...], config: TrainConfig, init: str | os.PathLi
 def _calibrate(folder: Path, train_side: Side, validation: Side) -> None:
     """Fit what turns scores into answers: temperature and operating points on validation films, the gate on both sides; through the runtime that users run.
 
-    How much evidence healthy validation films have, place by place, is kept too: a heatmap shows what goes beyond it.
+    In the temperature a source counts as far as its labels are believed: labels that are wrong would make all answers unsure. How much evidence healthy
+    validation films have, place by place, is kept too: a heatmap shows what goes beyond it.
     """
     loaded = bundle.load(folder)
     config = loaded.config
@@ -229,7 +230,8 @@ def _calibrate(folder: Path, train_side: Side, validation: Side) -> None:
     sources, truth = validation.films.sources, validation.films.targets
     outputs = [run(validation.batch(slice(i, i + 64))) for i in range(0, len(truth), 64)]
     raw = np.concatenate([output.probabilities for output in outputs]).astype(np.float64)
-    temperature = fit_temperature(np.log(np.clip(raw, 1e-12, 1)), truth)
+    trust = {source.name: source.trust for source in config.sources}
+    temperature = fit_temperature(np.log(np.clip(raw, 1e-12, 1)), truth, [trust[source] for source in sources])
     changes: dict[str, Any] = {"temperature": temperature}
     healthy = np.concatenate([output.evidence for output in outputs])[truth == 0]  # (m, h, w, k)
     if len(healthy):

@@ -28,6 +28,12 @@ def test_temperature_has_the_least_loss() -> None:
     assert fit_temperature(z, y) == pytest.approx(best.x, rel=1e-3)
 
 
+def test_a_film_of_weight_two_counts_as_two_films() -> None:
+    y, p = many(60)
+    z, weights = 2 * np.log(p), np.arange(60) % 3
+    assert fit_temperature(z, y, weights) == pytest.approx(fit_temperature(np.repeat(z, weights, axis=0), np.repeat(y, weights)))
+
+
 def test_temperature_of_one_logit_is_that_of_two() -> None:
     y, p = two(100)
     z = np.log(p)
@@ -44,6 +50,9 @@ def test_temperature_says_what_is_wrong() -> None:
     for logits, y in (([0.0, 1.0], [0, 1, 1]), ([0.0, math.inf], [0, 1]), (np.zeros((2, 1)), [0, 1]), (np.zeros((2, 2, 2)), [0, 1])):
         with pytest.raises(ValueError, match=r"logits must be finite, of shape \(n,\) or \(n, k\), with n labels\. Received: logits of shape"):
             fit_temperature(logits, y)
+    for weights in ([1.0], [1.0, -1.0], [0.0, 0.0], [1.0, math.nan]):
+        with pytest.raises(ValueError, match=r"weights must not be negative, one per film\. Received: shape"):
+            fit_temperature([0.0, 1.0], [0, 1], weights)
     with pytest.raises(ValueError, match="a temperature needs films of at least two classes"):
         fit_temperature([0.0, 1.0], [1, 1])
     with pytest.raises(ValueError, match=r"truth must hold at least one integer in \[0, 1\]"):
