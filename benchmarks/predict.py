@@ -36,11 +36,13 @@ print(model.predict(film[None], verbose=0))
 """
 
 
-def medians(ways: dict[str, Callable[[], Any]], rounds: int, warm: int = 1) -> dict[str, float]:
-    """Median seconds of each way, all of them in turn."""
+def medians(ways: dict[str, Callable[[], Any]], rounds: int, warm: int = 1, *, steady: bool = False) -> dict[str, float]:
+    """Median seconds of each way, all of them in turn; steady: each time after one that is not measured, or the way before would have emptied its caches."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(-warm, rounds):
         for name, work in ways.items():
+            if steady:
+                work()
             start = time.perf_counter()
             work()
             if turn >= 0:
@@ -101,7 +103,7 @@ def one() -> dict[str, Any]:
         "OpenVINO": lambda: vino(at(films)[None]),
         "Keras predict": lambda: model.predict(at(films)[None], verbose=0),
     }
-    found = medians(ways, rounds=60, warm=5)
+    found = medians(ways, rounds=60, warm=5, steady=True)
     return {
         "milliseconds": {way: round(1000 * seconds, 2) for way, seconds in found.items()},
         "Keras predict / cxrlib Predictor (25 or more)": found["Keras predict"] / found["cxrlib Predictor"],
@@ -209,7 +211,7 @@ def small() -> dict[str, Any]:
             sizes[name], runs[name] = path.stat().st_size, interpreter(path.read_bytes())
     p = {name: np.array([run(film)[0, 1] for film in films]) for name, run in runs.items()}
     turn = iter(range(10**9))
-    found = medians({name: lambda run=run: run(films[next(turn) % len(films)]) for name, run in runs.items()}, rounds=60, warm=5)  # type: ignore[misc]
+    found = medians({name: lambda run=run: run(films[next(turn) % len(films)]) for name, run in runs.items()}, rounds=60, warm=5, steady=True)  # type: ignore[misc]
     keras.backend.clear_session()
     return {
         name: {

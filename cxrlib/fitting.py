@@ -34,7 +34,7 @@ _HEAD, _BEST, _STATE = "head.weights.h5", "best.weights.h5", "state.json"
 _SURE = 4.0  # deviation of the logits of a head that is as sure as it should be
 _COMPRESSED = 2048  # films that show how compression moves features
 _FOLDS = 4  # of the cross-validation that says how far a source's labels are believed
-_ENOUGH = 25  # films of each class that a source needs before it can be disbelieved
+_ENOUGH = 25  # patients of each class that a source needs before it can be disbelieved
 _LEAST = 0.01  # what a source counts whose labels look like chance
 _HEAD_EPOCH = 10_000  # the head's views draw films as epochs from this one on, so that they differ from those of fine-tuning
 
@@ -345,13 +345,14 @@ def _trust(features: NDArray[np.float32], side: Side, config: TrainConfig) -> di
 
     A head is trained on all sources together, in a cross-validation by patients, and ranks the films of each source. Labels that are wrong at a rate r shrink
     2 AUROC - 1 by the factor 1 - 2 r (Menon et al., 2015, proceedings.mlr.press/v37/menon15.html), and what a film tells about the disease by its square.
-    Labels that only their own hospital could teach, since they go with its ways of making films, look wrong to such a head too. A source with few films, or
+    Labels that only their own hospital could teach, since they go with its ways of making films, look wrong to such a head too. A source with few patients, or
     with one class, is believed.
     """
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
     films = side.films
-    counts = Counter(zip(films.sources, films.targets.tolist(), strict=True))
+    patients = [patient or name for patient, name in zip(films.patients, films.names, strict=True)]
+    counts = Counter((source, target) for source, target, _ in set(zip(films.sources, films.targets.tolist(), patients, strict=True)))
     names = list(dict.fromkeys(films.sources))
     trust = dict.fromkeys(names, 1.0)
     measured = [name for name in names if min(counts[name, target] for target in range(len(films.labels))) >= _ENOUGH]
@@ -362,7 +363,7 @@ def _trust(features: NDArray[np.float32], side: Side, config: TrainConfig) -> di
         _logistic(len(z), config),
         z,
         films.targets,
-        groups=[patient or name for patient, name in zip(films.patients, films.names, strict=True)],
+        groups=patients,
         cv=StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=config.seed),
         method="predict_proba",
         params={"sample_weight": importance(films, config, {})},

@@ -77,6 +77,8 @@ def test_labels_that_the_other_films_contradict_are_believed_less():
     assert trust["few"] == 1.0  # too few films to say
     assert fitting._trust(features, side, TrainConfig(source_trust=4.0))["mined"] == pytest.approx(trust["mined"] ** 2, abs=0.001)
     assert set(fitting._trust(features, side, TrainConfig(source_trust=0.0)).values()) == {1.0}
+    one_patient = dataclasses.replace(data, patients=tuple("same" if s == "mined" else None for s in data.sources))
+    assert fitting._trust(features, dataclasses.replace(side, films=one_patient), TrainConfig())["mined"] == 1.0
     alone = np.flatnonzero(where == "mined")
     assert fitting._trust(features[alone], fitting.Side(side.pixels, alone, data.take(alone)), TrainConfig()) == {"mined": 1.0}
 
