@@ -354,7 +354,7 @@ net.set_weights([random.normal(0, (2 / max(1, np.prod(w.shape[:-1]))) ** 0.5 if 
 trainer = fitting._trainer(net, config)
 set_trainable(net, "block_12_expand")
 fitting._compile(trainer, config, 3)
-batches = fitting._Batches(fitting.Side(pixels, np.arange(n), films), config, 3, 1)
+batches = fitting._Batches(fitting.Side(pixels, np.arange(n), films), config, 3, 1, {})
 print(json.dumps([float(trainer.train_on_batch(*batches[i])) for i in range(3)]))
 """
 
