@@ -312,10 +312,10 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
         batches = (side.batch(chosen[i : i + size]) for i in range(0, len(chosen), size))
         return np.concatenate([np.asarray(views.predict_on_batch(batch), np.float32) for batch in batches])  # (n, c)
 
-    films = features(plain, np.arange(n), 0)
-    trust = _trust(films, side, config)
+    unchanged = features(plain, np.arange(n), 0)
+    trust = _trust(unchanged, side, config)
     drawn = [draw(side.films, config, n, _HEAD_EPOCH + view, trust) for view in range(config.views)]
-    x = np.concatenate([features(augmented, chosen, view) if view else films[chosen] for view, (chosen, _) in enumerate(drawn)])
+    x = np.concatenate([features(augmented, chosen, view) if view else unchanged[chosen] for view, (chosen, _) in enumerate(drawn)])
     y = np.concatenate([side.films.targets[chosen] for chosen, _ in drawn])
     w = np.concatenate([weight for _, weight in drawn])
     centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3

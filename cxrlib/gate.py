@@ -12,7 +12,6 @@ References:
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -285,18 +284,16 @@ def fit(
     for k in range(_FOLDS):
         own = np.flatnonzero(fold == k)
         pools.append(films[np.concatenate([rng.choice(own[which[own] == s], 200) for s in np.unique(which[own])])])
-    makers = ((variants, -(-made // (2 * _FOLDS))), (outliers, -(-made // _FOLDS)))
-    jobs = [(k, m) for k in range(_FOLDS) for m in range(len(makers))]
+    of_chests, of_others = -(-made // (2 * _FOLDS)), -(-made // _FOLDS)  # pictures to make from each fold
 
-    def make(k: int, m: int) -> np.ndarray:
-        draw, n = makers[m]
-        return draw(pools[k], n, seed=seed * _FOLDS + k)
+    def draw(k: int) -> np.ndarray:
+        return np.concatenate([variants(pools[k], of_chests, seed=seed * _FOLDS + k), outliers(pools[k], of_others, seed=seed * _FOLDS + k)])
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        drawn = list(threads.map(make, *zip(*jobs, strict=True)))
-    kind = np.concatenate([which, *(np.full(len(d), len(names) + m) for d, (_, m) in zip(drawn, jobs, strict=True))])  # source; variant; outlier
-    fold = np.concatenate([fold, *(np.full(len(d), k) for d, (k, _) in zip(drawn, jobs, strict=True))])
-    embeddings, layouts = _features(np.concatenate([films, *drawn]), embed)
+    with ThreadPoolExecutor(_FOLDS) as threads:
+        pictures = np.concatenate([films, *threads.map(draw, range(_FOLDS))])
+    kind = np.concatenate([which, np.tile(np.repeat([len(names), len(names) + 1], [of_chests, of_others]), _FOLDS)])  # source; variant; outlier
+    fold = np.concatenate([fold, np.repeat(np.arange(_FOLDS), of_chests + of_others)])
+    embeddings, layouts = _features(pictures, embed)
     x = np.hstack([np.sqrt(np.maximum(embeddings, 0)), layouts])  # (n, d + 256)
     p = min(shallow, embeddings.shape[1])
 
