@@ -1,7 +1,7 @@
 """How fast prediction is, against the alternatives: `python benchmarks/predict.py [PART…]`.
 
 The parts are `imports`, `cold`, `one`, `folder` and `small`; all when none is named.
-One run, the same films, rounds in turn, medians, and ratios between them: only the ratios mean something on another machine. The films are those of
+One run, the same films, rounds in shuffled order, medians of times and of the ratios in each round: only the ratios mean something on another machine. The films are those of
 `data/native` in CXRLIB_SHARED. Prints JSON. Needs the extras [train] and [onnx], and openvino.
 """
 
@@ -28,6 +28,7 @@ SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "share
 FILMS = images.find(SHARED / "data" / "native")
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SIZE = 224
+STEADY = 5  # calls before one that is timed: the threads of the way before spin for some milliseconds
 KERAS_SCRIPT = """
 import sys, cxrlib.model, keras
 model = keras.models.load_model(sys.argv[1])
@@ -36,18 +37,29 @@ print(model.predict(film[None], verbose=0))
 """
 
 
-def medians(ways: dict[str, Callable[[], Any]], rounds: int, warm: int = 1, *, steady: bool = False) -> dict[str, float]:
-    """Median seconds of each way, all of them in turn; steady: each time after one that is not measured, or the way before would have emptied its caches."""
+def timed(ways: dict[str, Callable[[], Any]], rounds: int, warm: int = 1, *, steady: int = 0) -> dict[str, np.ndarray]:
+    """Seconds of each way in each round, in another order each round, since what a way leaves in caches and threads burdens the next one.
+
+    Steady: each time after so many that are not measured.
+    """
     times: dict[str, list[float]] = {name: [] for name in ways}
+    order = list(ways.items())
+    random = np.random.default_rng(0)
     for turn in range(-warm, rounds):
-        for name, work in ways.items():
-            if steady:
+        random.shuffle(order)
+        for name, work in order:
+            for _ in range(steady):
                 work()
             start = time.perf_counter()
             work()
             if turn >= 0:
                 times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(spent) for name, spent in times.items()}
+    return {name: np.array(spent) for name, spent in times.items()}
+
+
+def ratio(some: np.ndarray, others: np.ndarray) -> float:
+    """The median of the rounds' ratios: the machine is slower in some rounds than in others."""
+    return float(np.median(some / others))
 
 
 def keras_model() -> Any:
@@ -103,12 +115,12 @@ def one() -> dict[str, Any]:
         "OpenVINO": lambda: vino(at(films)[None]),
         "Keras predict": lambda: model.predict(at(films)[None], verbose=0),
     }
-    found = medians(ways, rounds=60, warm=5, steady=True)
+    found = timed(ways, rounds=120, warm=5, steady=STEADY)
     return {
-        "milliseconds": {way: round(1000 * seconds, 2) for way, seconds in found.items()},
-        "Keras predict / cxrlib Predictor (25 or more)": found["Keras predict"] / found["cxrlib Predictor"],
-        "cxrlib Predictor / LiteRT (1.25 or less)": found["cxrlib Predictor"] / found["LiteRT"],
-        "cxrlib Runtime / LiteRT": found["cxrlib Runtime"] / found["LiteRT"],
+        "milliseconds": {way: round(1000 * float(np.median(seconds)), 2) for way, seconds in found.items()},
+        "Keras predict / cxrlib Predictor (25 or more)": ratio(found["Keras predict"], found["cxrlib Predictor"]),
+        "cxrlib Predictor / LiteRT (1.25 or less)": ratio(found["cxrlib Predictor"], found["LiteRT"]),
+        "cxrlib Runtime / LiteRT": ratio(found["cxrlib Runtime"], found["LiteRT"]),
     }
 
 
@@ -136,12 +148,12 @@ def folder() -> dict[str, Any]:
         "decoding": decoding,
         "inference": lambda: predictor._bundle.runtime.run(batch),
     }
-    found = medians(ways, rounds=5)
+    found = timed(ways, rounds=11)
     return {
         "films": len(FILMS),
-        "films per second": {way: round(len(FILMS) / seconds, 1) for way, seconds in found.items()},
-        "usual loop / cxrlib (3 or more)": found["load_img and Keras predict"] / found["cxrlib"],
-        "decoding and inference alone / cxrlib (0.85 or more)": (found["decoding"] + found["inference"]) / found["cxrlib"],
+        "films per second": {way: round(len(FILMS) / float(np.median(seconds)), 1) for way, seconds in found.items()},
+        "usual loop / cxrlib (3 or more)": ratio(found["load_img and Keras predict"], found["cxrlib"]),
+        "decoding and inference alone / cxrlib (0.85 or more)": ratio(found["decoding"] + found["inference"], found["cxrlib"]),
     }
 
 
@@ -211,12 +223,12 @@ def small() -> dict[str, Any]:
             sizes[name], runs[name] = path.stat().st_size, interpreter(path.read_bytes())
     p = {name: np.array([run(film)[0, 1] for film in films]) for name, run in runs.items()}
     turn = iter(range(10**9))
-    found = medians({name: lambda run=run: run(films[next(turn) % len(films)]) for name, run in runs.items()}, rounds=60, warm=5, steady=True)  # type: ignore[misc]
+    found = timed({name: lambda run=run: run(films[next(turn) % len(films)]) for name, run in runs.items()}, rounds=60, warm=5, steady=STEADY)  # type: ignore[misc]
     keras.backend.clear_session()
     return {
         name: {
             "MB": round(sizes[name] / 1e6, 2),
-            "time, float32 = 1": found[name] / found["float32"],
+            "time, float32 = 1": ratio(found[name], found["float32"]),
             "largest change of a probability": float(np.abs(p[name] - p["float32"]).max()),
             "mean change": float(np.abs(p[name] - p["float32"]).mean()),
         }

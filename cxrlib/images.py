@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from urllib.parse import quote, urlsplit
@@ -63,24 +64,24 @@ class Film:
     """A decoded film: grey, upright, bright where the film is bright.
 
     Args:
-        pixels: ndarray of shape (H, W), uint8, uint16 or float32, in [0, white].
+        picture: What was decoded: ndarray of shape (H, W), uint8, uint16 or float32, in [0, white], or a PIL image of mode "L" that nobody changes.
         white: The value that means 1.0, from the declared bit depth: 255, 65535, 1.0.
         name: How messages and reports call it.
-        size: Height and width in pixels of the film at full size, as displayed; `pixels` may be smaller where a JPEG was decoded at a reduced scale.
+        size: Height and width in pixels of the film at full size, as displayed; `picture` may be smaller where a JPEG was decoded at a reduced scale.
         colour: 0 for a grey source; else the mean of max(R, G, B) - min(R, G, B), in [0, 1].
         view: What the file declares as its view position, such as "PA", "AP" or "LL"; None where it says nothing.
         notes: Warnings in plain words.
         modality: What a DICOM file declares as its modality, such as "CR", "DX" or "CT"; None where it says nothing.
 
     Raises:
-        ValueError: If `pixels` or `white` are not as above.
+        ValueError: If `picture` or `white` are not as above.
 
     Example:
         >>> read(np.zeros((8, 6), np.uint8)).size
         (8, 6)
     """
 
-    pixels: np.ndarray
+    picture: np.ndarray | Image.Image
     white: float
     name: str
     size: tuple[int, int]
@@ -90,10 +91,18 @@ class Film:
     modality: str | None = None
 
     def __post_init__(self) -> None:
-        if self.pixels.ndim != 2 or not self.pixels.size or self.pixels.dtype not in (np.uint8, np.uint16, np.float32):
-            raise ValueError(f"pixels must be (H, W) of uint8, uint16 or float32. Received: shape={self.pixels.shape}, dtype={self.pixels.dtype}")
+        if isinstance(self.picture, Image.Image):
+            if self.picture.mode != "L":
+                raise ValueError(f"picture must be a PIL image of mode 'L'. Received: mode={self.picture.mode!r}")
+        elif self.picture.ndim != 2 or not self.picture.size or self.picture.dtype not in (np.uint8, np.uint16, np.float32):
+            raise ValueError(f"picture must be (H, W) of uint8, uint16 or float32. Received: shape={self.picture.shape}, dtype={self.picture.dtype}")
         if not 0 < self.white < float("inf"):
             raise ValueError(f"white must be a positive number. Received: white={self.white!r}")
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """The film as an ndarray of shape (H, W), uint8, uint16 or float32, in [0, white], not writeable; made when first asked for."""
+        return np.asarray(self.picture)
 
 
 def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS) -> Film:
@@ -159,11 +168,12 @@ def fit(film: Film, size: int = 224) -> np.ndarray:
         >>> fit(read(np.full((300, 200), 255, np.uint8)), 4)[0, 0, 0].item()
         1.0
     """
-    small = film.pixels
-    if small.shape != (size, size):
-        image = Image.fromarray(small if small.dtype == np.uint8 else small.astype(np.float32))
-        small = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=1.25))
-    small = small.astype(np.float32)  # (size, size), a copy
+    picture = film.picture
+    if isinstance(picture, np.ndarray) and picture.shape != (size, size):
+        picture = Image.fromarray(picture if picture.dtype == np.uint8 else picture.astype(np.float32))
+    if isinstance(picture, Image.Image) and picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=1.25)
+    small = np.asarray(picture).astype(np.float32)  # (size, size), a copy
     small /= np.float32(film.white)
     return np.clip(small, 0, 1, out=small)[..., None]
 
@@ -379,8 +389,10 @@ def _from_pillow(image: Image.Image, name: str, max_pixels: int, model_size: int
         image = image.transpose(turn)
         if turn not in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180):
             width, height = height, width
-    pixels, white, colour = _grey(image)
-    return _film(pixels, white, name, (height, width), colour, notes)
+    picture, white, colour = _grey(image)
+    if picture is image and model_size is None:
+        picture = np.asarray(image)  # the caller may change theirs
+    return _film(picture, white, name, (height, width), colour, notes)
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
@@ -392,8 +404,8 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _grey(image: Image.Image) -> tuple[np.ndarray, float, float]:
-    """Pixels (H, W), white and colour of a loaded image."""
+def _grey(image: Image.Image) -> tuple[np.ndarray | Image.Image, float, float]:
+    """Picture, white and colour of a loaded image."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return *_deep(image), 0.0
     if image.mode == "1":
@@ -406,10 +418,10 @@ def _grey(image: Image.Image) -> tuple[np.ndarray, float, float]:
         black.paste(image, mask=image.getchannel("A"))
         image = black
     if image.mode == "L":
-        return np.asarray(image), 255.0, 0.0
+        return image, 255.0, 0.0
     rgb = image.convert("RGB")
     sample = np.asarray(rgb.resize((64, 64), Image.Resampling.NEAREST))  # (64, 64, 3)
-    return np.asarray(rgb.convert("L")), 255.0, float(np.ptp(sample, axis=2).mean() / 255)
+    return rgb.convert("L"), 255.0, float(np.ptp(sample, axis=2).mean() / 255)
 
 
 def _deep(image: Image.Image) -> tuple[np.ndarray, float]:
@@ -463,23 +475,26 @@ def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Film:
     if pixels.ndim == 2:
         return _film(np.array(pixels, order="C"), white, name, pixels.shape)
     if pixels.dtype == np.uint8:
-        grey, white, colour = _grey(Image.fromarray(np.ascontiguousarray(pixels)))
-    else:
-        grey, colour = np.empty(pixels.shape[:2], pixels.dtype), 0.0
-        for top in range(0, len(pixels), 256):  # in strips, to spare memory
-            rgb = pixels[top : top + 256, :, :3].astype(np.float32)
-            if pixels.shape[2] == 4:
-                rgb *= pixels[top : top + 256, :, 3:] / np.float32(white)
-            grey[top : top + 256] = rgb @ _LUMA
-            colour += float(np.ptp(rgb, axis=2).sum() / white / grey.size)
+        picture, white, colour = _grey(Image.fromarray(np.ascontiguousarray(pixels)))
+        return _film(picture, white, name, pixels.shape, colour)
+    grey, colour = np.empty(pixels.shape[:2], pixels.dtype), 0.0
+    for top in range(0, len(pixels), 256):  # in strips, to spare memory
+        rgb = pixels[top : top + 256, :, :3].astype(np.float32)
+        if pixels.shape[2] == 4:
+            rgb *= pixels[top : top + 256, :, 3:] / np.float32(white)
+        grey[top : top + 256] = rgb @ _LUMA
+        colour += float(np.ptp(rgb, axis=2).sum() / white / grey.size)
     return _film(grey, white, name, grey.shape, colour)
 
 
-def _film(pixels: np.ndarray, white: float, name: str, size: tuple[int, ...], colour: float = 0.0, notes: tuple[str, ...] = (), **said: str | None) -> Film:
-    if pixels.dtype != np.uint8 and 0 < pixels.max() <= white / 16:
-        notes += (f"no pixel is above {pixels.max():g} where white is {white:g}: were the values scaled to their full range?",)
-    pixels.flags.writeable = False
-    return Film(pixels, white, name, (size[0], size[1]), colour, notes=notes, **said)
+def _film(
+    picture: np.ndarray | Image.Image, white: float, name: str, size: tuple[int, ...], colour: float = 0.0, notes: tuple[str, ...] = (), **said: str | None
+) -> Film:
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 and 0 < picture.max() <= white / 16:
+            notes += (f"no pixel is above {picture.max():g} where white is {white:g}: were the values scaled to their full range?",)
+        picture.flags.writeable = False
+    return Film(picture, white, name, (size[0], size[1]), colour, notes=notes, **said)
 
 
 # --- DICOM ---

@@ -556,11 +556,26 @@ def test_find(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((2, 2, 1), np.uint8), np.zeros((2, 2)), np.zeros((0, 2), np.uint8)])
-def test_film_checks_its_pixels(pixels: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"pixels must be \(H, W\) of uint8, uint16 or float32. Received: shape="):
+def test_film_checks_its_picture(pixels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"picture must be \(H, W\) of uint8, uint16 or float32. Received: shape="):
         Film(pixels, 255.0, "film", (2, 2))
+    with pytest.raises(ValueError, match=r"picture must be a PIL image of mode 'L'. Received: mode='RGB'"):
+        Film(Image.new("RGB", (2, 2)), 255.0, "film", (2, 2))
     with pytest.raises(ValueError, match=r"white must be a positive number\. Received: white=0"):
         Film(np.zeros((2, 2), np.uint8), 0, "film", (2, 2))
+
+
+def test_a_film_keeps_its_pixels_when_the_caller_changes_the_source() -> None:
+    pixels = np.arange(300 * 200, dtype=np.uint32).reshape(300, 200).astype(np.uint8)
+    file, image, array = io.BytesIO(), Image.fromarray(pixels.copy()), pixels.copy()
+    image.save(file, "PNG")
+    films = [read(source) for source in (file.getvalue(), image, array)]
+    image.paste(0, (0, 0, 200, 300))
+    array[:] = 0
+    for film in films:
+        assert (fit(film, 64) == fit(films[0], 64)).all()
+        assert (film.pixels == pixels).all()
+        assert not film.pixels.flags.writeable
 
 
 # --- real films ---
