@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrlib import cache, data, images
+from cxrlib import cache, cores, data, images
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 ROUNDS = 3
@@ -35,7 +35,7 @@ def spent(work: Callable[[], object]) -> tuple[float, float]:
 def main(folder: Path, most: int) -> None:
     films = data.scan(folder)
     films = films.take(range(0, len(films), -(-len(films) // most)))
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores.usable()
     order = np.random.default_rng(0).permutation(len(films))
 
     def bare() -> None:

@@ -1,7 +1,8 @@
 """How fast prediction is, against the alternatives: `python benchmarks/predict.py [PART…]`.
 
 The parts are `imports`, `cold`, `one`, `folder` and `small`; all when none is named.
-One run, the same films, rounds in shuffled order, medians of times and of the ratios in each round: only the ratios mean something on another machine. The films are those of
+One run, the same films, rounds in shuffled order, medians of times and of the ratios in each round: only the ratios mean something on another
+machine. The films are those of
 `data/native` in CXRLIB_SHARED. Prints JSON. Needs the extras [train] and [onnx], and openvino.
 """
 
@@ -21,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from cxrlib import Predictor, bundle, images
+from cxrlib import Predictor, bundle, cores, images
 from cxrlib.export import export
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 FILMS = images.find(SHARED / "data" / "native")
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = cores.usable()
 SIZE = 224
 STEADY = 5  # calls before one that is timed: the threads of the way before spin for some milliseconds
 KERAS_SCRIPT = """

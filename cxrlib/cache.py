@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, TypeAlias, TypeVar, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cxrlib import images
+from cxrlib import cores, images
 from cxrlib.data import Dataset
 from cxrlib.progress import Progress
 from cxrlib.remote import cache_folder
@@ -211,13 +211,13 @@ def decode(dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[str] 
     paths = [os.path.abspath(path) for path in dataset.paths]
     store = _Store(cache_folder(folder) / f"films-{_SCHEMA}-{images.DECODER}-{size}", size)
     try:
-        return store.decode(paths, workers or _cores(), progress)
+        return store.decode(paths, workers or cores.usable(), progress)
     except (sqlite3.DatabaseError, FileNotFoundError) as error:
         if isinstance(error, sqlite3.OperationalError):  # a full disk, a lock held for a minute: nothing that forgetting would help
             raise
         with store.locked(progress) as alone:
             store.forget(alone)  # a damaged index, or shards that went while they were opened
-        return store.decode(paths, workers or _cores(), progress)
+        return store.decode(paths, workers or cores.usable(), progress)
 
 
 def fingerprint(dataset: Dataset, decoded: Decoded) -> str:
@@ -258,10 +258,6 @@ def clean(folder: str | os.PathLike[str] | None = None) -> int:
         with store.locked(False):
             freed += store.forget(True)
     return freed
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _ordered(pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T], ahead: int) -> Iterator[U]:

@@ -65,7 +65,7 @@ class Backbone:
 # The part of a feature map that is pooled: from where to where, in parts of its height and of its width. On a frontal film the lungs lie there.
 LUNGS = ((2 / 7, 6 / 7), (1 / 7, 6 / 7))
 # Standard deviation of each octave of spatial frequencies of a film with deviation 1, the finest first; 0 leaves it out
-CONTRASTS = (0.0, 0.05, 0.17)
+CONTRASTS = (0.0, 0.04, 0.17)
 
 BACKBONES: dict[str, Backbone] = {
     "mobilenet_v2": Backbone(
@@ -153,12 +153,12 @@ def _side(look: Look, image_size: int) -> int:
 
 
 def _shrink(x: Any, side: int, prefix: str) -> Any:
-    """Films (n, s, s, c) of another size, each pixel the mean of four, so that fine patterns do not fold into coarse ones."""
+    """Films (n, s, s, c) of another size, each pixel the mean of nine, so that fine patterns, compression's above all, do not fold into coarse ones."""
     if x.shape[1] == side:
         return x
     if x.shape[1] != 2 * side:
         x = keras.layers.Resizing(2 * side, 2 * side, data_format="channels_last", name=f"{prefix}resize")(x)
-    return keras.layers.AveragePooling2D(2, data_format="channels_last", name=f"{prefix}smaller")(x)
+    return keras.layers.AveragePooling2D(3, strides=2, padding="same", data_format="channels_last", name=f"{prefix}smaller")(x)
 
 
 def _look(spec: Backbone, look: Look, x: Any, weights: str | None, prefix: str) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cxrlib import cores
 from cxrlib.config import BundleError
 from cxrlib.graph import check_graph
 
@@ -74,7 +75,7 @@ class Runtime:
                 check_graph(self._model)
             except BundleError as error:
                 raise BundleError(f"{self._name}: {error}") from error
-        self.threads = threads or _cores()
+        self.threads = threads or cores.usable()
         self._start()
 
     def _start(self) -> None:
@@ -206,14 +207,3 @@ def _read(path: str) -> bytes:
     if len(model) > _MAX_BYTES:
         raise BundleError(f"{path}: it is larger than {_MAX_BYTES // 2**20} MiB")
     return model
-
-
-def _cores() -> int:
-    """Cores that this process may use: by its affinity, and by its container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # no control groups, or the quota is "max"
-        return cores

@@ -23,6 +23,7 @@ PACKAGE = ROOT / "cxrlib"
 ORDER = (
     *(
         "progress",
+        "cores",
         "config",
         "dicom",
         "images",
