@@ -95,7 +95,7 @@ class AugmentConfig:
     blur: float = 0.5
     coarse: float = 0.1
     noise_std: float = 0.0
-    jpeg: float = 0.5
+    jpeg: float = 1.0
     strip: float = 0.15
     strip_rate: float = 0.15
     marker_rate: float = 0.25
@@ -147,8 +147,8 @@ class TrainConfig:
         views: Views of every film whose frozen features the head is trained on: the first is the film itself, the others are augmented.
         head_penalty: What half the squared length of the head's weights, on standardised features, adds to the mean loss; a strong one keeps the head from
             learning the hospital.
-        compression_penalty: How much stronger that penalty is along the directions in which compressing films moves the features, per unit of variance; a film
-            and its compressed copy are then answered more alike.
+        compression_penalty: How much stronger that penalty is along the directions in which compressing films moves the features, per unit of variance, in the
+            head and again after fine-tuning; a film and its compressed copy are then answered more alike.
         epochs: Epochs of fine-tuning; 0 keeps the backbone frozen.
         fine_tune_from: First layer that fine-tuning moves; `None` for the backbone's usual one.
         batch_size: Films per step.

@@ -131,7 +131,11 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
         _write(folder / _STATE, state)
         took = history["seconds"][-1]
         say(f"epoch {state['epoch']}/{config.epochs}: loss {values['loss']:.4f}, validation AUROC {score:.4f} ({_list(by_source)}), {took:.0f} s")
-    _choose_weights(net, validation, config, folder, state, say)
+    _choose_weights(net, config, folder, state, say)
+    if state["epoch"] if config.average else state["best_epoch"]:  # what fine-tuning moved is in it
+        _calm_head(net, trainer, train, config, state["trust"])
+    score, by_source = validate(net, validation)
+    say(f"ends with validation AUROC {score:.4f} ({_list(by_source)})")
     return history, state["trust"]
 
 
@@ -262,6 +266,20 @@ def _trainer(net: keras.Model, config: TrainConfig) -> keras.Model:
     return keras.Model(films, net(x))
 
 
+class _Features:
+    """Reads the pooled features of a side's films in one of the views: "plain", "augmented", "compressed"."""
+
+    def __init__(self, net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig) -> None:
+        self.pooled, self.trainer, self.side, self.config = keras.Model(net.input, net.get_layer("dropout").input), trainer, side, config
+
+    def __call__(self, kind: str, chosen: NDArray[np.int64], view: int) -> NDArray[np.float32]:
+        """Features (n, c) of the chosen films (n,); the same draws for the same number of the view."""
+        _reseed(self.trainer, self.config.seed, _HEAD_EPOCH + view)
+        views, size = _Views(self.trainer, self.pooled, kind), self.config.batch_size
+        batches = (self.side.batch(chosen[i : i + size]) for i in range(0, len(chosen), size))
+        return np.concatenate([np.asarray(views.predict_on_batch(batch), np.float32) for batch in batches])
+
+
 class _Views(keras.Model):  # type: ignore[misc]
     """Features of films as they are, augmented, or compressed: that works although nothing is trained, which a functional model would not let it."""
 
@@ -302,26 +320,18 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
     """
     from sklearn.metrics import log_loss
 
-    pooled = keras.Model(net.input, net.get_layer("dropout").input)
-    plain, augmented, compressed = (_Views(trainer, pooled, kind) for kind in ("plain", "augmented", "compressed"))
+    n = len(side.index)
     set_trainable(net, "dropout")
-    n, size = len(side.index), config.batch_size
-
-    def features(views: keras.Model, chosen: NDArray[np.int64], view: int) -> NDArray[np.float32]:
-        _reseed(trainer, config.seed, _HEAD_EPOCH + view)
-        batches = (side.batch(chosen[i : i + size]) for i in range(0, len(chosen), size))
-        return np.concatenate([np.asarray(views.predict_on_batch(batch), np.float32) for batch in batches])  # (n, c)
-
-    unchanged = features(plain, np.arange(n), 0)
+    features = _Features(net, trainer, side, config)
+    unchanged = features("plain", np.arange(n), 0)
     trust = _trust(unchanged, side, config)
     drawn = [draw(side.films, config, n, _HEAD_EPOCH + view, trust) for view in range(config.views)]
-    x = np.concatenate([features(augmented, chosen, view) if view else unchanged[chosen] for view, (chosen, _) in enumerate(drawn)])
+    x = np.concatenate([features("augmented", chosen, view) if view else unchanged[chosen] for view, (chosen, _) in enumerate(drawn)])
     y = np.concatenate([side.films.targets[chosen] for chosen, _ in drawn])
     w = np.concatenate([weight for _, weight in drawn])
     centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
     some = drawn[0][0][:_COMPRESSED]
-    moved = (features(compressed, some, config.views) - x[: len(some)]) / scale  # by compression alone
-    penalty = np.eye(len(scale)) + config.compression_penalty * moved.T @ moved / len(moved)
+    penalty = _penalty(features("compressed", some, config.views) - x[: len(some)], scale, config)
     whiten = (np.linalg.inv(np.linalg.cholesky(penalty)).T / scale[:, None]).astype(np.float32)  # (c, c): to what is penalised alike in all directions
     z = (x - centre) @ whiten
     model = _logistic(len(z), config).fit(z, y, sample_weight=w)
@@ -331,6 +341,28 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
     bias = sharper * model.intercept_ - centre @ kernel
     net.get_layer("probability").set_weights([machines.agree(array.astype(np.float32)) for array in (kernel, bias)])
     return float(log_loss(y, calibrate(model.predict_proba(z), 1 / sharper))), trust
+
+
+def _penalty(moved: NDArray[np.float32], scale: NDArray[np.float32], config: TrainConfig) -> NDArray[np.float64]:
+    """How much weights on standardised features are penalised (c, c), from what compression alone does to the features (n, c) of films."""
+    moved = moved / scale
+    return np.asarray(np.eye(len(scale)) + config.compression_penalty * moved.T @ moved / len(moved), np.float64)
+
+
+def _calm_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig, trust: Mapping[str, float]) -> None:
+    """Shrink the head along the directions in which compression moves the features that fine-tuning has made: it learns to hear them again.
+
+    Of all weights on standardised features, those that are least far from the tuned ones under the penalty by which the head was fitted: its inverse times the
+    tuned ones. The mean logit stays.
+    """
+    chosen, _ = draw(side.films, config, len(side.index), _HEAD_EPOCH, trust)
+    features = _Features(net, trainer, side, config)
+    x = features("plain", chosen[:_COMPRESSED], 0)  # (n, c)
+    centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
+    penalty = _penalty(features("compressed", chosen[:_COMPRESSED], config.views) - x, scale, config)
+    kernel, bias = (np.asarray(weights_) for weights_ in net.get_layer("probability").get_weights())  # (c, units), (units,)
+    calm = np.linalg.solve(penalty, kernel * scale[:, None]) / scale[:, None]
+    net.get_layer("probability").set_weights([machines.agree(array.astype(np.float32)) for array in (calm, bias + centre @ (kernel - calm))])
 
 
 def _logistic(n: int, config: TrainConfig) -> LogisticRegression:
@@ -380,7 +412,7 @@ def _reseed(trainer: keras.Model, seed: int, epoch: int) -> None:
         state.assign(np.array([seed + i, epoch], np.uint32))
 
 
-def _choose_weights(net: keras.Model, validation: Side, config: TrainConfig, folder: Path, state: dict[str, Any], say: Callable[[str], None]) -> None:
+def _choose_weights(net: keras.Model, config: TrainConfig, folder: Path, state: dict[str, Any], say: Callable[[str], None]) -> None:
     """Load what fine-tuning found: the mean of the last epochs' weights, mixed with the weights before it.
 
     Averages along the way generalise better than the best single epoch, which is best by luck too (Izmailov et al., 2018, arXiv:1803.05407), and so do mixtures
@@ -399,9 +431,7 @@ def _choose_weights(net: keras.Model, validation: Side, config: TrainConfig, fol
     recent = range(max(1, state["epoch"] - config.average + 1), state["epoch"] + 1)
     tuned = [np.mean(arrays, axis=0) for arrays in zip(*(read(_recent(epoch, config)) for epoch in recent), strict=True)]
     net.set_weights([config.keep * t + (1 - config.keep) * s for t, s in zip(tuned, read(_HEAD), strict=True)])
-    score, by_source = validate(net, validation)
-    mixed = f"{config.keep:.0%} mean of the last {len(recent)} epochs, {1 - config.keep:.0%} from before fine-tuning"
-    say(f"{mixed}: validation AUROC {score:.4f} ({_list(by_source)})")
+    say(f"keeps {config.keep:.0%} of the mean of the last {len(recent)} epochs, {1 - config.keep:.0%} from before fine-tuning")
 
 
 def _epochs_without_gain(history: History) -> int:

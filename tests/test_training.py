@@ -193,12 +193,38 @@ def test_the_recipe_says_how_much_of_fine_tuning_is_kept(tmp_path, monkeypatch):
     for name, value in (("head", 1.0), ("recent-0", 2.0), ("recent-1", 4.0)):
         net.set_weights([np.full_like(w, value) for w in net.get_weights()])
         net.save_weights(tmp_path / f"{name}.weights.h5")
-    monkeypatch.setattr(fitting, "validate", lambda *_: (0.5, {}))
     said = []
     config = dataclasses.replace(TINY, keep=0.25)
-    fitting._choose_weights(net, None, config, tmp_path, {"epoch": 2, "best_epoch": 1}, said.append)
+    fitting._choose_weights(net, config, tmp_path, {"epoch": 2, "best_epoch": 1}, said.append)
     assert all((w == 0.25 * 3 + 0.75).all() for w in net.get_weights())
-    assert said == ["25% mean of the last 2 epochs, 75% from before fine-tuning: validation AUROC 0.5000 ()"]
+    assert said == ["keeps 25% of the mean of the last 2 epochs, 75% from before fine-tuning"]
+
+
+def test_what_fine_tuning_learnt_to_hear_of_compression_is_shrunk_and_the_mean_logit_stays(monkeypatch):
+    n, random = 60, np.random.default_rng(0)
+    data = dataset({("home", 0): n // 2, ("home", 1): n // 2})
+    net = build_model(weights=None, image_size=32)
+    width = net.get_layer("dropout").output.shape[1]
+    known, hears = random.normal(5, 2, (n, width)), np.arange(width) < 10  # the first ten features hear compression
+
+    class Views:
+        def __init__(self, trainer, pooled, kind):
+            self.moved = np.where(hears, 4.0 * (kind == "compressed"), 0.0)
+
+        def predict_on_batch(self, films):
+            return (known[np.asarray(films)[:, 0, 0, 0]] + self.moved * random.normal(size=(len(films), width))).astype(np.float32)
+
+    monkeypatch.setattr(fitting, "_Views", Views)
+    side = fitting.Side(np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None], (n, 32, 32)), np.arange(n), data)
+    tuned = [np.ones((width, 1), np.float32), np.array([0.5], np.float32)]
+    for penalty, least, most in ((0.0, 0.999, 1.001), (1.0, 0.05, 0.6), (1e6, -0.01, 0.01)):
+        net.get_layer("probability").set_weights(tuned)
+        config = dataclasses.replace(TINY, compression_penalty=penalty, balance="weights")
+        fitting._calm_head(net, fitting._trainer(net, config), side, config, {})
+        kernel, bias = net.get_layer("probability").get_weights()
+        assert ((kernel[hears] >= least) & (kernel[hears] <= most)).all()
+        assert np.allclose(kernel[~hears], 1, atol=1e-4)
+        assert (known @ kernel + bias).mean() == pytest.approx(known.sum(axis=1).mean() + 0.5, rel=1e-4)
 
 
 @pytest.mark.slow
