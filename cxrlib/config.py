@@ -157,8 +157,8 @@ class TrainConfig:
         label_smoothing: In [0, 1).
         mixup: Parameter of the beta distribution by which films, and their targets, are blended in pairs while fine-tuning; 0 blends none.
         average: Number of last epochs whose weights are averaged; 0 for the best single epoch instead.
-        keep: Part of fine-tuning that is kept where epochs are averaged, in [0, 1]; the rest is the weights before it. All of it ranks the validation patients
-            best, and hospitals that were never seen worse.
+        prior_films: How many films the weights before fine-tuning are worth, where epochs are averaged: of fine-tuning on n films, each counting as far as its
+            source's labels are believed, n / (n + prior_films) is kept, and the rest is the weights before it. Few films teach what does not travel.
         patience: Fine-tuning stops after so many epochs without a better validation AUROC.
         validation: Part of the patients set aside for validation, in (0, 1).
         balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
@@ -182,7 +182,7 @@ class TrainConfig:
     dropout: float = 0.3
     views: int = 2
     head_penalty: float = 3.0
-    compression_penalty: float = 0.3
+    compression_penalty: float = 0.5
     epochs: int = 4
     fine_tune_from: str | None = None
     batch_size: int = 32
@@ -191,7 +191,7 @@ class TrainConfig:
     label_smoothing: float = 0.05
     mixup: float = 0.0
     average: int = 2
-    keep: float = 0.5
+    prior_films: float = 1000.0
     patience: int = 6
     validation: float = 0.15
     balance: str = "sample"
@@ -211,7 +211,7 @@ class TrainConfig:
             ("batch_size", 1, 4096),
             ("patience", 1, 1000),
             ("average", 0, 1000),
-            ("keep", 0, 1),
+            ("prior_films", 0, 1e9),
             ("dropout", 0, 0.95),
             ("learning_rate", 1e-8, 1),
             ("weight_decay", 0, 1),

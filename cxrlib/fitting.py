@@ -131,7 +131,7 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
         _write(folder / _STATE, state)
         took = history["seconds"][-1]
         say(f"epoch {state['epoch']}/{config.epochs}: loss {values['loss']:.4f}, validation AUROC {score:.4f} ({_list(by_source)}), {took:.0f} s")
-    _choose_weights(net, config, folder, state, say)
+    _choose_weights(net, train.films, config, folder, state, say)
     if state["epoch"] if config.average else state["best_epoch"]:  # what fine-tuning moved is in it
         _calm_head(net, trainer, train, config, state["trust"])
     score, by_source = validate(net, validation)
@@ -412,12 +412,12 @@ def _reseed(trainer: keras.Model, seed: int, epoch: int) -> None:
         state.assign(np.array([seed + i, epoch], np.uint32))
 
 
-def _choose_weights(net: keras.Model, config: TrainConfig, folder: Path, state: dict[str, Any], say: Callable[[str], None]) -> None:
+def _choose_weights(net: keras.Model, films: Dataset, config: TrainConfig, folder: Path, state: dict[str, Any], say: Callable[[str], None]) -> None:
     """Load what fine-tuning found: the mean of the last epochs' weights, mixed with the weights before it.
 
     Averages along the way generalise better than the best single epoch, which is best by luck too (Izmailov et al., 2018, arXiv:1803.05407), and so do mixtures
     with the weights before fine-tuning, on data unlike the training data (Wortsman et al., 2022, arXiv:2109.01903). How much is kept is the recipe's, because
-    validation patients cannot tell: they come from the hospitals that fine-tuning has learnt.
+    validation patients cannot tell: they come from the hospitals that fine-tuning has learnt. The more films, the less what it learns is theirs alone.
     """
     if not (config.average and state["epoch"]):
         net.load_weights(folder / _BEST)
@@ -430,8 +430,10 @@ def _choose_weights(net: keras.Model, config: TrainConfig, folder: Path, state: 
 
     recent = range(max(1, state["epoch"] - config.average + 1), state["epoch"] + 1)
     tuned = [np.mean(arrays, axis=0) for arrays in zip(*(read(_recent(epoch, config)) for epoch in recent), strict=True)]
-    net.set_weights([config.keep * t + (1 - config.keep) * s for t, s in zip(tuned, read(_HEAD), strict=True)])
-    say(f"keeps {config.keep:.0%} of the mean of the last {len(recent)} epochs, {1 - config.keep:.0%} from before fine-tuning")
+    believed = sum(state["trust"][source] for source in films.sources)
+    kept = believed / (believed + config.prior_films)
+    net.set_weights([kept * t + (1 - kept) * s for t, s in zip(tuned, read(_HEAD), strict=True)])
+    say(f"keeps {kept:.0%} of the mean of the last {len(recent)} epochs, {1 - kept:.0%} from before fine-tuning")
 
 
 def _epochs_without_gain(history: History) -> int:

@@ -188,15 +188,16 @@ def test_the_head_is_a_logistic_regression_and_the_stronger_its_penalty_the_less
     assert strong < weak
 
 
-def test_the_recipe_says_how_much_of_fine_tuning_is_kept(tmp_path, monkeypatch):
+def test_the_more_films_are_believed_the_more_of_fine_tuning_is_kept(tmp_path, monkeypatch):
     net = build_model(weights=None, image_size=32)
     for name, value in (("head", 1.0), ("recent-0", 2.0), ("recent-1", 4.0)):
         net.set_weights([np.full_like(w, value) for w in net.get_weights()])
         net.save_weights(tmp_path / f"{name}.weights.h5")
     said = []
-    config = dataclasses.replace(TINY, keep=0.25)
-    fitting._choose_weights(net, config, tmp_path, {"epoch": 2, "best_epoch": 1}, said.append)
-    assert all((w == 0.25 * 3 + 0.75).all() for w in net.get_weights())
+    config = dataclasses.replace(TINY, prior_films=90)
+    data = dataset({("home", 0): 10, ("home", 1): 15, ("away", 0): 25, ("away", 1): 25})
+    fitting._choose_weights(net, data, config, tmp_path, {"epoch": 2, "best_epoch": 1, "trust": {"home": 1.0, "away": 0.1}}, said.append)  # 25 + 5 films
+    assert all(np.allclose(w, 0.25 * 3 + 0.75) for w in net.get_weights())
     assert said == ["keeps 25% of the mean of the last 2 epochs, 75% from before fine-tuning"]
 
 
