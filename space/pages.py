@@ -265,8 +265,8 @@ def shrink(film: Film, longest: int = SHOWN) -> Film:
     scale = min(1.0, longest / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     grey = film.pixels if film.pixels.dtype == np.uint8 else np.clip(film.pixels * (255 / film.white) + 0.5, 0, 255).astype(np.uint8)
-    pixels = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
-    return dataclasses.replace(film, pixels=pixels, white=255.0, size=(size[1], size[0]))
+    picture = Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return dataclasses.replace(film, picture=picture, white=255.0, size=(size[1], size[0]))
 
 
 def lay_over(explanation: Explanation, film: Film) -> tuple[Image.Image, Image.Image]:
