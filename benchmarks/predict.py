@@ -2,8 +2,7 @@
 
 The parts are `imports`, `cold`, `one`, `folder` and `small`; all when none is named.
 One run, the same films, rounds in shuffled order, medians of times and of the ratios in each round: only the ratios mean something on another
-machine. The films are those of
-`data/native` in CXRLIB_SHARED. Prints JSON. Needs the extras [train] and [onnx], and openvino.
+machine. The films are those of `data/native` in CXRLIB_SHARED. Prints JSON. Needs the extras [train] and [onnx], and openvino.
 """
 
 from __future__ import annotations
