@@ -16,6 +16,7 @@ from cxrlib import __version__
 from cxrlib.config import DISCLAIMER, TrainConfig
 
 if TYPE_CHECKING:
+    from cxrlib.data import Dataset
     from cxrlib.images import ImageError
     from cxrlib.predictor import Prediction, Predictor
 
@@ -85,13 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--seed", type=int, default=0, help="of the person")
 
     train = add("train", _train, "Train on folders of class folders or CSV manifests, one per source.")
-    train.add_argument("data", nargs="+", metavar="DATA")
+    _data_options(train)
     train.add_argument("--output", type=Path, required=True, metavar="DIR", help="the bundle's folder")
     train.add_argument("--config", type=Path, metavar="FILE", help="a recipe as JSON, with fields of TrainConfig")
     train.add_argument("--epochs", type=int, help="epochs of fine-tuning; 0 trains the head alone")
     train.add_argument("--seed", type=int, help="of the split, the draws and the augmentation")
     train.add_argument("--init", default="imagenet", metavar="imagenet|none|BUNDLE", help="initial weights")
-    train.add_argument("--patient-pattern", metavar="REGEX", help="finds the patient in a film's name")
     train.add_argument("--formats", nargs="+", choices=("keras", "h5"), default=["keras"], help="Keras files to write beside model.tflite")
     leaks = train.add_mutually_exclusive_group()
     leaks.add_argument("--drop-duplicates", action="store_const", const="drop", dest="leaks", help="leave out surplus copies and patients in two splits")
@@ -99,16 +99,14 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = add("evaluate", _evaluate, "Measure a model on films with known labels.")
     evaluate.add_argument("model", metavar="MODEL", help=_MODEL)
-    evaluate.add_argument("data", nargs="+", metavar="DATA")
+    _data_options(evaluate)
     evaluate.add_argument("--output", type=Path, metavar="DIR", help="where the report goes; without it, the figures are only printed")
     evaluate.add_argument("--split", help="measure only this split, such as test")
-    evaluate.add_argument("--patient-pattern", metavar="REGEX", help="finds the patient in a film's name")
     _decision_options(evaluate)
 
     audit = add("audit", _audit, "Look for what spoils a data set: copies, leaks, contradictions, confounders.")
-    audit.add_argument("data", nargs="+", metavar="DATA")
+    _data_options(audit)
     audit.add_argument("--json", action="store_true", help="print the whole audit as JSON")
-    audit.add_argument("--patient-pattern", metavar="REGEX")
 
     publish = add("publish", _publish, "Publish a model on the Hugging Face Hub.")
     publish.add_argument("model", metavar="MODEL", help=_MODEL)
@@ -147,6 +145,12 @@ _MODEL = 'a bundle\'s folder, hf://user/repo[@revision], or "default" for the bu
 
 def _model_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL", help="a bundle's folder or hf://user/repo[@revision]; the bundled model when not given")
+
+
+def _data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="+", metavar="DATA", help="a folder of class folders, a CSV manifest, or hf://datasets/user/name")
+    parser.add_argument("--patient-pattern", metavar="REGEX", help="finds the patient in a film's name")
+    parser.add_argument("--columns", type=Path, metavar="FILE", help="a CSV table of what is known of the films, such as their view, one line per film")
 
 
 def _decision_options(parser: argparse.ArgumentParser) -> None:
@@ -331,6 +335,14 @@ def _phantom(options: argparse.Namespace) -> int:
     return 0
 
 
+def _scan(options: argparse.Namespace, **which: Any) -> Dataset:
+    """The films of `_data_options`."""
+    from cxrlib.data import add_columns, scan
+
+    films = scan(options.data, patient_pattern=options.patient_pattern, **which)
+    return add_columns(films, options.columns) if options.columns else films
+
+
 def _train(options: argparse.Namespace) -> int:
     import dataclasses
 
@@ -345,13 +357,12 @@ def _train(options: argparse.Namespace) -> int:
             raise ValueError(f"{options.config} is no JSON: {error}") from error
     given = {name: value for name in ("epochs", "seed") if (value := getattr(options, name)) is not None}
     run = train(
-        options.data,
+        _scan(options),
         output=options.output,
         config=dataclasses.replace(config, **given),
         init=None if options.init == "none" else options.init,
         leaks=options.leaks or "error",
         formats=options.formats,
-        patient_pattern=options.patient_pattern,
     )
     sys.stdout.write(f"{run.bundle}\n{_figures(run.report)}\n")
     return 0
@@ -361,7 +372,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from cxrlib.evaluation import evaluate
     from cxrlib.predictor import UNREADABLE
 
-    report = evaluate(_deciding(options), options.data, output=options.output, split=options.split, patient_pattern=options.patient_pattern)
+    predictor = _deciding(options)
+    report = evaluate(predictor, _scan(options, labels=predictor.labels, split=options.split), output=options.output)
     sys.stdout.write(f"{_figures(report)}\n" + (f"{options.output / 'report.html'}\n" if options.output else ""))
     unreadable = [row.refused.removeprefix(UNREADABLE) for row in report.predictions if row.refused.startswith(UNREADABLE)]
     for reason in unreadable:
@@ -386,9 +398,8 @@ def _figures(report: Any) -> str:
 
 def _audit(options: argparse.Namespace) -> int:
     from cxrlib.audit import audit
-    from cxrlib.data import scan
 
-    found = audit(scan(options.data, patient_pattern=options.patient_pattern))
+    found = audit(_scan(options))
     sys.stdout.write((found.to_json() if options.json else str(found)) + "\n")
     return 1 if found.errors or found.unreadable else 0
 

@@ -162,9 +162,11 @@ class TrainConfig:
         patience: Fine-tuning stops after so many epochs without a better validation AUROC.
         validation: Part of the patients set aside for validation, in (0, 1).
         balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
+        balance_by: Column of the data, such as the view position, within whose values the classes are balanced too, so that it cannot stand for the disease
+            (`cxrlib.data.weights`); empty for none. DICOM files and manifests may say the `view`.
         source_power: A source of n films counts n to this power: 1 by its size, 0 as much as any other.
         source_trust: Among several sources, the films of one count by (2 AUROC - 1) to this power, the AUROC being that of a head trained on all sources, in
-            cross-validation on the films of this one: labels that the other films contradict count little. 0 believes all labels alike.
+            cross-validation on the films of this one, balanced alike: labels that the other films contradict count little. 0 believes all labels alike.
         precision: `"auto"` is mixed on a GPU and float32 elsewhere; or a Keras dtype policy.
         seed: Of the split, the draws, the augmentation and the initial weights.
         augment: How far films are changed while training.
@@ -195,6 +197,7 @@ class TrainConfig:
     patience: int = 6
     validation: float = 0.15
     balance: str = "sample"
+    balance_by: str = "view"
     source_power: float = 1.0
     source_trust: float = 2.0
     precision: str = "auto"

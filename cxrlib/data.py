@@ -26,6 +26,7 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 _HEALTHY = ("normal", "healthy", "negative", "no finding", "no_finding", "control")  # comes first: the classes behind it are the findings
 _DEFAULTS = {label.casefold(): label for label in DEFAULT_LABELS}
 _COLUMNS = ("path", "label", "patient", "source", "split")
+_MOST = 10.0  # times its usual weight that a film of a rare kind counts at most
 _ALIASES = {"file_name": "path"}  # in the metadata.csv of image folders on the Hub
 
 # Who is on a film, by the naming scheme of a public collection; matched against the path below the source's folder.
@@ -278,7 +279,7 @@ def _scan_manifest(file: Path, source: str, pattern: re.Pattern[str] | None) -> 
     return rows
 
 
-def _read_csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _read_csv(file: Path, required: Sequence[str] = ("path", "label")) -> Iterator[tuple[int, dict[str, str]]]:
     """Lines of a manifest with their numbers; cells between commas, semicolons or tabs, as spreadsheets write them."""
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -289,8 +290,9 @@ def _read_csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         fields = [name.strip() for name in next(reader, [])]
         fields = [_ALIASES.get(name.casefold(), name.casefold() if name.casefold() in _COLUMNS else name) for name in fields]
-        if not {"path", "label"} <= set(fields) or len(set(fields)) != len(fields):
-            raise ValueError(f"{file} must begin with a line that names its columns, path and label among them, each once. Received: {header[:200]!r}")
+        if not set(required) <= set(fields) or len(set(fields)) != len(fields):
+            wanted = f"a line that names its columns, {' and '.join(required)} among them, each once"
+            raise ValueError(f"{file} must begin with {wanted}. Received: {header[:200]!r}")
         for cells in reader:
             if any(cells):
                 if len(cells) != len(fields):
@@ -382,6 +384,44 @@ def write_manifest(dataset: Dataset, file: str | os.PathLike[str], *, sides: Spl
             row = [shown, dataset.labels[dataset.targets[i]], dataset.patients[i] or "", dataset.sources[i], splits[i] or ""]
             writer.writerow(row + [dataset.columns[name][i] for name in extra])
     os.replace(part, file)
+
+
+def add_columns(dataset: Dataset, table: str | os.PathLike[str]) -> Dataset:
+    """Add what a table says of films to what is known of them, such as their views, which `train` can balance and `evaluate` reports by.
+
+    Args:
+        dataset: The films.
+        table: A CSV file in UTF-8, of commas, semicolons or tabs. Its column `film` holds names as in `Dataset.names`, `source/path below its folder`.
+
+    Returns:
+        The films with the table's other columns. Where it says nothing of a film, what was known stays, or is an empty string.
+
+    Raises:
+        FileNotFoundError: If there is no such table.
+        ValueError: If the table has no column `film`, names a film twice, or names none of these.
+
+    Example:
+        >>> import tempfile
+        >>> films = Dataset(("clinic/a.png", "clinic/b.png"), np.array([0, 1]), ("NORMAL", "PNEUMONIA"), (None,) * 2, ("clinic",) * 2, (None,) * 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "views.csv").write_text("film,view\\nclinic/b.png,AP\\n")
+        ...     add_columns(films, folder + "/views.csv").columns
+        {'view': ('', 'AP')}
+    """
+    told: dict[str, dict[str, str]] = {}
+    for line, row in _read_csv(Path(table), required=("film",)):
+        if (name := row.pop("film")) in told:
+            raise ValueError(f"{table}, line {line}: it names the film {name!r} twice")
+        told[name] = row
+    if not told.keys() & set(dataset.names):
+        raise ValueError(
+            f"{table} names none of these {_films(len(dataset))}; a name is such as {_some(dataset.names, 1)}. Received: {_some(told) or 'no line'}"
+        )
+    columns = dict(dataset.columns)
+    for column in next(iter(told.values())):
+        known = columns.get(column, ("",) * len(dataset))
+        columns[column] = tuple(told.get(name, {}).get(column) or value for name, value in zip(dataset.names, known, strict=True))
+    return replace(dataset, columns=columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -509,11 +549,15 @@ def connected(n: int, links: Iterable[Sequence[int]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def weights(dataset: Dataset) -> NDArray[np.float32]:
+def weights(dataset: Dataset, *, by: str = "") -> NDArray[np.float32]:
     """Weigh films so that within every source each class counts the same; a source keeps its share.
+
+    With a column, each class also gets the same mixture of its values within every source, so that they no longer tell the classes apart: where ill patients
+    are mostly filmed lying, by a portable machine, lying says nothing about the disease any more. A value that only one class has stays with it.
 
     Args:
         dataset: The films.
+        by: Name of a column, such as `"view"`; empty for none. Films without a value are one group, and so are all films where there is no such column.
 
     Returns:
         ndarray of shape (n,), float32, positive, mean 1.
@@ -523,9 +567,19 @@ def weights(dataset: Dataset) -> NDArray[np.float32]:
         >>> [round(weight, 2) for weight in weights(films).tolist()]
         [2.0, 0.67, 0.67, 0.67]
     """
-    strata = list(zip(dataset.sources, dataset.targets.tolist(), strict=True))
-    count, of_source, classes = Counter(strata), Counter(dataset.sources), Counter(source for source, _ in set(strata))
-    return np.array([of_source[source] / (classes[source] * count[source, target]) for source, target in strata], np.float32)
+    values = dataset.columns.get(by, ("",) * len(dataset))
+    cells = list(zip(dataset.sources, dataset.targets.tolist(), (value.strip().casefold() for value in values), strict=True))
+    of_source, of_class, of_cell = Counter(dataset.sources), Counter((source, target) for source, target, _ in cells), Counter(cells)
+    classes = Counter(source for source, _ in of_class)
+    share = {(source, target, value): n / of_class[source, target] for (source, target, value), n in of_cell.items()}  # of the class
+    mixture: dict[tuple[str, str], float] = defaultdict(float)
+    for (source, _, value), part in share.items():
+        mixture[source, value] += part / classes[source]
+    factor = {cell: min(mixture[cell[0], cell[2]] / part, _MOST) for cell, part in share.items()}  # what a film counts within its class
+    mean: dict[tuple[str, int], float] = defaultdict(float)
+    for cell, part in share.items():
+        mean[cell[:2]] += part * factor[cell]
+    return np.array([of_source[cell[0]] / (classes[cell[0]] * of_class[cell[:2]]) * factor[cell] / mean[cell[:2]] for cell in cells], np.float32)
 
 
 def oversample(dataset: Dataset, *, seed: int = 0) -> NDArray[np.int64]:

@@ -159,15 +159,15 @@ def validate(net: keras.Model, side: Side) -> tuple[float, dict[str, float]]:
     return float(np.mean(list(by_source.values()))), by_source
 
 
-def _auroc_by_source(side: Side, p: NDArray[Any]) -> dict[str, float]:
-    """How well probabilities (m, 1) or (m, k) rank the films of each source that has two classes or more."""
+def _auroc_by_source(side: Side, p: NDArray[Any], weight: NDArray[np.float64] | None = None) -> dict[str, float]:
+    """How well probabilities (m, 1) or (m, k) rank the films of each source that has two classes or more, each film counting as its weight (m,) says."""
     from sklearn.metrics import roc_auc_score
 
     truth, where = side.targets(slice(None)), np.array(side.films.sources)
     by_source = {}
     for source in np.unique(where):
-        y, q = truth[where == source], p[where == source]
-        scores = [roc_auc_score(y[:, c], q[:, c]) for c in range(y.shape[1]) if 0 < y[:, c].mean() < 1]
+        y, q, w = truth[where == source], p[where == source], None if weight is None else weight[where == source]
+        scores = [roc_auc_score(y[:, c], q[:, c], sample_weight=w) for c in range(y.shape[1]) if 0 < y[:, c].mean() < 1]
         if scores:
             by_source[str(source)] = float(np.mean(scores))
     return by_source
@@ -176,7 +176,8 @@ def _auroc_by_source(side: Side, p: NDArray[Any]) -> dict[str, float]:
 def importance(films: Dataset, config: TrainConfig, trust: Mapping[str, float]) -> NDArray[np.float64]:
     """Say how much each film counts.
 
-    Classes count alike within a source, and a source of m films as m to the power of `config.source_power`, times how far its labels are believed.
+    Classes count alike within a source, and within each view there (or what else `config.balance_by` names); a source of m films counts as m to the power of
+    `config.source_power`, times how far its labels are believed.
 
     Args:
         films: The films.
@@ -187,7 +188,7 @@ def importance(films: Dataset, config: TrainConfig, trust: Mapping[str, float]) 
         ndarray of shape (m,), float64, positive, mean 1.
     """
     _, source, size = np.unique(films.sources, return_inverse=True, return_counts=True)
-    w = (np.ones(len(films)) if config.balance == "none" else weights(films)) * size[source] ** (config.source_power - 1.0)
+    w = (np.ones(len(films)) if config.balance == "none" else weights(films, by=config.balance_by)) * size[source] ** (config.source_power - 1.0)
     w *= [trust.get(name, 1.0) for name in films.sources]
     return np.asarray(w * (len(w) / w.sum()), np.float64)
 
@@ -400,7 +401,7 @@ def _trust(features: NDArray[np.float32], side: Side, config: TrainConfig) -> di
         method="predict_proba",
         params={"sample_weight": importance(films, config, {})},
     )
-    auroc = _auroc_by_source(side, p[:, 1:] if p.shape[1] == 2 else p)
+    auroc = _auroc_by_source(side, p[:, 1:] if p.shape[1] == 2 else p, importance(films, config, {}))
     believed = machines.agree(np.array([max(2 * auroc[name] - 1, 0.0) ** config.source_trust for name in measured]))
     return trust | {name: max(_LEAST, round(float(part), 4)) for name, part in zip(measured, believed, strict=True)}
 

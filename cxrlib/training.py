@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -19,7 +20,7 @@ import numpy as np
 
 from cxrlib import bundle, gate, machines, operating_points
 from cxrlib.audit import Audit, audit, drop_duplicates
-from cxrlib.cache import decode, fingerprint
+from cxrlib.cache import Facts, decode, fingerprint
 from cxrlib.calibration import calibrate, fit_temperature
 from cxrlib.config import Array, BundleConfig, SourceSummary, TrainConfig, to_dict
 from cxrlib.data import Data, Dataset, Split, scan, split, write_manifest
@@ -59,7 +60,7 @@ class TrainingRun:
 
 
 def train(
-    data: Data,
+    data: Data | Dataset,
     *,
     output: str | os.PathLike[str],
     config: TrainConfig | None = None,
@@ -76,7 +77,8 @@ def train(
     its last epoch, and a finished one returns what it made. Where the data has `train`, `val` and `test` splits, `val` validates and `test` is left alone.
 
     Args:
-        data: A folder of class folders, a CSV manifest, or a list of them: one entry per source.
+        data: A folder of class folders, a CSV manifest, or a list of them: one entry per source; or a `Dataset` of `cxrlib.data.scan`, to which
+            `cxrlib.data.add_columns` may have added what is known of the films.
         output: The bundle's folder, which must not exist yet. While the training runs, its state lies beside it in `<output>.partial`.
         config: The recipe; `None` for the default one.
         init: `"imagenet"`, the folder of a bundle to fine-tune from, or `None` for random weights.
@@ -119,7 +121,16 @@ def train(
         say(f"note: {warning}")
     sides = _sides(films, found, config)
     decoded = decode(films, size=config.image_size, progress=progress)
-    identity: dict[str, Any] = {"config": to_dict(config), "split": sides.digest, "films": fingerprint(films, decoded), "init": str(init), "leaks": leaks}
+    films = _with_declared_views(films, decoded.facts)
+    told = films.columns.get(config.balance_by, ())
+    identity: dict[str, Any] = {
+        "config": to_dict(config),
+        "split": sides.digest,
+        "films": fingerprint(films, decoded),
+        "balanced": hashlib.sha256("\n".join(told).encode(errors="surrogateescape")).hexdigest() if told else None,
+        "init": str(init),
+        "leaks": leaks,
+    }
     partial = target.with_name(f"{target.name}.partial")
     if target.exists():
         run = _finished(target, identity)
@@ -132,6 +143,9 @@ def train(
         train_side = fitting.Side(decoded.films, sides.train, films.take(sides.train))
         validation = fitting.Side(decoded.films, sides.validation, films.take(sides.validation))
         say(f"{len(sides.train):,} films to train on, {len(sides.validation):,} to validate, {len(set(films.sources))} source(s)")
+        values = Counter(source for source, _ in set(zip(films.sources, told, strict=False)))
+        if balanced := sorted(source for source, n in values.items() if n > 1):
+            say(f"classes are balanced within each {config.balance_by} of {', '.join(balanced)}")
         with _precision(config.precision), machines.sharing():
             net = _network(films.labels, config, init)
             history, trust = fitting.fit(net, train_side, validation, config, work, say)
@@ -181,9 +195,9 @@ def _check_libraries() -> None:
         raise ImportError(f'training needs {", ".join(missing)}: pip install "cxrlib[train]"')
 
 
-def _prepare(data: Data, leaks: str, patient_pattern: str | None, config: TrainConfig, progress: bool) -> tuple[Dataset, Audit]:
+def _prepare(data: Data | Dataset, leaks: str, patient_pattern: str | None, config: TrainConfig, progress: bool) -> tuple[Dataset, Audit]:
     """Scan and audit; resolve leaks as asked; leave the test split out of it."""
-    films = scan(data, patient_pattern=patient_pattern)
+    films = data if isinstance(data, Dataset) else scan(data, patient_pattern=patient_pattern)
     found = audit(films, size=config.image_size, progress=progress)
     if found.errors and leaks == "error":
         raise ValueError("the data leak between their splits:\n" + "\n".join(found.errors) + '\nResolve it, or train with leaks="drop" (--drop-duplicates)')
@@ -192,12 +206,17 @@ def _prepare(data: Data, leaks: str, patient_pattern: str | None, config: TrainC
     return films.take(np.array([s != "test" for s in films.splits])), found
 
 
+def _with_declared_views(films: Dataset, facts: Sequence[Facts]) -> Dataset:
+    """The films with the view that their files declare, as DICOM files do, where no manifest names one."""
+    told = films.columns.get("view", ("",) * len(films))
+    views = tuple(view or fact.view or "" for view, fact in zip(told, facts, strict=True))
+    return replace(films, columns={**films.columns, "view": views}) if any(views) else films
+
+
 def _sides(films: Dataset, found: Audit, config: TrainConfig) -> Split:
     """The data's own validation split where it has one, else patients set aside."""
     own = np.array([s == "val" for s in films.splits])
     if own.any() and not own.all():
-        import hashlib
-
         lines = sorted(f"{'validation' if aside else 'train'}\t{name}" for aside, name in zip(own, films.names, strict=True))
         return Split(np.flatnonzero(~own), np.flatnonzero(own), hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest())
     return split(films, fraction=config.validation, seed=config.seed, together=[*found.exact_duplicates, *found.near_duplicates])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cxrlib import data
-from cxrlib.data import Dataset, connected, oversample, scan, split, weights, write_manifest
+from cxrlib.data import Dataset, add_columns, connected, oversample, scan, split, weights, write_manifest
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 real = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"no real films in {SHARED}")
@@ -412,6 +414,36 @@ def test_connected() -> None:
     assert connected(6, [[5, 3], [0], [], [3, 1], [2, 4]]) == [[0], [1, 3, 5], [2, 4]]
 
 
+# --- what a table says of films ---
+
+
+def test_columns_of_a_table(tmp_path: Path) -> None:
+    found = scan(plant(tmp_path / "clinic", "NORMAL/a.png", "NORMAL/b.png", "PNEUMONIA/c.png"))
+    table = tmp_path / "views.csv"
+    table.write_text("film;view;age\nclinic/NORMAL/b.png;AP;64\nclinic/PNEUMONIA/c.png;PA;\nelsewhere/d.png;PA;7\n", encoding="utf-8")
+    told = add_columns(found, table)
+    assert told.columns == {"view": ("", "AP", "PA"), "age": ("", "64", "")}
+    assert told.paths == found.paths
+    known = add_columns(replace(found, columns={"site": ("1", "2", "3"), "view": ("LL", "LL", "")}), table).columns
+    assert known == {"site": ("1", "2", "3"), "view": ("LL", "AP", "PA"), "age": ("", "64", "")}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,view\nclinic/a.png,AP\n", "must begin with a line that names its columns, film among them, each once. Received: 'path,view'"),
+        ("film,view\nclinic/NORMAL/a.png,AP\nclinic/NORMAL/a.png,PA\n", "line 3: it names the film 'clinic/NORMAL/a.png' twice"),
+        ("film,view\na.png,AP\n", "names none of these 2 films; a name is such as clinic/NORMAL/a.png"),
+        ("film,view\n", "Received: no line"),
+    ],
+)
+def test_tables_that_say_nothing_of_the_films(tmp_path: Path, text: str, message: str) -> None:
+    found = scan(plant(tmp_path / "clinic", "NORMAL/a.png", "PNEUMONIA/c.png"))
+    (tmp_path / "views.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        add_columns(found, tmp_path / "views.csv")
+
+
 # --- balance ---
 
 
@@ -424,6 +456,32 @@ def test_weights_balance_classes_within_each_source() -> None:
     for source, target, weight in zip(whole.sources, whole.targets.tolist(), found.tolist(), strict=True):
         total[source, target] += weight
     assert total == pytest.approx({("a", 0): 3, ("a", 1): 3, ("b", 0): 3, ("c", 1): 1})
+
+
+def test_weights_give_every_class_the_same_views() -> None:
+    views = ["AP"] * 12 + ["PA"] * 28 + ["AP"] * 60 + ["ap "] * 12 + ["PA"] * 8 + ["AP", "PA"] + [""] * 2
+    n = [40, 80, 1, 1, 1, 1]  # healthy and ill films of a; of b, whose views are those of one class each; of c, which tells nothing
+    targets = np.repeat([0, 1, 0, 1, 0, 1], n)
+    whole = Dataset(
+        tuple(map(str, range(124))), targets, ("NORMAL", "PNEUMONIA"), (None,) * 124, tuple("a" * 120 + "bbcc"), (None,) * 124, {"view": tuple(views)}
+    )
+    found = weights(whole, by="view")
+    assert found.mean() == pytest.approx(1)
+    total = Counter[tuple[str, int, str]]()
+    for source, target, view, weight in zip(whole.sources, targets.tolist(), views, found.tolist(), strict=True):
+        total[source, target, view.strip().upper()] += weight
+    assert total["a", 0, "AP"] == pytest.approx(60 * (0.3 + 0.9) / 2) == pytest.approx(total["a", 1, "AP"])
+    assert total["a", 0, "PA"] == pytest.approx(60 * (0.7 + 0.1) / 2) == pytest.approx(total["a", 1, "PA"])
+    assert total["b", 0, "AP"] == total["b", 1, "PA"] == total["c", 0, ""] == total["c", 1, ""] == pytest.approx(1)
+    assert weights(whole, by="portable").tolist() == weights(whole).tolist()
+
+
+def test_no_film_of_a_rare_view_counts_for_all_others() -> None:
+    views = ("AP",) * 1 + ("PA",) * 99 + ("AP",) * 100
+    whole = Dataset(tuple(map(str, range(200))), np.repeat([0, 1], 100), ("NORMAL", "PNEUMONIA"), (None,) * 200, ("a",) * 200, (None,) * 200, {"view": views})
+    found = weights(whole, by="view")
+    assert 10 < found[0] / weights(whole)[0] < 20
+    assert found[:100].sum() == pytest.approx(found[100:].sum()) == pytest.approx(100)
 
 
 def test_oversampling_balances_by_repetition() -> None:

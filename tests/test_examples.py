@@ -98,10 +98,12 @@ def test_train_and_publish(place: Path, hub: HubServer) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("weights")
-def test_train_default(place: Path) -> None:
+def test_train_default(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed, name in enumerate(("chest_xray/train", "chest_xray/test", "nih", "rsna")):
         phantom.write(place / "data" / name, n=8, seed=100 * seed, size=64)
     example = load("train_default")
+    Path("views.csv").write_text("film,view\n" + "".join(f"{film.relative_to('data')},AP\n" for film in Path("data").glob("nih/NORMAL/*")), encoding="utf-8")
+    monkeypatch.setattr(example, "VIEWS", Path("views.csv"))
     folder = example.main("data", "made", TrainConfig(**SMALLEST))
     config = bundle.load(folder).config
     assert [source.name for source in config.sources] == ["chest_xray", "nih", "rsna"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,19 @@ def test_weights_balance_the_classes_of_every_source(rows: list[tuple[str | None
     for source, by_class in total.items():
         assert max(by_class.values()) == pytest.approx(min(by_class.values()), rel=1e-4)
         assert sum(by_class.values()) == pytest.approx(films.sources.count(source), rel=1e-4)
+
+
+@bounded
+@given(ROWS, st.data())
+def test_weights_balance_the_classes_of_every_source_whatever_the_views(rows: list[tuple[str | None, int, str]], data: st.DataObject) -> None:
+    films = dataset(rows)
+    films = replace(films, columns={"view": tuple(data.draw(st.lists(st.sampled_from(("AP", "PA", "")), min_size=len(films), max_size=len(films))))})
+    w = weights(films, by="view")
+    assert (w > 0).all()
+    assert w.mean() == pytest.approx(1, abs=1e-4)
+    strata = np.array([f"{source} {target}" for source, target in zip(films.sources, films.targets.tolist(), strict=True)])
+    for stratum in np.unique(strata):
+        assert w[strata == stratum].sum() == pytest.approx(weights(films)[strata == stratum].sum(), rel=1e-4)
 
 
 @bounded

@@ -63,6 +63,16 @@ def test_a_source_that_is_believed_less_is_drawn_less():
     assert (parts["big", 0] + parts["big", 1]) / (parts["small", 0] + parts["small", 1]) == pytest.approx(16, rel=0.1)
 
 
+def test_classes_count_alike_within_a_view():
+    data = dataset({("clinic", 0): 100, ("clinic", 1): 100})
+    data = dataclasses.replace(data, columns={"view": ("AP",) * 20 + ("PA",) * 80 + ("AP",) * 80 + ("PA",) * 20})
+    chosen, _ = fitting.draw(data, TrainConfig(), len(data), 1, {})
+    drawn = Counter(chosen // 20 == 0 for chosen in chosen.tolist() if chosen < 100)
+    assert drawn[True] == pytest.approx(50, abs=1)  # of the healthy, the fifth that lie count as much as the others
+    chosen, _ = fitting.draw(data, TrainConfig(balance_by=""), len(data), 1, {})
+    assert sorted(chosen.tolist()) == list(range(200))
+
+
 def test_labels_that_the_other_films_contradict_are_believed_less():
     data = dataset({("big", 0): 200, ("big", 1): 200, ("mined", 0): 60, ("mined", 1): 60, ("few", 0): 60, ("few", 1): 10})
     random, where = np.random.default_rng(0), np.array(data.sources)
@@ -79,6 +89,12 @@ def test_labels_that_the_other_films_contradict_are_believed_less():
     assert set(fitting._trust(features, side, TrainConfig(source_trust=0.0)).values()) == {1.0}
     one_patient = dataclasses.replace(data, patients=tuple("same" if s == "mined" else None for s in data.sources))
     assert fitting._trust(features, dataclasses.replace(side, films=one_patient), TrainConfig())["mined"] == 1.0
+    lying = tuple(np.where(np.isin(where, ["big", "mined"]) & (random.random(len(data)) < np.where(sick == 1, 0.9, 0.1)), "AP", "PA").tolist())
+    seen = features.copy()
+    seen[:, :6] = (4.0 * (np.array(lying) == "AP"))[:, None] + random.normal(size=(len(data), 6))  # the films show nothing but the view
+    by_view = dataclasses.replace(side, films=dataclasses.replace(data, columns={"view": lying}))
+    assert fitting._trust(seen, side, TrainConfig())["big"] > 0.4  # which tells the ill from the healthy
+    assert fitting._trust(seen, by_view, TrainConfig())["big"] < 0.1  # unless it may not
     alone = np.flatnonzero(where == "mined")
     assert fitting._trust(features[alone], fitting.Side(side.pixels, alone, data.take(alone)), TrainConfig()) == {"mined": 1.0}
 
