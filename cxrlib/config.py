@@ -185,10 +185,10 @@ class TrainConfig:
     views: int = 2
     head_penalty: float = 3.0
     compression_penalty: float = 0.5
-    epochs: int = 4
+    epochs: int = 7
     fine_tune_from: str | None = None
     batch_size: int = 32
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
     mixup: float = 0.0
