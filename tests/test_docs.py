@@ -66,6 +66,8 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_bytes(saved(dataset(np.asarray(film), Modality="DX", ViewPosition="PA", BodyPartExamined="CHEST")))
     for i, name in enumerate(("hospital-a", "hospital-b", "hospital-c")):
         phantom.write(folder / name, n=6, seed=100 * i, size=128)
+    films = sorted(path.relative_to(folder).as_posix() for path in folder.glob("hospital-*/*/*.*"))
+    (folder / "views.csv").write_text("film,view\n" + "".join(f"{film},{'AP' if i % 2 else 'PA'}\n" for i, film in enumerate(films)))
     (folder / "recipe.json").write_text('{"epochs": 20}')
     return folder
 
