@@ -15,6 +15,7 @@ import pytest
 keras = pytest.importorskip("keras", reason="needs the [train] extra")
 
 from cxrlib import Predictor, TrainConfig, bundle, fitting, images, phantom, train, training  # noqa: E402
+from cxrlib.cache import Facts  # noqa: E402
 from cxrlib.config import AugmentConfig, BundleError  # noqa: E402
 from cxrlib.data import Dataset, scan  # noqa: E402
 from cxrlib.model import build_model  # noqa: E402
@@ -71,6 +72,15 @@ def test_classes_count_alike_within_a_view():
     assert drawn[True] == pytest.approx(50, abs=1)  # of the healthy, the fifth that lie count as much as the others
     chosen, _ = fitting.draw(data, TrainConfig(balance_by=""), len(data), 1, {})
     assert sorted(chosen.tolist()) == list(range(200))
+
+
+def test_a_film_has_the_view_of_its_manifest_else_that_of_its_file():
+    data = dataset({("clinic", 0): 2, ("clinic", 1): 2})
+    facts = [Facts("", view=view) for view in ("AP", None, "PA", None)]
+    assert training._with_declared_views(data, facts).columns == {"view": ("AP", "", "PA", "")}
+    told = dataclasses.replace(data, columns={"view": ("PA", "AP", "", "")})
+    assert training._with_declared_views(told, facts).columns == {"view": ("PA", "AP", "PA", "")}
+    assert training._with_declared_views(data, [Facts("")] * 4).columns == {}
 
 
 def test_labels_that_the_other_films_contradict_are_believed_less():
