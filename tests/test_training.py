@@ -20,7 +20,9 @@ from cxrlib.config import AugmentConfig, BundleError  # noqa: E402
 from cxrlib.data import Dataset, scan  # noqa: E402
 from cxrlib.model import build_model  # noqa: E402
 
-TINY = TrainConfig(image_size=32, epochs=2, views=1, batch_size=8, fine_tune_from="block_12_expand", average=2, validation=0.25)
+TINY = TrainConfig(
+    image_size=32, epochs=2, views=1, batch_size=8, fine_tune_from="block_12_expand", average=2, validation=0.25, learning_rate=5e-5, compression_penalty=0.5
+)
 
 
 @pytest.fixture(autouse=True)
