@@ -392,6 +392,7 @@ def _trust(features: NDArray[np.float32], side: Side, config: TrainConfig) -> di
     if len(names) < 2 or not measured or not config.source_trust:
         return trust
     z = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-3)
+    weight = importance(films, config, {})
     p = cross_val_predict(
         _logistic(len(z), config),
         z,
@@ -399,9 +400,9 @@ def _trust(features: NDArray[np.float32], side: Side, config: TrainConfig) -> di
         groups=patients,
         cv=StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=config.seed),
         method="predict_proba",
-        params={"sample_weight": importance(films, config, {})},
+        params={"sample_weight": weight},
     )
-    auroc = _auroc_by_source(side, p[:, 1:] if p.shape[1] == 2 else p, importance(films, config, {}))
+    auroc = _auroc_by_source(side, p[:, 1:] if p.shape[1] == 2 else p, weight)
     believed = machines.agree(np.array([max(2 * auroc[name] - 1, 0.0) ** config.source_trust for name in measured]))
     return trust | {name: max(_LEAST, round(float(part), 4)) for name, part in zip(measured, believed, strict=True)}
 

@@ -127,7 +127,7 @@ def train(
         "config": to_dict(config),
         "split": sides.digest,
         "films": fingerprint(films, decoded),
-        "balanced": hashlib.sha256("\n".join(told).encode(errors="surrogateescape")).hexdigest() if told else None,
+        "balanced": _digest(told) if told else None,
         "init": str(init),
         "leaks": leaks,
     }
@@ -213,12 +213,16 @@ def _with_declared_views(films: Dataset, facts: Sequence[Facts]) -> Dataset:
     return replace(films, columns={**films.columns, "view": views}) if any(views) else films
 
 
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
 def _sides(films: Dataset, found: Audit, config: TrainConfig) -> Split:
     """The data's own validation split where it has one, else patients set aside."""
     own = np.array([s == "val" for s in films.splits])
     if own.any() and not own.all():
         lines = sorted(f"{'validation' if aside else 'train'}\t{name}" for aside, name in zip(own, films.names, strict=True))
-        return Split(np.flatnonzero(~own), np.flatnonzero(own), hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest())
+        return Split(np.flatnonzero(~own), np.flatnonzero(own), _digest(lines))
     return split(films, fraction=config.validation, seed=config.seed, together=[*found.exact_duplicates, *found.near_duplicates])
 
 
