@@ -96,10 +96,10 @@ def judge(config: gate.GateConfig, features: dict[str, tuple[np.ndarray, np.ndar
     """By kind, how many there are, and the percentages that are refused and warned of, by what the network sees alone."""
     watch, table = gate.Gate(config), {}
     for kind, (embeddings, layouts) in features.items():
-        score, distance = watch.measure(embeddings, layouts)
-        refused = (score > config.refuse_score) | (distance > config.refuse_distance)
-        warned = ~refused & ((score > config.warn_score) | (distance > config.warn_distance))
-        table[kind] = {"n": len(score), "refused": round(100 * float(refused.mean()), 2), "warned": round(100 * float(warned.mean()), 2)}
+        strangeness = watch.measure(embeddings, layouts)
+        refused = strangeness > config.refuse
+        warned = ~refused & (strangeness > config.warn)
+        table[kind] = {"n": len(strangeness), "refused": round(100 * float(refused.mean()), 2), "warned": round(100 * float(warned.mean()), 2)}
     return table
 
 

@@ -29,8 +29,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from cxrlib.cache import open_cache
-from cxrlib.data import scan, split
+from cxrlib.data import scan
 from cxrlib.model import BACKBONES, LUNGS, LevelBands, Standardise, build_model
+from cxrlib.sampling import split
 
 
 class Equalise(keras.layers.Layer):  # type: ignore[misc]

@@ -19,8 +19,9 @@ from PIL import Image
 
 from cxrlib import cache
 from cxrlib.cache import Facts, Films
-from cxrlib.data import Dataset, connected
+from cxrlib.data import Dataset
 from cxrlib.progress import Progress
+from cxrlib.sampling import connected
 
 # Copies are told from films that merely look alike by what lies between two scales: every cell of a grid over the film is compared with its
 # neighbourhood and divided by the contrast there, so that brightness, gamma, a marker or a border count for little. Among 31 million pairs of untouched

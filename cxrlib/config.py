@@ -163,7 +163,7 @@ class TrainConfig:
         validation: Part of the patients set aside for validation, in (0, 1).
         balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
         balance_by: Column of the data, such as the view position, within whose values the classes are balanced too, so that it cannot stand for the disease
-            (`cxrlib.data.weights`); empty for none. DICOM files and manifests may say the `view`.
+            (`cxrlib.sampling.weights`); empty for none. DICOM files and manifests may say the `view`.
         source_power: A source of n films counts n to this power: 1 by its size, 0 as much as any other.
         source_trust: Among several sources, the films of one count by (2 AUROC - 1) to this power, the AUROC being that of a head trained on all sources, in
             cross-validation on the films of this one, balanced alike: labels that the other films contradict count little. 0 believes all labels alike.

@@ -20,8 +20,9 @@ from cxrlib.augmentation import Augment
 from cxrlib.cache import Films
 from cxrlib.calibration import calibrate, fit_temperature
 from cxrlib.config import TrainConfig
-from cxrlib.data import Dataset, weights
+from cxrlib.data import Dataset
 from cxrlib.model import BACKBONES, set_trainable
+from cxrlib.sampling import weights
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression

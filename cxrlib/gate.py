@@ -1,8 +1,8 @@
 """Is this a frontal chest film, and if not, why?
 
-Two checks of what the network sees. A linear score on the network's embedding and on the film's coarse layout tells chest films from pictures that were drawn
-or spoilt on purpose (outlier exposure). A distance from the chest films, in features that training hardly moves, finds what nobody thought of drawing. Before
-them come plain checks of pixels and header.
+What the network sees is judged twice. A linear score on its embedding and on the film's coarse layout tells chest films from pictures that were drawn or spoilt
+on purpose (outlier exposure). A distance from the chest films, in features that training hardly moves, finds what nobody thought of drawing. Both together
+decide: a picture that is rather strange to either is strange. Before them come plain checks of pixels and header.
 
 References:
     Hendrycks et al., Deep anomaly detection with outlier exposure, ICLR 2019, arXiv:1812.04606.
@@ -40,7 +40,7 @@ class GateConfig:
     """What a gate knows: made by `fit`, kept in the bundle.
 
     Args:
-        weights: Shape (d + 256,): of the square roots of the embedding's d values and of the layout; the higher the score, the stranger the film.
+        weights: Shape (d + 256,): of the square roots of the embedding's d values and of the layout, in the score: 0 for a usual film, 1 for one in a hundred.
         bias: Added to the score.
         layout: Shape (256,): the mean layout of chest films, of length 1.
         centre: Shape (p,): mean of the square roots of the embedding's first p values.
@@ -48,10 +48,10 @@ class GateConfig:
         directions: Shape (p, q), orthonormal columns: in which the standardised values vary most.
         spread: Shape (q,): standard deviations along them.
         rest: Mean squared length of what lies outside them.
-        refuse_score: Films with a higher score are refused.
-        warn_score: Films with a higher score are answered with a warning.
-        refuse_distance: Films at a larger distance are refused.
-        warn_distance: Films at a larger distance are answered with a warning.
+        usual: The distance of a usual film.
+        reach: How much farther one film in a hundred lies.
+        refuse: Films stranger than this are refused.
+        warn: Films stranger than this are answered with a warning.
         refused: For each source, the part of its films that was refused, each scored by a fit without it.
         outliers_refused: The part of the drawn and spoilt pictures that was refused, likewise.
 
@@ -60,7 +60,7 @@ class GateConfig:
 
     Example:
         >>> one = Array.pack(np.ones(1))
-        >>> GateConfig(one, 0, one, one, one, one, one, 1, 0, 0, 0, 0)
+        >>> GateConfig(one, 0, one, one, one, one, one, 1, 0, 1, 0, 0)
         Traceback (most recent call last):
         ValueError: a gate's arrays do not belong together: weights (1,), layout (1,), centre (1,), scale (1,), directions (1,), spread (1,)
     """
@@ -73,10 +73,10 @@ class GateConfig:
     directions: Array
     spread: Array
     rest: float
-    refuse_score: float
-    warn_score: float
-    refuse_distance: float
-    warn_distance: float
+    usual: float
+    reach: float
+    refuse: float
+    warn: float
     refused: dict[str, float] = field(default_factory=dict)
     outliers_refused: float = 0.0
 
@@ -198,14 +198,14 @@ class Gate:
         refusals, warnings = inspect(film, fitted)
         if not refusals:
             cells = layout_of(fitted[None, ..., 0])
-            (score,), (distance,) = self.measure(embedding[None], cells)
-            if not (score <= self.config.refuse_score and distance <= self.config.refuse_distance):  # nan is refused
+            [strangeness] = self.measure(embedding[None], cells)
+            if not strangeness <= self.config.refuse:  # nan is refused
                 refusals.append("it does not look like a frontal chest film" + self._hint(cells[0]))
-            elif score > self.config.warn_score or distance > self.config.warn_distance:
+            elif strangeness > self.config.warn:
                 warnings.append("it is unlike most chest films that the model was trained on: take its probability with care")
         return Verdict(not refusals, tuple(refusals or warnings))
 
-    def measure(self, embeddings: np.ndarray, layouts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def measure(self, embeddings: np.ndarray, layouts: np.ndarray) -> np.ndarray:
         """Measure how strange films are.
 
         Args:
@@ -213,7 +213,7 @@ class Gate:
             layouts: ndarray of shape (n, 256), float32, from `layout_of`.
 
         Returns:
-            Scores and distances, two ndarrays of shape (n,), float32; the higher, the stranger.
+            ndarray of shape (n,), float32, not negative: the higher, the stranger.
 
         Raises:
             ValueError: If the gate was fitted for embeddings of another length.
@@ -224,7 +224,8 @@ class Gate:
         roots = np.sqrt(np.maximum(embeddings, 0))
         score = roots @ self._weights[:d] + layouts @ self._weights[d:] + np.float32(self.config.bias)
         z = (roots[:, :p] - self._centre) * self._scale
-        return score, _distance(z, self._directions, self._spread, self.config.rest)
+        distance = (_distance(z, self._directions, self._spread, self.config.rest) - self.config.usual) / self.config.reach
+        return _strangeness(score, distance)
 
     def _hint(self, layout: np.ndarray) -> str:
         """Whether the picture would look like a chest if it were turned or inverted."""
@@ -314,27 +315,33 @@ def fit(
     centre, scale, directions, spread, left = _shape(x[~outlier, :p], weight[~outlier])
     mean = np.mean([layouts[kind == k].mean(0) for k in range(len(names))], 0)
 
-    def worst(values: np.ndarray, allowed: float) -> float:
-        return float(max(np.quantile(values[kind == k], 1 - allowed) for k in range(len(names))))
+    def worst(values: np.ndarray, allowed: float, kinds: int = len(names)) -> float:
+        return float(max(np.quantile(values[kind == k], 1 - allowed) for k in range(kinds)))
 
-    # Where chests and outliers leave a gap, the threshold lies in its middle, so that films of other hospitals have room too; variants stand for them.
-    middle = (worst(score, 0.01) + float(np.quantile(score[outlier], 0.03))) / 2
-    refuse_score = max(worst(score, _ALLOWED), middle)
-    refuse_distance = max(worst(distance, _ALLOWED / 2), float(np.quantile(distance[kind == len(names)], 0.99)))
-    refused = (score > refuse_score) | (distance > refuse_distance)
+    def usual(values: np.ndarray) -> tuple[float, float]:
+        """What a usual film has, and how much more one in a hundred of the strangest source, or of the variants, which stand for other hospitals."""
+        middle = float(np.mean([np.median(values[kind == k]) for k in range(len(names))]))
+        return middle, max(worst(values, 0.01, len(names) + 1) - middle, 1e-3)
+
+    (zero, unit), (near, reach) = usual(score), usual(distance)
+    strangeness = _strangeness((score - zero) / unit, (distance - near) / reach)
+    # Where chests and outliers leave a gap, the threshold lies in its middle, so that films of other hospitals have room too.
+    gap = (worst(strangeness, 0.01) + float(np.quantile(strangeness[outlier], 0.03))) / 2
+    refuse = max(worst(strangeness, _ALLOWED), worst(strangeness, 0.01, len(names) + 1), gap)
+    refused = strangeness > refuse
     return GateConfig(
-        weights=Array.pack(line),
-        bias=float(bias),
+        weights=Array.pack(line / unit),
+        bias=(float(bias) - zero) / unit,
         layout=Array.pack(mean / max(float(np.linalg.norm(mean)), 1e-9)),
         centre=Array.pack(centre),
         scale=Array.pack(scale),
         directions=Array.pack(directions, "float16"),
         spread=Array.pack(spread),
         rest=left,
-        refuse_score=refuse_score,
-        warn_score=min(refuse_score, worst(score, 2 * _ALLOWED)),
-        refuse_distance=refuse_distance,
-        warn_distance=min(refuse_distance, worst(distance, _ALLOWED)),
+        usual=near,
+        reach=reach,
+        refuse=refuse,
+        warn=min(refuse, worst(strangeness, 2 * _ALLOWED)),
         refused={str(name): float(refused[kind == k].mean()) for k, name in enumerate(names)},
         outliers_refused=float(refused[outlier].mean()),
     )
@@ -398,3 +405,9 @@ def _distance(z: np.ndarray, directions: np.ndarray, spread: np.ndarray, rest: f
     outside = (z * z).sum(1) - (along * along).sum(1)
     distance: np.ndarray = np.log(((along / spread) ** 2).mean(1) + np.maximum(outside, 0) / rest + 1e-12)
     return distance
+
+
+def _strangeness(score: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Score and distance together; less than usual is not strange."""
+    together: np.ndarray = np.hypot(np.maximum(score, 0), np.maximum(distance, 0))
+    return together

@@ -395,6 +395,39 @@ def _head(rng: np.random.Generator, size: int) -> np.ndarray:
     return drawn
 
 
+def _brain(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A head by magnetic resonance, from any side: winding folds, ventricles, perhaps a cerebellum, the skull, the neck; on black."""
+    x, y = _grid(size, rng, turn=0.2, zoom=0.15)
+    r = _radius(x, y, 0, rng.uniform(-0.2, 0.1), rng.uniform(0.6, 0.9), rng.uniform(0.65, 0.95), rng.uniform(2, 2.5))
+    white, grey, fluid = rng.uniform(0.2, 1), rng.uniform(0.2, 0.9), rng.choice((rng.uniform(0, 0.2), rng.uniform(0.7, 1)))
+    waves, near_rim = _ring_noise(rng, size, rng.uniform(7, 16)), np.clip(3 * r - rng.uniform(0.3, 1), 0, 1)
+    inside = _filled(r / rng.uniform(0.78, 0.95), 0.02)
+    film = white + near_rim * ((grey - white) * np.exp(-(waves**2)) + (fluid - grey) * np.exp(-((waves / rng.uniform(0.1, 0.4)) ** 2)))
+    if rng.random() < 0.6:  # from the front or from above: two halves
+        film += (fluid - film) * np.exp(-((x / rng.uniform(0.01, 0.03)) ** 2)) * (np.abs(y) > rng.uniform(0, 0.4))
+    for side in (-1, 1):
+        film += (fluid - film) * _filled(_radius(x - rng.uniform(-0.6, 0.6) * y * side, y, 0.12 * side, 0, *rng.uniform(0.03, 0.16, 2)), 0.15)
+    if rng.random() < 0.4:
+        small = _filled(_radius(x, y, rng.uniform(-0.4, 0.4), 0.5, rng.uniform(0.25, 0.6), 0.25), 0.05)
+        film += (grey + (fluid - grey) * np.exp(-((np.sin(rng.uniform(25, 50) * y + 6 * x * x) / 0.4) ** 2)) - film) * small
+    film *= inside
+    if rng.random() < 0.7:
+        film += rng.uniform(0.3, 1) * _filled(np.abs(r - 1) / 0.04, 0.3)  # scalp; the skull beneath it is dark
+        if rng.random() < 0.6:
+            neck = _flesh(x, y, np.array((rng.uniform(-0.3, 0.3), 0.6)), np.array((0.0, 2.5)), rng.uniform(0.35, 0.8)) * (1 - _filled(r))
+            film += neck * (0.2 + rng.uniform(0.2, 0.8) * _clouds(rng, size, 1.4))
+    drawn: np.ndarray = film
+    return drawn
+
+
+def _ring_noise(rng: np.random.Generator, size: int, waves: float) -> np.ndarray:
+    """Noise of about so many waves a side, with mean 0 and deviation 1: where it crosses 0 run winding lines."""
+    f = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]) * size
+    x = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(size, size))) * np.exp(-(((f - waves) / (0.25 * waves)) ** 2)), (size, size))
+    noise: np.ndarray = (x - x.mean()) / max(float(x.std()), 1e-9)
+    return noise
+
+
 def _fan(rng: np.random.Generator, size: int) -> np.ndarray:
     """Ultrasound: a speckled sector on black."""
     y, x = np.mgrid[0 : 1 : size * 1j, -0.5 : 0.5 : size * 1j]
@@ -500,7 +533,7 @@ def _pattern(rng: np.random.Generator, size: int) -> np.ndarray:
 
 _DRAW: tuple[_Draw, ...] = (
     _limb, _lateral, _leaves, _hand, _abdomen, _scene, _shoulder, _lateral, _text, _limb, _slice, _face, _skull, _lateral, _noise, _limb, _head,
-    _leaves, _breast, _abdomen, _pattern, _shoulder, _fan,
+    _leaves, _breast, _brain, _abdomen, _pattern, _brain, _shoulder, _fan, _brain,
 )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import os
@@ -23,12 +22,13 @@ from cxrlib.audit import Audit, audit, drop_duplicates
 from cxrlib.cache import Facts, decode, fingerprint
 from cxrlib.calibration import calibrate, fit_temperature
 from cxrlib.config import Array, BundleConfig, SourceSummary, TrainConfig, to_dict
-from cxrlib.data import Data, Dataset, Split, scan, split, write_manifest
+from cxrlib.data import Data, Dataset, scan, write_manifest
 from cxrlib.evaluation import evaluate
 from cxrlib.images import DECODER
 from cxrlib.metrics import Report
 from cxrlib.predictor import Predictor
 from cxrlib.runtime import Runtime
+from cxrlib.sampling import Split, digest, split
 
 if TYPE_CHECKING:
     import keras
@@ -127,7 +127,7 @@ def train(
         "config": to_dict(config),
         "split": sides.digest,
         "films": fingerprint(films, decoded),
-        "balanced": _digest(told) if told else None,
+        "balanced": digest(told) if told else None,
         "init": str(init),
         "leaks": leaks,
     }
@@ -175,7 +175,7 @@ def train(
         report = replace(evaluate(Predictor(made), validation.films, progress=progress), data="validation patients")
         bundle.update(made, report=report, history=history)
         (made / "run").mkdir()
-        write_manifest(_with_splits(films, sides), made / "run" / _SPLIT)
+        write_manifest(sides.marked(films), made / "run" / _SPLIT)
         (made / "run" / _RECORD).write_text(json.dumps({"identity": identity, "history": history}, indent=1), "utf-8")
         made.rename(target)
         shutil.rmtree(work, ignore_errors=True)
@@ -213,16 +213,11 @@ def _with_declared_views(films: Dataset, facts: Sequence[Facts]) -> Dataset:
     return replace(films, columns={**films.columns, "view": views}) if any(views) else films
 
 
-def _digest(lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
-
-
 def _sides(films: Dataset, found: Audit, config: TrainConfig) -> Split:
     """The data's own validation split where it has one, else patients set aside."""
     own = np.array([s == "val" for s in films.splits])
     if own.any() and not own.all():
-        lines = sorted(f"{'validation' if aside else 'train'}\t{name}" for aside, name in zip(own, films.names, strict=True))
-        return Split(np.flatnonzero(~own), np.flatnonzero(own), _digest(lines))
+        return Split.of(films, own)
     return split(films, fraction=config.validation, seed=config.seed, together=[*found.exact_duplicates, *found.near_duplicates])
 
 
@@ -287,12 +282,6 @@ def _summaries(train_films: Dataset, validation: Dataset, trust: dict[str, float
         known = len(set(patients)) if None not in patients else None
         summaries.append(SourceSummary(source, count(train_films, source), count(validation, source), known, trust[source]))
     return tuple(summaries)
-
-
-def _with_splits(films: Dataset, sides: Split) -> Dataset:
-    names = np.full(len(films), "train", object)
-    names[sides.validation] = "val"
-    return replace(films, splits=tuple(names))
 
 
 def _finished(target: Path, identity: dict[str, Any]) -> TrainingRun:

@@ -52,5 +52,5 @@ def tolerant_gate(features=tiny_network.FEATURES):
 
     one, plane = np.ones(1), np.zeros(256)
     arrays = {"weights": np.zeros(features + 256), "layout": plane, "centre": one, "scale": one, "directions": np.ones((1, 1)), "spread": one}
-    limits = dict.fromkeys(("refuse_score", "warn_score", "refuse_distance", "warn_distance"), 1e9)
+    limits = {"usual": 0.0, "reach": 1.0, "refuse": 1e9, "warn": 1e9}
     return to_dict(GateConfig(**{name: Array.pack(value) for name, value in arrays.items()}, bias=0.0, rest=1.0, **limits))

@@ -22,6 +22,7 @@ from PIL import Image
 from cxrlib import Predictor, TrainConfig, bundle, cache, cli, data, evaluate, phantom
 from cxrlib.remote import cache_folder
 from cxrlib.reports import Report
+from cxrlib.sampling import split
 
 ROOT = str(Path(__file__).parents[1])
 
@@ -41,8 +42,7 @@ def test_names_that_are_no_text_go_all_the_way(tmp_path: Path, tiny: Path) -> No
     films = data.scan(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcnchen"))
     assert films.sources[0] == "M\\xfcnchen"
     assert films.names[0] == "M\\xfcnchen/NORMAL/K\\xf6hler0.png"
-    sides = data.split(films, fraction=0.3)
-    data.write_manifest(films, tmp_path / "films.csv", sides=sides)
+    data.write_manifest(split(films, fraction=0.3).marked(films), tmp_path / "films.csv")
     assert "K\\udcf6hler0.png" in (tmp_path / "films.csv").read_text("utf-8")
     report = evaluate(Predictor(tiny, gate=False, threads=1), films, output=tmp_path / "report", progress=False)
     assert Report.from_json((tmp_path / "report" / "report.json").read_text("utf-8")).to_json() == report.to_json()

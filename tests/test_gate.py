@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def test_a_fitted_gate(config: GateConfig) -> None:
 
 
 def test_films_that_lie_on_their_side_or_are_inverted(config: GateConfig) -> None:
-    strict = Gate(dataclasses.replace(config, refuse_score=-1e9, warn_score=-1e9))
+    strict = Gate(dataclasses.replace(config, refuse=-1, warn=-1))
     reasons = {k: {verdict(strict, np.rot90(film, k)).reasons[0] for film in drawn(8, seed=50)} for k in range(4)}
     start = "it does not look like a frontal chest film"
     assert reasons[0] == {start}
@@ -115,10 +116,19 @@ def test_films_that_lie_on_their_side_or_are_inverted(config: GateConfig) -> Non
 
 
 def test_a_borderline_film_gets_an_answer_and_a_warning(config: GateConfig) -> None:
-    wary = Gate(dataclasses.replace(config, warn_score=-1e9, refuse_score=1e9, refuse_distance=1e9))
+    wary = Gate(dataclasses.replace(config, warn=-1, refuse=1e9))
     assert verdict(wary, drawn(1)[0]) == Verdict(True, ("it is unlike most chest films that the model was trained on: take its probability with care",))
-    open_ = Gate(dataclasses.replace(config, warn_score=1e9, refuse_score=1e9, refuse_distance=1e9, warn_distance=1e9))
+    open_ = Gate(dataclasses.replace(config, warn=1e9, refuse=1e9))
     assert verdict(open_, drawn(1)[0]) == Verdict(True, ())
+
+
+@pytest.mark.parametrize(("score", "distance", "accepted"), [(0.9, 0, True), (-5, 0.9, True), (0.9, 0.9, False), (1.1, -5, False), (-5, 1.1, False)])
+def test_a_little_strange_to_both_is_strange(score: float, distance: float, accepted: bool) -> None:
+    one, plane = Array.pack(np.ones(1)), Array.pack(np.zeros(256))
+    # The only feature lies at its centre, a deviation of 0 and hence a logarithm of 1e-12: usual and reach make the wanted distance of it.
+    config = GateConfig(Array.pack(np.zeros(257)), score, plane, one, one, Array.pack(np.ones((1, 1))), one, 1, math.log(1e-12) - distance, 1, 1, 1)
+    film = read(phantom.draw(1, size=300))
+    assert Gate(config).check(film, np.ones(1, np.float32)).accepted is accepted
 
 
 def test_what_is_no_number_is_refused(config: GateConfig) -> None:
@@ -131,7 +141,7 @@ def test_what_is_no_number_is_refused(config: GateConfig) -> None:
 def test_the_film_is_fitted_where_nobody_did() -> None:
     film = read(np.zeros((300, 300), np.uint8))
     ones, plane = Array.pack(np.ones(1)), Array.pack(np.zeros(256))
-    gate = Gate(GateConfig(Array.pack(np.zeros(257)), 0, plane, ones, ones, Array.pack(np.ones((1, 1))), ones, 1, 0, 0, 0, 0))
+    gate = Gate(GateConfig(Array.pack(np.zeros(257)), 0, plane, ones, ones, Array.pack(np.ones((1, 1))), ones, 1, 0, 1, 0, 0))
     assert gate.check(film, np.zeros(1, np.float32)) == Verdict(False, ("it is almost blank",))
 
 

@@ -38,6 +38,7 @@ ORDER = (
         "hub",
         "remote",
         "data",
+        "sampling",
         "cache",
         "audit",
         "graph",

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrlib.data import Dataset, connected, oversample, scan, split, weights, write_manifest
+from cxrlib.data import Dataset, scan, write_manifest
+from cxrlib.sampling import connected, oversample, split, weights
 
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, assume, given, settings

@@ -21,7 +21,7 @@ import numpy as np
 import tiny_network
 from PIL import Image
 
-from cxrlib import bundle, data, phantom
+from cxrlib import bundle, data, phantom, sampling
 from cxrlib.config import Array, BundleError, TrainConfig, from_dict, to_dict
 from cxrlib.gate import Gate, GateConfig
 from cxrlib.images import ImageError, fit, read
@@ -176,8 +176,8 @@ def manifest(content: bytes) -> None:
     file.write_bytes(content)
     with contextlib.suppress(ValueError, FileNotFoundError):
         found = data.scan(file)
-        data.split(found)
-        data.weights(found)
+        sampling.split(found)
+        sampling.weights(found)
 
 
 def manifests() -> list[bytes]:
@@ -214,7 +214,7 @@ def config(content: bytes) -> None:
 def _gate_config() -> dict[str, Any]:
     one, plane = np.ones(1), np.zeros(256)
     arrays = {"weights": np.zeros(tiny_network.FEATURES + 256), "layout": plane, "centre": one, "scale": one, "directions": np.ones((1, 1)), "spread": one}
-    limits = dict.fromkeys(("refuse_score", "warn_score", "refuse_distance", "warn_distance"), 1e9)
+    limits = {"usual": 0.0, "reach": 1.0, "refuse": 1e9, "warn": 1e9}
     return to_dict(GateConfig(**{name: Array.pack(value) for name, value in arrays.items()}, bias=0.0, rest=1.0, **limits))
 
 
