@@ -157,8 +157,9 @@ class TrainConfig:
         label_smoothing: In [0, 1).
         mixup: Parameter of the beta distribution by which films, and their targets, are blended in pairs while fine-tuning; 0 blends none.
         average: Number of last epochs whose weights are averaged; 0 for the best single epoch instead.
-        prior_films: How many films the weights before fine-tuning are worth, where epochs are averaged: of fine-tuning on n films, each counting as far as its
-            source's labels are believed, n / (n + prior_films) is kept, and the rest is the weights before it. Few films teach what does not travel.
+        prior_films: With how many films half of what fine-tuning changes is kept, where epochs are averaged: of fine-tuning on n films, each counting as far as
+            its source's labels are believed, n² / (n² + prior_films²); the rest is the weights before it. Few films teach what does not travel; 0 keeps all of
+            it, for a model that serves no hospital but those it is trained in.
         patience: Fine-tuning stops after so many epochs without a better validation AUROC.
         validation: Part of the patients set aside for validation, in (0, 1).
         balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
@@ -193,7 +194,7 @@ class TrainConfig:
     label_smoothing: float = 0.05
     mixup: float = 0.0
     average: int = 2
-    prior_films: float = 1000.0
+    prior_films: float = 2240.0
     patience: int = 6
     validation: float = 0.15
     balance: str = "sample"

@@ -434,7 +434,7 @@ def _choose_weights(net: keras.Model, films: Dataset, config: TrainConfig, folde
     recent = range(max(1, state["epoch"] - config.average + 1), state["epoch"] + 1)
     tuned = [np.mean(arrays, axis=0) for arrays in zip(*(read(_recent(epoch, config)) for epoch in recent), strict=True)]
     believed = sum(state["trust"][source] for source in films.sources)
-    kept = believed / (believed + config.prior_films)
+    kept = believed**2 / (believed**2 + config.prior_films**2)
     net.set_weights([kept * t + (1 - kept) * s for t, s in zip(tuned, read(_HEAD), strict=True)])
     say(f"keeps {kept:.0%} of the mean of the last {len(recent)} epochs, {1 - kept:.0%} from before fine-tuning")
 

@@ -225,8 +225,8 @@ def test_the_more_films_are_believed_the_more_of_fine_tuning_is_kept(tmp_path, m
     config = dataclasses.replace(TINY, prior_films=90)
     data = dataset({("home", 0): 10, ("home", 1): 15, ("away", 0): 25, ("away", 1): 25})
     fitting._choose_weights(net, data, config, tmp_path, {"epoch": 2, "best_epoch": 1, "trust": {"home": 1.0, "away": 0.1}}, said.append)  # 25 + 5 films
-    assert all(np.allclose(w, 0.25 * 3 + 0.75) for w in net.get_weights())
-    assert said == ["keeps 25% of the mean of the last 2 epochs, 75% from before fine-tuning"]
+    assert all(np.allclose(w, 0.1 * 3 + 0.9) for w in net.get_weights())
+    assert said == ["keeps 10% of the mean of the last 2 epochs, 90% from before fine-tuning"]
 
 
 def test_what_fine_tuning_learnt_to_hear_of_compression_is_shrunk_and_the_mean_logit_stays(monkeypatch):
