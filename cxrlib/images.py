@@ -173,9 +173,11 @@ def fit(film: Film, size: int = 224) -> np.ndarray:
         picture = Image.fromarray(picture if picture.dtype == np.uint8 else picture.astype(np.float32))
     if isinstance(picture, Image.Image) and picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=1.25)
-    small = np.asarray(picture).astype(np.float32)  # (size, size), a copy
-    small /= np.float32(film.white)
-    return np.clip(small, 0, 1, out=small)[..., None]
+    pixels = np.asarray(picture)  # (size, size)
+    small: np.ndarray = np.divide(pixels, np.float32(film.white), dtype=np.float32)
+    if pixels.dtype != np.uint8 or film.white != 255:  # others may overshoot
+        np.clip(small, 0, 1, out=small)
+    return small[..., None]
 
 
 def name_of(source: Source) -> str:
