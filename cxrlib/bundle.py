@@ -213,16 +213,7 @@ def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> Bundl
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no bundle at {root}")
-    if not (root / CONFIG).is_file():
-        raise BundleError(f"{root} is no cxrlib bundle: it has no {CONFIG}")
-    config = read_config(_read(root, CONFIG, _MAX_CONFIG_BYTES), f"{root / CONFIG}")
-    network = b""
-    for name, digest in _check_files(config).items():
-        content = _read(root, name)
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise BundleError(f"{root / name} was altered or damaged: its SHA-256 is not the one that {CONFIG} lists")
-        if name == RUNTIME:
-            network = content
+    config, network = _read_whole(root)
     runtime = Runtime(network, threads=threads)
     if runtime.input_size != config.image_size or runtime.labels_count != len(config.labels):
         raise BundleError(f"{root / RUNTIME} does not fit {CONFIG}: another image size or number of labels")
@@ -289,6 +280,27 @@ def _check_files(config: BundleConfig) -> dict[str, str]:
     if foreign := [name for name in config.files if not _LISTED.fullmatch(name)]:
         raise BundleError(f"{CONFIG} lists {', '.join(foreign)}, which no bundle holds")
     return config.files
+
+
+def _read_whole(root: Path) -> tuple[BundleConfig, bytes]:
+    """The config and the network of a folder whose files are all as the config lists them; read again where an update has taken the folder's place meanwhile."""
+    while True:
+        place = root.stat().st_ino
+        try:
+            if not (root / CONFIG).is_file():
+                raise BundleError(f"{root} is no cxrlib bundle: it has no {CONFIG}")
+            config = read_config(_read(root, CONFIG, _MAX_CONFIG_BYTES), f"{root / CONFIG}")
+            network = b""
+            for name, digest in _check_files(config).items():
+                content = _read(root, name)
+                if hashlib.sha256(content).hexdigest() != digest:
+                    raise BundleError(f"{root / name} was altered or damaged: its SHA-256 is not the one that {CONFIG} lists")
+                if name == RUNTIME:
+                    network = content
+            return config, network
+        except BundleError:
+            if root.stat().st_ino == place:
+                raise
 
 
 def _read(root: Path, name: str, limit: int = _MAX_FILE_BYTES) -> bytes:

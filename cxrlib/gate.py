@@ -57,7 +57,7 @@ class GateConfig:
         outliers_refused: The part of the drawn and spoilt pictures that was refused, likewise.
 
     Raises:
-        ValueError: If the shapes do not belong together.
+        ValueError: If the shapes do not belong together, or `rest` or `reach` is not positive.
 
     Example:
         >>> one = Array.pack(np.ones(1))
@@ -87,6 +87,8 @@ class GateConfig:
         wanted = {"layout": (_GRID**2,), "centre": (p,), "scale": (p,), "spread": (q,)}
         if len(shapes["weights"]) != 1 or shapes["weights"][0] < p + _GRID**2 or any(shapes[name] != shape for name, shape in wanted.items()):
             raise ValueError(f"a gate's arrays do not belong together: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}")
+        if not (self.rest > 0 and self.reach > 0):
+            raise ValueError(f"rest and reach must be positive. Received: rest={self.rest!r}, reach={self.reach!r}")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="session")
 def gated(tmp_path_factory):
     """The folder of such a bundle with a gate that refuses what is blank, and nothing that the network sees."""
-    return tiny_network.write(tmp_path_factory.mktemp("gated"), tiny_network.files(gate=tolerant_gate()))
+    return tiny_network.write(tmp_path_factory.mktemp("gated"), tiny_network.files(gate=tiny_network.tolerant_gate()))
 
 
 @pytest.fixture
@@ -41,16 +41,3 @@ def small_files():
     yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, handler)
-
-
-def tolerant_gate(features=tiny_network.FEATURES):
-    """The statistics of a gate that refuses for no reason but what the pixels say."""
-    import numpy as np
-
-    from cxrlib.config import to_dict
-    from cxrlib.gate import Array, GateConfig
-
-    one, plane = np.ones(1), np.zeros(256)
-    arrays = {"weights": np.zeros(features + 256), "layout": plane, "centre": one, "scale": one, "directions": np.ones((1, 1)), "spread": one}
-    limits = {"usual": 0.0, "reach": 1.0, "refuse": 1e9, "warn": 1e9}
-    return to_dict(GateConfig(**{name: Array.pack(value) for name, value in arrays.items()}, bias=0.0, rest=1.0, **limits))

@@ -222,6 +222,20 @@ def test_two_updates_at_once_follow_each_other(made):
     assert os.listdir(made.parent) == ["made"]
 
 
+def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(made, monkeypatch):
+    read, raced = bundle._read, []
+
+    def race(root, name, *limit):
+        if name == bundle.CARD and not raced:
+            raced.append(name)
+            bundle.update(made, notes=("newer",))  # between the config and the card
+        return read(root, name, *limit)
+
+    monkeypatch.setattr(bundle, "_read", race)
+    assert bundle.load(made).config.notes == ("newer",)
+    assert raced
+
+
 def test_an_update_of_nothing(tmp_path):
     for folder in (tmp_path / "nowhere", tmp_path / "nowhere" / "below"):
         with pytest.raises(FileNotFoundError, match="there is no bundle at"):

@@ -402,20 +402,18 @@ def test_without_a_gate_every_answer_says_so(gated: Path, tiny: Path) -> None:
     assert sentence not in Predictor(gated)(film()).reasons
 
 
-@pytest.mark.parametrize("change", [{"bias": "high"}, {"weights": {"shape": [300], "dtype": "float32", "data": "AAAA"}}, {"extra": 1}])
+@pytest.mark.parametrize(
+    "change", [{"bias": "high"}, {"rest": 0.0}, {"reach": float("nan")}, {"weights": {"shape": [300], "dtype": "float32", "data": "AAAA"}}, {"extra": 1}]
+)
 def test_a_gate_that_cannot_be_trusted(tmp_path: Path, change: dict[str, Any]) -> None:
-    from conftest import tolerant_gate
-
-    folder = tiny_network.write(tmp_path, tiny_network.files(gate={**tolerant_gate(), **change}))
+    folder = tiny_network.write(tmp_path, tiny_network.files(gate={**tiny_network.tolerant_gate(), **change}))
     with pytest.raises(BundleError, match="cannot be trusted: "):
         Predictor(folder)
     assert Predictor(folder, gate=False)(film()).accepted
 
 
 def test_a_gate_of_another_network(tmp_path: Path) -> None:
-    from conftest import tolerant_gate
-
-    folder = tiny_network.write(tmp_path, tiny_network.files(gate=tolerant_gate(features=99)))
+    folder = tiny_network.write(tmp_path, tiny_network.files(gate=tiny_network.tolerant_gate(features=99)))
     with pytest.raises(BundleError, match=r"cannot be trusted: this gate was fitted for embeddings of length 99\. Received: 16"):
         Predictor(folder)
 

@@ -26,7 +26,6 @@ import hub_server
 import numpy as np
 import pytest
 import tiny_network
-from conftest import tolerant_gate
 from PIL import Image
 from space_server import ROOT, Demo, ask, serving, write_films
 
@@ -49,7 +48,7 @@ POINTS = {name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_sou
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with two operating points far apart, and a gate that refuses what is blank."""
-    content = tiny_network.files(gate=tolerant_gate(), operating_points=POINTS, default_point="screening")
+    content = tiny_network.files(gate=tiny_network.tolerant_gate(), operating_points=POINTS, default_point="screening")
     return tiny_network.write(tmp_path_factory.mktemp("model"), {**content, "examples/from_the_bundle.png": example()})
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import tiny_network
-from conftest import tolerant_gate
 from space_server import PATIENCE, Demo, serving, write_films
 
 pytest.importorskip("gradio", reason="the demo needs gradio")
@@ -34,7 +33,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    content = tiny_network.files(gate=tolerant_gate(), operating_points=POINTS, default_point="screening")
+    content = tiny_network.files(gate=tiny_network.tolerant_gate(), operating_points=POINTS, default_point="screening")
     model = tiny_network.write(tmp_path_factory.mktemp("model"), content)
     with serving(tmp_path_factory.mktemp("demo") / "place", sys.executable, "-m", "cxrlib", "demo", "--port", "{port}", "--model", str(model)) as running:
         yield running

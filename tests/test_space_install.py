@@ -12,7 +12,6 @@ from pathlib import Path
 import hub_server
 import pytest
 import tiny_network
-from conftest import tolerant_gate
 from space_server import ROOT, ask, serving, write_films
 
 from cxrlib import cli
@@ -38,7 +37,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[hub_server.HubServer, Path, Path]]:
     """A Hub on loopback, the folder that `cxrlib publish --space` made there, and the bundle."""
     place = tmp_path_factory.mktemp("published")
-    bundle = tiny_network.write(place / "bundle", tiny_network.files(gate=tolerant_gate()))
+    bundle = tiny_network.write(place / "bundle", tiny_network.files(gate=tiny_network.tolerant_gate()))
     with hub_server.serving() as server, hub_server.client_of(server, place / "home"), pytest.MonkeyPatch.context() as patch:
         server.add_user("hf_alice", "alice")
         patch.setenv("HF_TOKEN", "hf_alice")

@@ -131,3 +131,15 @@ def write(folder: Path, content: Mapping[str, bytes]) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
+
+
+def tolerant_gate(features: int = FEATURES) -> dict[str, Any]:
+    """The statistics of a gate that refuses for no reason but what the pixels say."""
+    from cxrlib.config import Array, to_dict
+    from cxrlib.gate import GateConfig
+
+    one, plane = np.ones(1), np.zeros(256)
+    arrays = {"weights": np.zeros(features + 256), "layout": plane, "centre": one, "scale": one, "directions": np.ones((1, 1)), "spread": one}
+    limits = {"rest": 1.0, "usual": 0.0, "reach": 1.0, "refuse": 1e9, "warn": 1e9}
+    content: dict[str, Any] = to_dict(GateConfig(**{name: Array.pack(value) for name, value in arrays.items()}, bias=0.0, **limits))
+    return content

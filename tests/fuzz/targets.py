@@ -22,7 +22,7 @@ import tiny_network
 from PIL import Image
 
 from cxrlib import bundle, data, phantom, sampling
-from cxrlib.config import Array, BundleError, TrainConfig, from_dict, to_dict
+from cxrlib.config import BundleError, TrainConfig, from_dict, to_dict
 from cxrlib.gate import Gate, GateConfig
 from cxrlib.images import ImageError, fit, read
 from cxrlib.metrics import Report, make_report
@@ -210,19 +210,13 @@ def config(content: bytes) -> None:
         from_dict(TrainConfig, recipe.get("training", recipe) if isinstance(recipe, dict) else recipe)
 
 
-@functools.cache
-def _gate_config() -> dict[str, Any]:
-    one, plane = np.ones(1), np.zeros(256)
-    arrays = {"weights": np.zeros(tiny_network.FEATURES + 256), "layout": plane, "centre": one, "scale": one, "directions": np.ones((1, 1)), "spread": one}
-    limits = {"usual": 0.0, "reach": 1.0, "refuse": 1e9, "warn": 1e9}
-    return to_dict(GateConfig(**{name: Array.pack(value) for name, value in arrays.items()}, bias=0.0, rest=1.0, **limits))
-
-
 def configs() -> list[bytes]:
     points = {
         name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {"a": [0.9, 0.8]}} for name, t in (("screening", 0.3), ("balanced", 0.6))
     }
-    full = tiny_network.files(operating_points=points, default_point="screening", gate=_gate_config(), notes=["one"], license="mit", population="adults")
+    full = tiny_network.files(
+        operating_points=points, default_point="screening", gate=tiny_network.tolerant_gate(), notes=["one"], license="mit", population="adults"
+    )
     return [tiny_network.files()["config.json"], full["config.json"], json.dumps(to_dict(TrainConfig())).encode()]
 
 
@@ -301,7 +295,7 @@ TARGETS = {
     "dicom": Target(films, radiographs),
     "manifest": Target(manifest, manifests),
     "config": Target(config, configs),
-    "gate": Target(gate, lambda: [json.dumps(_gate_config()).encode()]),
+    "gate": Target(gate, lambda: [json.dumps(tiny_network.tolerant_gate()).encode()]),
     "report": Target(report, reports),
     "network": Target(network, networks),
 }
