@@ -283,7 +283,7 @@ def _check_files(config: BundleConfig) -> dict[str, str]:
 
 
 def _read_whole(root: Path) -> tuple[BundleConfig, bytes]:
-    """The config and the network of a folder whose files are all as the config lists them; read again where an update has taken the folder's place meanwhile."""
+    """Config and network of a folder whose files are all as listed; read again where an update has taken its place meanwhile."""
     while True:
         place = root.stat().st_ino
         try:
