@@ -20,7 +20,14 @@ import numpy as np
 from PIL import Image
 
 PACKAGES = {
-    "wallpapers": ("gnome-backgrounds", "lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04", "mate-backgrounds", "plasma-workspace-wallpapers"),
+    "wallpapers": (
+        "gnome-backgrounds",
+        "lomiri-wallpapers-16.04",
+        "lomiri-wallpapers-20.04",
+        "mate-backgrounds",
+        "plasma-workspace-wallpapers",
+        "ukui-wallpapers",
+    ),
     "animals, plants, things": ("tuxpaint-stamps-default",),
     "examples of OpenCV": ("opencv-doc",),
     "planets and skies": ("stellarium-data",),

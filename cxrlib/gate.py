@@ -2,7 +2,7 @@
 
 What the network sees is judged twice. A linear score on its embedding and on the film's coarse layout tells chest films from pictures that were drawn or spoilt
 on purpose (outlier exposure). A distance from the chest films, in features that training hardly moves, finds what nobody thought of drawing. Both together
-decide: a picture that is rather strange to either is strange. Before them come plain checks of pixels and header.
+decide: a picture that is rather strange to both is refused, though neither would refuse it alone. Before them come plain checks of pixels and header.
 
 References:
     Hendrycks et al., Deep anomaly detection with outlier exposure, ICLR 2019, arXiv:1812.04606.
