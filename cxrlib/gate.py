@@ -20,7 +20,6 @@ import numpy as np
 
 from cxrlib.config import Array
 from cxrlib.images import Film
-from cxrlib.images import fit as fit_film
 from cxrlib.outliers import outliers, variants
 
 _GRID = 16  # the layout is this many cells high and wide
@@ -108,21 +107,36 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def inspect(film: Film, fitted: np.ndarray) -> tuple[list[str], list[str]]:
-    """Check a film's header and pixels, without any network.
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """What header and pixels say of a film.
+
+    Args:
+        refusals: Reasons to refuse it.
+        warnings: What to be careful about.
+        layout: ndarray of shape (256,), float32, from `layout_of`.
+    """
+
+    refusals: tuple[str, ...]
+    warnings: tuple[str, ...]
+    layout: np.ndarray
+
+
+def inspect(film: Film, fitted: np.ndarray) -> Sight:
+    """Look at a film's header and pixels, without any network.
 
     Args:
         film: The film.
-        fitted: What the network sees of it: ndarray of shape (s, s, 1), float32 in [0, 1].
+        fitted: What the network sees of it: ndarray of shape (s, s, 1), float32 in [0, 1], s at least 16.
 
     Returns:
-        Reasons to refuse it, and warnings.
+        What they say.
 
     Example:
         >>> from cxrlib.images import fit, read
         >>> film = read(np.zeros((300, 300), np.uint8))
-        >>> inspect(film, fit(film))
-        (['it is almost blank'], [])
+        >>> inspect(film, fit(film)).refusals
+        ('it is almost blank',)
     """
     refusals, warnings = [], []
     if film.modality and film.modality not in _MODALITIES:
@@ -156,7 +170,7 @@ def inspect(film: Film, fitted: np.ndarray) -> tuple[list[str], list[str]]:
                 refusals.append(f"{part:.0%} of it is pure {name}")
             elif part > 0.6 or (part > 0.2 and name == "white"):
                 warnings.append(f"{part:.0%} of it is pure {name}: it may be badly exposed or cut off")
-    return refusals, warnings
+    return Sight(tuple(refusals), tuple(warnings), layout_of(fitted[None, ..., 0])[0])
 
 
 class Gate:
@@ -166,14 +180,15 @@ class Gate:
         config: What `fit` returned.
 
     Example:
-        >>> from cxrlib.images import read
+        >>> from cxrlib.images import fit as fit_film, read
         >>> from cxrlib.phantom import draw
         >>> def embed(films):  # stands for the network
         ...     return films.reshape(len(films), 8, 4, 8, 4).mean((2, 4)).reshape(len(films), -1)
         >>> films = np.stack([draw(seed, size=32) for seed in range(20)])
         >>> gate = Gate(fit(films, sources=["here"] * 20, embed=embed, made=40))
         >>> page = read(np.full((100, 100), 255, np.uint8))
-        >>> gate.check(page, embed(fit_film(page, 32)[None])[0])
+        >>> seen = fit_film(page, 32)
+        >>> gate.check(inspect(page, seen), embed(seen[None])[0])
         Verdict(accepted=False, reasons=('it is almost blank',))
     """
 
@@ -183,13 +198,12 @@ class Gate:
         self._centre, self._scale = config.centre.numpy(), config.scale.numpy()
         self._directions, self._spread = config.directions.numpy(), config.spread.numpy()
 
-    def check(self, film: Film, embedding: np.ndarray, fitted: np.ndarray | None = None) -> Verdict:
+    def check(self, sight: Sight, embedding: np.ndarray) -> Verdict:
         """Decide whether a film gets a prediction.
 
         Args:
-            film: The film.
+            sight: What `inspect` saw of it.
             embedding: What the network makes of it: ndarray of shape (d,), float32.
-            fitted: What the network sees of it: ndarray of shape (s, s, 1), float32 in [0, 1]; None to make that anew, which takes longer.
 
         Returns:
             The verdict.
@@ -197,16 +211,14 @@ class Gate:
         Raises:
             ValueError: If the gate was fitted for an embedding of another length.
         """
-        fitted = fit_film(film) if fitted is None else fitted
-        refusals, warnings = inspect(film, fitted)
-        if not refusals:
-            cells = layout_of(fitted[None, ..., 0])
-            [strangeness] = self.measure(embedding[None], cells)
-            if not strangeness <= self.config.refuse:  # nan is refused
-                refusals.append("it does not look like a frontal chest film" + self._hint(cells[0]))
-            elif strangeness > self.config.warn:
-                warnings.append("it is unlike most chest films that the model was trained on: take its probability with care")
-        return Verdict(not refusals, tuple(refusals or warnings))
+        if sight.refusals:
+            return Verdict(False, sight.refusals)
+        [strangeness] = self.measure(embedding[None], sight.layout[None])
+        if not strangeness <= self.config.refuse:  # nan is refused
+            return Verdict(False, ("it does not look like a frontal chest film" + self._hint(sight.layout),))
+        if strangeness > self.config.warn:
+            return Verdict(True, (*sight.warnings, "it is unlike most chest films that the model was trained on: take its probability with care"))
+        return Verdict(True, sight.warnings)
 
     def measure(self, embeddings: np.ndarray, layouts: np.ndarray) -> np.ndarray:
         """Measure how strange films are.

@@ -18,7 +18,7 @@ from cxrlib.bundle import Bundle
 from cxrlib.calibration import calibrate
 from cxrlib.config import BundleConfig, BundleError, from_dict
 from cxrlib.explain import Explanation, heatmap
-from cxrlib.gate import Gate, GateConfig, Verdict
+from cxrlib.gate import Gate, GateConfig, Verdict, inspect
 from cxrlib.images import Film, ImageError, Source
 from cxrlib.progress import track
 from cxrlib.runtime import Output
@@ -351,8 +351,9 @@ class Predictor:
         size = self.config.image_size
         film = images.read(source, model_size=size)
         fitted = images.fit(film, size)  # (s, s, 1)
+        sight = inspect(film, fitted) if self._gate else None  # before the network fills the processor's cache with other things
         output = self._bundle.runtime.run(fitted[None], spread=spread)
-        verdict = self._gate.check(film, output.embedding[0], fitted) if self._gate else _UNGUARDED
+        verdict = self._gate.check(sight, output.embedding[0]) if self._gate and sight else _UNGUARDED
         return self._decide(film, verdict, calibrate(output.probabilities, self.config.temperature)[0]), film, output
 
     def _decide(self, film: Film, verdict: Verdict, p: np.ndarray) -> Prediction:

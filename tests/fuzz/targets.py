@@ -23,7 +23,7 @@ from PIL import Image
 
 from cxrlib import bundle, data, phantom, sampling
 from cxrlib.config import BundleError, TrainConfig, from_dict, to_dict
-from cxrlib.gate import Gate, GateConfig
+from cxrlib.gate import Gate, GateConfig, inspect
 from cxrlib.images import ImageError, fit, read
 from cxrlib.metrics import Report, make_report
 from cxrlib.runtime import Runtime
@@ -227,7 +227,7 @@ def gate(content: bytes) -> None:
         made = Gate(from_dict(GateConfig, found))
         with np.errstate(all="ignore"):
             film = read(np.arange(100 * 90, dtype=np.uint16).reshape(100, 90) * np.uint16(7))
-            made.check(film, np.ones(tiny_network.FEATURES, np.float32))
+            made.check(inspect(film, fit(film)), np.ones(tiny_network.FEATURES, np.float32))
 
 
 def report(content: bytes) -> None:
