@@ -40,10 +40,12 @@ class Explanation:
 
     @property
     def border(self) -> float:
-        """The part of the heat that lies in the outer tenth of the film, where hardly any lung is, in [0, 1]; 0 when there is no heat."""
-        rows, columns = (math.ceil(side * _BORDER) for side in self.heatmap.shape)
-        total = float(self.heatmap.sum(dtype=np.float64))
-        inside = float(self.heatmap[rows:-rows, columns:-columns].sum(dtype=np.float64))
+        """The part of the heat that lies in the outer tenth of what the film shows, where hardly any lung is, in [0, 1]; 0 when there is no heat."""
+        left, top, right, bottom = self.film.content or (0, 0, *self.heatmap.shape[::-1])
+        heat = self.heatmap[top:bottom, left:right]
+        rows, columns = (math.ceil(side * _BORDER) for side in heat.shape)
+        total = float(heat.sum(dtype=np.float64))
+        inside = float(heat[rows:-rows, columns:-columns].sum(dtype=np.float64))
         return 1 - inside / total if total > 0 else 0.0
 
     @property
@@ -78,7 +80,7 @@ class Explanation:
         return Image.fromarray(painted.round().astype(np.uint8))
 
 
-def heatmap(evidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def heatmap(evidence: np.ndarray, film: Film) -> np.ndarray:
     """Turn an evidence grid into a heatmap.
 
     Evidence against the class counts as none. The scale is absolute up to an evidence of 8, by which lungs full of it would move the logit: a film with little
@@ -86,17 +88,19 @@ def heatmap(evidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Args:
         evidence: ndarray of shape (h, w), float, in units of the logit; of a `Predictor`, what goes beyond the usual evidence of healthy films.
-        size: Height and width of the film, in pixels.
+        film: The film.
 
     Returns:
-        ndarray of shape (H, W), float32 in [0, 1].
+        ndarray of shape (H, W), the film's full size, float32 in [0, 1]; 0 in its empty bars.
 
     Example:
-        >>> heatmap(np.full((7, 7), 2.0), (2, 4)).max().item()
+        >>> from cxrlib.images import read
+        >>> heatmap(np.full((7, 7), 2.0), read(np.zeros((2, 4), np.uint8))).max().item()
         0.25
     """
     positive = np.maximum(evidence, 0).astype(np.float32)
     scaled = positive / max(_FULL, float(positive.max(initial=0.0)))
-    height, width = size
-    smooth: np.ndarray = np.clip(np.asarray(Image.fromarray(scaled).resize((width, height), Image.Resampling.BICUBIC), np.float32), 0, 1)
-    return smooth
+    left, top, right, bottom = film.content or (0, 0, *film.size[::-1])
+    heat = np.zeros(film.size, np.float32)
+    heat[top:bottom, left:right] = np.clip(np.asarray(Image.fromarray(scaled).resize((right - left, bottom - top), Image.Resampling.BICUBIC)), 0, 1)
+    return heat

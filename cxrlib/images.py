@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 else:
     Source: TypeAlias = Any
 
-DECODER = 2  # version of the path from bytes to model input; part of every cache key
+DECODER = 3  # version of the path from bytes to model input; part of every cache key
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 MAX_PIXELS = 30_000_000  # a 43 x 43 cm detector with 0.1 mm pixels has 18.5 million
 MAX_BYTES = 256 * 2**20  # of a file or a download
@@ -44,6 +44,8 @@ _STRANGERS = {
 }
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G and B, ITU-R BT.601, as Pillow has it
 _KINDS = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image)
+_EMPTY = 2.5 / 255  # of white: how far the grey of a bar may vary; air beside a patient varies more
+_BARS, _PICTURE = 1 / 7, 0.25  # bars that take less of a film are left; so are those that leave less of it
 _DRAFT = 6  # a JPEG is decoded at a reduced scale only where this many times the model's side remain
 
 
@@ -104,6 +106,14 @@ class Film:
         """The film as an ndarray of shape (H, W), uint8, uint16 or float32, in [0, white], not writeable; made when first asked for."""
         return np.asarray(self.picture)
 
+    @cached_property
+    def content(self) -> tuple[int, int, int, int] | None:
+        """Left, top, right and bottom, in pixels of the full size, of what lies within empty bars, as padding or a narrow field leaves them.
+
+        None where there are no bars, where they take less than a seventh of the film, or more than three quarters.
+        """
+        return _within_bars(self)
+
 
 def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS) -> Film:
     """Decode a film from any kind of source.
@@ -155,7 +165,7 @@ def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS)
 
 
 def fit(film: Film, size: int = 224) -> np.ndarray:
-    """Squash a film to the network's input with an antialiased bicubic filter, as the training films were; much larger ones are first averaged in whole blocks.
+    """Cut a film's empty bars off and squash it to the network's input with an antialiased bicubic filter; much larger ones are first averaged in whole blocks.
 
     Args:
         film: A film.
@@ -168,16 +178,51 @@ def fit(film: Film, size: int = 224) -> np.ndarray:
         >>> fit(read(np.full((300, 200), 255, np.uint8)), 4)[0, 0, 0].item()
         1.0
     """
-    picture = film.picture
-    if isinstance(picture, np.ndarray) and picture.shape != (size, size):
+    picture, box = film.picture, film.content
+    if isinstance(picture, np.ndarray) and (box or picture.shape != (size, size)):
         picture = Image.fromarray(picture if picture.dtype == np.uint8 else picture.astype(np.float32))
-    if isinstance(picture, Image.Image) and picture.size != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=1.25)
+    if isinstance(picture, Image.Image):
+        if box:
+            scale = picture.width / film.size[1]  # below 1 where it was decoded at a reduced scale
+            left, top, right, bottom = (round(side * scale) for side in box)
+            picture = picture.crop((left, top, right, bottom))
+        if picture.size != (size, size):
+            picture = picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=1.25)
     pixels = np.asarray(picture)  # (size, size)
     small: np.ndarray = np.divide(pixels, np.float32(film.white), dtype=np.float32)
     if pixels.dtype != np.uint8 or film.white != 255:  # others may overshoot
         np.clip(small, 0, 1, out=small)
     return small[..., None]
+
+
+def _within_bars(film: Film) -> tuple[int, int, int, int] | None:
+    """`Film.content`."""
+    picture, limit = film.picture, film.white * _EMPTY
+    width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[::-1]
+
+    def is_empty(left: int, top: int, right: int, bottom: int) -> bool:
+        box = left, top, right, bottom
+        part = np.asarray(picture.crop(box)) if isinstance(picture, Image.Image) else picture[top:bottom, left:right]
+        return bool(np.ptp(part) <= limit)
+
+    x, y = int(width * _BARS / 4), int(height * _BARS / 4)  # bars worth cutting reach so far on one side at least
+    sides = (x, 0, x + 1, height), (width - x - 1, 0, width - x, height), (0, y, width, y + 1), (0, height - y - 1, width, height - y)
+    if not any(is_empty(*line) for line in sides):
+        return None
+    (left, right), (top, bottom) = (_bars(film.pixels.min(axis=axis), film.pixels.max(axis=axis), limit) for axis in (0, 1))
+    if left >= right or top >= bottom or not _PICTURE <= (right - left) * (bottom - top) / (width * height) <= 1 - _BARS:
+        return None
+    across, down = film.size[1] / width, film.size[0] / height
+    return round(left * across), round(top * down), round(right * across), round(bottom * down)
+
+
+def _bars(darkest: np.ndarray, brightest: np.ndarray, limit: float) -> tuple[int, int]:
+    """Where the bar at the start ends, and the one at the end begins, of lines whose darkest and brightest levels are given: all of a bar is of one grey."""
+
+    def lines(low: np.ndarray, high: np.ndarray) -> int:
+        return int((np.maximum.accumulate(high) - np.minimum.accumulate(low) <= limit).sum())
+
+    return lines(darkest, brightest), len(darkest) - lines(darkest[::-1], brightest[::-1])
 
 
 def name_of(source: Source) -> str:

@@ -305,7 +305,7 @@ class Predictor:
         prediction, film, output = self._answer(source)
         shown = label or (self.labels[1] if len(self.labels) == 2 else self.labels[int(np.argmax(output.probabilities[0]))])
         beyond = (output.evidence[0] - self._usual)[..., self.labels.index(shown)]  # (h, w)
-        return Explanation(heatmap(beyond, film.size), film, shown, prediction)
+        return Explanation(heatmap(beyond, film), film, shown, prediction)
 
     def push_to_hub(
         self,

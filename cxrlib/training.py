@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
     from cxrlib.fitting import Side
 
-PREPROCESSING = "grey by declared bit depth in [0, 1], MONOCHROME1 inverted, squashed with an antialiased bicubic filter; standardised inside the network"
+PREPROCESSING = (
+    "grey by declared bit depth in [0, 1], MONOCHROME1 inverted, empty bars cut off, squashed by an antialiased bicubic filter; standardised in the network"
+)
 _RECORD, _SPLIT = "run.json", "split.csv"
 
 

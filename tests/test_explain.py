@@ -63,16 +63,17 @@ def test_what_healthy_films_show_too_is_left_out(tiny: Path, tmp_path: Path) -> 
 def test_the_peak_lies_where_the_evidence_is() -> None:
     evidence = np.zeros((7, 7))
     evidence[1, 5] = 3.0
-    heat = heatmap(evidence, (70, 140))
+    heat = heatmap(evidence, read(np.zeros((70, 140), np.uint8)))
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     assert (row // 10, column // 20) == (1, 5)
 
 
 def test_the_scale_is_absolute() -> None:
-    weak, strong, stronger = (heatmap(np.full((7, 7), value * explain._FULL), (14, 14)).max() for value in (0.1, 1.0, 3.0))
+    film = read(np.zeros((14, 14), np.uint8))
+    weak, strong, stronger = (heatmap(np.full((7, 7), value * explain._FULL), film).max() for value in (0.1, 1.0, 3.0))
     assert weak == pytest.approx(0.1)
     assert strong == stronger == 1
-    assert heatmap(np.full((7, 7), -3.0), (14, 14)).max() == 0
+    assert heatmap(np.full((7, 7), -3.0), film).max() == 0
 
 
 def test_an_overlay_leaves_the_film_alone_where_nothing_is_found() -> None:
@@ -124,7 +125,7 @@ def test_heat_where_no_lung_is() -> None:
         evidence = np.zeros((7, 7))
         for place in places:
             evidence[place] = value
-        return explained(heatmap(evidence, (70, 70)), film)
+        return explained(heatmap(evidence, film), film)
 
     corner, middle = heat((0, 0), (6, 6)), heat((3, 2), (4, 5))
     assert corner.border > 0.7
@@ -133,6 +134,19 @@ def test_heat_where_no_lung_is() -> None:
     assert corner.warnings == (f"{corner.border:.0%} of the evidence for PNEUMONIA lies at the border of the film, where hardly any lung is",)
     assert heat((0, 0), value=1.0).warnings == ()  # too faint to matter
     assert (heat().border, heat().warnings) == (0.0, ())
+
+
+def test_empty_bars_have_no_heat() -> None:
+    film = read(np.pad(phantom.draw(1, size=70), ((0, 0), (35, 35))))
+    evidence = np.zeros((7, 7))
+    evidence[0, 0] = evidence[3, 2] = 9.0
+    heat = heatmap(evidence, film)
+    assert heat.shape == film.size == (70, 140)
+    assert not heat[:, :35].any()
+    assert not heat[:, 105:].any()
+    assert heat[:, 35:105] == pytest.approx(heatmap(evidence, read(phantom.draw(1, size=70))))
+    assert explained(heat, film).border > 0.3  # the corner of what the film shows, not of the film
+    assert explained(heat, film).overlay().size == (140, 70)
 
 
 def test_the_command_line_says_where_the_heat_lies(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

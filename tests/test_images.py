@@ -592,3 +592,52 @@ def test_native_films_agree_with_their_small_copies_and_across_sources() -> None
             assert (fit(read(np.asarray(image))) == fitted).all()
         copy = SHARED / "data" / "chest_xray" / "train" / path.parent.name / path.name
         assert np.abs(fitted - fit(read(copy))).mean() < 4 / 255  # what JPEG compression of the copy costs
+
+
+# --- empty bars ---
+
+PADS = [((0, 0), (60, 60)), ((80, 0), (0, 0)), ((30, 40), (50, 20)), ((0, 0), (0, 70))]
+
+
+@pytest.mark.parametrize("grey", [0, 40, 255])
+@pytest.mark.parametrize("pad", PADS)
+def test_empty_bars_are_cut_off(pad: tuple[tuple[int, int], tuple[int, int]], grey: int) -> None:
+    bare = phantom.draw(3, opacity=True, size=250)
+    padded = np.pad(bare, pad, constant_values=grey)
+    (top, _), (left, _) = pad
+    for source in (padded, padded.astype(np.uint16) * 257, padded / np.float32(255), Image.fromarray(padded), encode(padded)):
+        film = read(source)
+        assert film.content == (left, top, left + 250, top + 250)
+        assert film.size == padded.shape
+        assert fit(film) == pytest.approx(fit(read(bare)), abs=1.5 / 255)
+
+
+def test_compressed_bars_are_cut_off() -> None:
+    bare = phantom.draw(3, size=250)
+    film = read(encode(np.pad(bare, ((0, 0), (64, 64))), "JPEG", quality=75))
+    assert film.content is not None
+    assert film.content[0] == pytest.approx(64, abs=8)
+    assert np.abs(fit(film) - fit(read(bare))).mean() < 0.05
+
+
+def test_bars_of_a_film_that_is_decoded_at_a_reduced_scale() -> None:
+    bare = np.asarray(Image.fromarray(phantom.draw(3, size=500)).resize((2000, 2000)))
+    film = read(encode(np.pad(bare, ((0, 0), (400, 400))), "JPEG"), model_size=32)
+    assert film.pixels.shape != film.size == (2000, 2800)
+    assert film.content == pytest.approx((400, 0, 2400, 2000), abs=16)
+    assert np.abs(fit(film, 32) - fit(read(bare), 32)).mean() < 0.02
+
+
+def test_what_is_left_alone() -> None:
+    film = phantom.draw(3, size=250)
+    assert read(film).content is None
+    assert read(np.pad(film, ((0, 0), (6, 6)))).content is None  # narrow bars
+    assert read(np.pad(film, 200)).content is None  # hardly a film in it: that is the gate's to judge
+    assert read(np.zeros((90, 90), np.uint8)).content is None
+    assert read(np.zeros((1, 1), np.uint8)).content is None
+    assert read(np.tile(np.arange(200, dtype=np.uint8), (90, 1))).content is None  # every column is of one grey
+    shaded = np.hstack([np.tile(np.arange(80, dtype=np.uint8), (250, 1)), film])
+    assert read(shaded).content is None  # air beside the patient
+    marked = np.pad(film, ((0, 0), (60, 60)))
+    marked[20:30, 10:20] = marked[20:30, 350:360] = 255  # letters in the bars
+    assert read(marked).content is None
