@@ -306,8 +306,9 @@ def confounded(tmp_path: Path, alter: Callable[[Image.Image, int], Image.Image],
 
 
 def framed(picture: Image.Image, ill: int) -> Image.Image:
+    """With a bar at the side, so narrow that it is not cut off."""
     frame = Image.new("L", (130, 130))
-    frame.paste(picture.resize((100, 100) if ill else (130, 130)), (15, 15) if ill else (0, 0))
+    frame.paste(picture.resize((113, 130) if ill else (130, 130)), (17, 0) if ill else (0, 0))
     return frame
 
 
