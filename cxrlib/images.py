@@ -200,20 +200,21 @@ def _within_bars(film: Film) -> tuple[int, int, int, int] | None:
     picture, limit = film.picture, film.white * _EMPTY
     width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[::-1]
 
-    def is_empty(left: int, top: int, right: int, bottom: int) -> bool:
-        box = left, top, right, bottom
-        part = np.asarray(picture.crop(box)) if isinstance(picture, Image.Image) else picture[top:bottom, left:right]
-        return bool(np.ptp(part) <= limit)
+    def is_even(points: list[tuple[int, int]]) -> bool:
+        levels: list[Any] = [picture.getpixel(point) if isinstance(picture, Image.Image) else picture.item(point[::-1]) for point in points]
+        return bool(max(levels) - min(levels) <= limit)
 
-    x, y = int(width * _BARS / 4), int(height * _BARS / 4)  # bars worth cutting reach so far on one side at least
-    sides = (x, 0, x + 1, height), (width - x - 1, 0, width - x, height), (0, y, width, y + 1), (0, height - y - 1, width, height - y)
-    if not any(is_empty(*line) for line in sides):
+    # Bars worth cutting reach so far on one side at least; a few points there tell most films without any.
+    x, y = int(width * _BARS / 4), int(height * _BARS / 4)
+    across, down = (range(side // 8, side, max(side // 8, 1)) for side in (width, height))
+    sides = [[(i, j) for j in down] for i in (x, width - 1 - x)] + [[(i, j) for i in across] for j in (y, height - 1 - y)]
+    if not any(map(is_even, sides)):
         return None
     (left, right), (top, bottom) = (_bars(film.pixels.min(axis=axis), film.pixels.max(axis=axis), limit) for axis in (0, 1))
     if left >= right or top >= bottom or not _PICTURE <= (right - left) * (bottom - top) / (width * height) <= 1 - _BARS:
         return None
-    across, down = film.size[1] / width, film.size[0] / height
-    return round(left * across), round(top * down), round(right * across), round(bottom * down)
+    wide, high = film.size[1] / width, film.size[0] / height  # above 1 where it was decoded at a reduced scale
+    return round(left * wide), round(top * high), round(right * wide), round(bottom * high)
 
 
 def _bars(darkest: np.ndarray, brightest: np.ndarray, limit: float) -> tuple[int, int]:

@@ -83,7 +83,7 @@ def test_grey_levels() -> None:
     assert checked(np.full((300, 300), 130, np.uint8))[0] == ["it is almost blank"]
     assert checked((100 + film // 5).astype(np.uint8))[1] == ["it has very little contrast"]
     cut = film.copy()
-    cut[:200] = 255
+    cut[:200, 30:270] = 255
     (warning,) = checked(cut)[1]
     assert warning.endswith("% of it is pure white: it may be badly exposed or cut off")
     cut[:275] = 0
