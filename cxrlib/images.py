@@ -200,15 +200,16 @@ def _within_bars(film: Film) -> tuple[int, int, int, int] | None:
     picture, limit = film.picture, film.white * _EMPTY
     width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[::-1]
 
-    def is_even(points: list[tuple[int, int]]) -> bool:
-        levels: list[Any] = [picture.getpixel(point) if isinstance(picture, Image.Image) else picture.item(point[::-1]) for point in points]
-        return bool(max(levels) - min(levels) <= limit)
+    at: Any = picture.getpixel if isinstance(picture, Image.Image) else lambda point: picture.item(point[1], point[0])
 
-    # Bars worth cutting reach so far on one side at least; a few points there tell most films without any.
+    def differ(points: list[tuple[int, int]]) -> bool:
+        first = at(points[0])
+        return any(abs(at(point) - first) > limit for point in points[1:])
+
+    # Bars worth cutting reach so far on one side at least; three points of a line there tell most films without any.
     x, y = int(width * _BARS / 4), int(height * _BARS / 4)
-    across, down = (range(side // 8, side, max(side // 8, 1)) for side in (width, height))
-    sides = [[(i, j) for j in down] for i in (x, width - 1 - x)] + [[(i, j) for i in across] for j in (y, height - 1 - y)]
-    if not any(map(is_even, sides)):
+    across, down = ((side // 2, side // 4, 3 * side // 4) for side in (width, height))
+    if all(differ([(i, j) for j in down]) for i in (x, width - 1 - x)) and all(differ([(i, j) for i in across]) for j in (y, height - 1 - y)):
         return None
     (left, right), (top, bottom) = (_bars(film.pixels.min(axis=axis), film.pixels.max(axis=axis), limit) for axis in (0, 1))
     if left >= right or top >= bottom or not _PICTURE <= (right - left) * (bottom - top) / (width * height) <= 1 - _BARS:
