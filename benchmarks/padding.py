@@ -46,14 +46,14 @@ def main() -> None:
         paths = images.find(SHARED / source)
         films = [Image.open(path).convert("L") for path in paths[:: -(-len(paths) // MOST)]]
         bare = predictor.predict(films)
+        refused = float(np.mean([not answer.accepted for answer in bare]))
         for beyond in (0.0, 0.2, 0.4):
             for grey in (0, 128, 255):
                 squares = [padded(film, beyond, grey) for film in films]
                 for kind, made in (("as they are", squares), ("JPEG", [stored(square) for square in squares])):
                     both = [(a, b) for a, b in zip(bare, predictor.predict(made), strict=True) if b.accepted]
-                    refused = 1 - len(both) / len(films)
                     pairs = [(a, b) for a, b in both if a.accepted]
-                    found = {"refused bare": 1 - float(np.mean([answer.accepted for answer in bare])), "refused": refused}
+                    found = {"refused bare": refused, "refused": 1 - len(both) / len(films)}
                     if pairs:
                         found["within 0.02"] = float(np.mean([abs(a.probability - b.probability) <= 0.02 for a, b in pairs]))
                         found["same side"] = float(np.mean([a.label == b.label for a, b in pairs]))

@@ -41,7 +41,7 @@ class Explanation:
     @property
     def border(self) -> float:
         """The part of the heat that lies in the outer tenth of what the film shows, where hardly any lung is, in [0, 1]; 0 when there is no heat."""
-        left, top, right, bottom = self.film.content or (0, 0, *self.heatmap.shape[::-1])
+        left, top, right, bottom = _shown(self.film)
         heat = self.heatmap[top:bottom, left:right]
         rows, columns = (math.ceil(side * _BORDER) for side in heat.shape)
         total = float(heat.sum(dtype=np.float64))
@@ -100,7 +100,12 @@ def heatmap(evidence: np.ndarray, film: Film) -> np.ndarray:
     """
     positive = np.maximum(evidence, 0).astype(np.float32)
     scaled = positive / max(_FULL, float(positive.max(initial=0.0)))
-    left, top, right, bottom = film.content or (0, 0, *film.size[::-1])
+    left, top, right, bottom = _shown(film)
     heat = np.zeros(film.size, np.float32)
     heat[top:bottom, left:right] = np.clip(np.asarray(Image.fromarray(scaled).resize((right - left, bottom - top), Image.Resampling.BICUBIC)), 0, 1)
     return heat
+
+
+def _shown(film: Film) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what the network saw of a film, in its pixels."""
+    return film.content or (0, 0, *film.size[::-1])
