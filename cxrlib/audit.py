@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cxrlib import cache
 from cxrlib.cache import Facts, Films
 from cxrlib.data import Dataset
+from cxrlib.framing import EDGES, cells, find
 from cxrlib.progress import Progress
 from cxrlib.sampling import connected
 
@@ -344,27 +344,17 @@ def _mirrored(described: NDArray[np.float32]) -> NDArray[np.float32]:
     return described.reshape(-1, side, side)[:, :, ::-1].reshape(described.shape)
 
 
-def _describe(films: Films, chosen: NDArray[np.int64], cells: int, neighbourhood: int) -> NDArray[np.float32]:
-    """What a film shows between two scales: (m, cells * cells) of mean 0 and norm 1, so that a product is a correlation. A blank film gives 0."""
-    described = np.empty((len(chosen), cells * cells), np.float32)
+def _describe(films: Films, chosen: NDArray[np.int64], side: int, neighbourhood: int) -> NDArray[np.float32]:
+    """What a film shows between two scales: (m, side * side) of mean 0 and norm 1, so that a product is a correlation. A blank film gives 0."""
+    described = np.empty((len(chosen), side * side), np.float32)
     for start in range(0, len(chosen), 256):
-        grid = _grid(films[chosen[start : start + 256]], cells)  # (m, cells, cells)
+        grid = cells(films[chosen[start : start + 256]], side)  # (m, side, side)
         detail = grid - _smooth(grid, neighbourhood)
         contrast = np.sqrt(_smooth(detail * detail, neighbourhood)) + _FLAT
         flat = np.clip(detail / contrast, -_CLIP, _CLIP).reshape(len(grid), -1)
         flat -= flat.mean(axis=1, keepdims=True)
         described[start : start + 256] = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
     return described
-
-
-def _grid(films: NDArray[np.uint8], cells: int) -> NDArray[np.float32]:
-    """Mean of every cell, (m, cells, cells)."""
-    if side := films.shape[1] % cells:
-        side = max(1, round(films.shape[1] / cells)) * cells
-        films = np.stack([np.asarray(Image.fromarray(film).resize((side, side), Image.Resampling.BICUBIC)) for film in films])
-    cell = films.shape[1] // cells
-    mean: NDArray[np.float32] = films.reshape(len(films), cells, cell, cells, cell).mean((2, 4), dtype=np.float32)
-    return mean
 
 
 def _smooth(grid: NDArray[np.float32], window: int) -> NDArray[np.float32]:
@@ -419,6 +409,7 @@ def _confounders(dataset: Dataset, readable: Sequence[int], films: Films, facts:
         "border": [f"{border:.2f}" for border in _borders(chosen, films)],
         "file type": [Path(dataset.paths[i]).suffix.lower() for i in readable],
         "view": [facts[i].view or "" for i in readable],
+        **{f"lungs' place ({edge})": [f"{place:.2f}" for place in column] for edge, column in zip(EDGES, find(films, chosen).T, strict=True)},
     }
     for name, values in dataset.columns.items():
         if re.sub(r"[\W_]|^patient", "", name.casefold()) in _CONFOUNDERS:
@@ -487,7 +478,7 @@ def _typical(column: Sequence[str], mine: NDArray[np.bool_]) -> str:
 def _borders(chosen: NDArray[np.int64], films: Films) -> Iterator[float]:
     """Part of each film that is an even margin: rows and columns of cells at the edges that hardly differ within themselves."""
     for start in range(0, len(chosen), 256):
-        grid = _grid(films[chosen[start : start + 256]], _COARSE[0] * 2)  # (m, cells, cells)
+        grid = cells(films[chosen[start : start + 256]], _COARSE[0] * 2)  # (m, cells, cells)
         inside = np.ones(len(grid))
         for axis in (1, 2):
             uneven = grid.std(axis=axis) > _BORDER  # (m, cells)

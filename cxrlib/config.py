@@ -163,8 +163,9 @@ class TrainConfig:
         patience: Fine-tuning stops after so many epochs without a better validation AUROC.
         validation: Part of the patients set aside for validation, in (0, 1).
         balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
-        balance_by: Column of the data, such as the view position, within whose values the classes are balanced too, so that it cannot stand for the disease
-            (`cxrlib.sampling.weights`); empty for none. DICOM files and manifests may say the `view`.
+        balance_by: Columns of the data within whose values the classes are balanced too, so that they cannot stand for the disease
+            (`cxrlib.sampling.weights`). DICOM files and manifests may say the `view`; the `framing` is measured where it tells classes apart
+            (`cxrlib.framing.groups`), unless a column of that name says it.
         source_power: A source of n films counts n to this power: 1 by its size, 0 as much as any other.
         source_trust: Among several sources, the films of one count by (2 AUROC - 1) to this power, the AUROC being that of a head trained on all sources, in
             cross-validation on the films of this one, balanced alike: labels that the other films contradict count little. 0 believes all labels alike.
@@ -198,7 +199,7 @@ class TrainConfig:
     patience: int = 6
     validation: float = 0.15
     balance: str = "sample"
-    balance_by: str = "view"
+    balance_by: tuple[str, ...] = ("view", "framing")
     source_power: float = 1.0
     source_trust: float = 2.0
     precision: str = "auto"
@@ -228,6 +229,8 @@ class TrainConfig:
             _between(self, name, low, high)
         if self.balance not in ("sample", "weights", "none"):
             raise ValueError(f"balance must be 'sample', 'weights' or 'none'. Received: balance={self.balance!r}")
+        if not isinstance(self.balance_by, tuple):
+            raise ValueError(f"balance_by must be a tuple of names of columns. Received: balance_by={self.balance_by!r}")
 
 
 @dataclass(frozen=True)
@@ -446,6 +449,8 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return _typed(next(a for a in args if a is not type(None)), value, where)
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(Any, hint), value, where=where)
+    if hint == tuple[str, ...] and isinstance(value, str):  # one name for many, as earlier recipes had it
+        return (value,) if value else ()
     if origin is tuple and isinstance(value, (list, tuple)):
         if len(args) == 2 and args[1] is ...:
             return tuple(_typed(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))

@@ -177,8 +177,8 @@ def _auroc_by_source(side: Side, p: NDArray[Any], weight: NDArray[np.float64] | 
 def importance(films: Dataset, config: TrainConfig, trust: Mapping[str, float]) -> NDArray[np.float64]:
     """Say how much each film counts.
 
-    Classes count alike within a source, and within each view there (or what else `config.balance_by` names); a source of m films counts as m to the power of
-    `config.source_power`, times how far its labels are believed.
+    Classes count alike within a source, and within each view and framing there (or what else `config.balance_by` names); a source of m films counts as m to
+    the power of `config.source_power`, times how far its labels are believed.
 
     Args:
         films: The films.

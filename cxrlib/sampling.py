@@ -200,15 +200,15 @@ def connected(n: int, links: Iterable[Sequence[int]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def weights(dataset: Dataset, *, by: str = "") -> NDArray[np.float32]:
+def weights(dataset: Dataset, *, by: Sequence[str] = ()) -> NDArray[np.float32]:
     """Weigh films so that within every source each class counts the same; a source keeps its share.
 
-    With a column, each class also gets the same mixture of its values within every source, so that they no longer tell the classes apart: where ill patients
-    are mostly filmed lying, by a portable machine, lying says nothing about the disease any more. A value that only one class has stays with it.
+    With columns, each class also gets the same mixture of their values within every source, so that they no longer tell the classes apart: where ill patients
+    are mostly filmed lying, by a portable machine, lying says nothing about the disease any more. Values that only one class has stay with it.
 
     Args:
         dataset: The films.
-        by: Name of a column, such as `"view"`; empty for none. Films without a value are one group, and so are all films where there is no such column.
+        by: Names of columns, such as `("view",)`. Films without a value are one group, and so are all films where there is no such column.
 
     Returns:
         ndarray of shape (n,), float32, positive, mean 1.
@@ -218,12 +218,13 @@ def weights(dataset: Dataset, *, by: str = "") -> NDArray[np.float32]:
         >>> [round(weight, 2) for weight in weights(films).tolist()]
         [2.0, 0.67, 0.67, 0.67]
     """
-    values = dataset.columns.get(by, ("",) * len(dataset))
-    cells = list(zip(dataset.sources, dataset.targets.tolist(), (value.strip().casefold() for value in values), strict=True))
+    columns = [dataset.columns[name] for name in by if name in dataset.columns]
+    values = [tuple(value.strip().casefold() for value in film) for film in zip(*columns, strict=True)] or [()] * len(dataset)
+    cells = list(zip(dataset.sources, dataset.targets.tolist(), values, strict=True))
     of_source, of_class, of_cell = Counter(dataset.sources), Counter((source, target) for source, target, _ in cells), Counter(cells)
     classes = Counter(source for source, _ in of_class)
     share = {(source, target, value): n / of_class[source, target] for (source, target, value), n in of_cell.items()}  # of the class
-    mixture: dict[tuple[str, str], float] = defaultdict(float)
+    mixture: dict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
     for (source, _, value), part in share.items():
         mixture[source, value] += part / classes[source]
     factor = {cell: min(mixture[cell[0], cell[2]] / part, _MOST) for cell, part in share.items()}  # what a film counts within its class

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxrlib import bundle, gate, machines, operating_points
+from cxrlib import bundle, framing, gate, machines, operating_points
 from cxrlib.audit import Audit, audit, drop_duplicates
-from cxrlib.cache import Facts, decode, fingerprint
+from cxrlib.cache import Facts, Films, decode, fingerprint
 from cxrlib.calibration import calibrate, fit_temperature
 from cxrlib.config import Array, BundleConfig, SourceSummary, TrainConfig, to_dict
 from cxrlib.data import Data, Dataset, scan, write_manifest
@@ -124,12 +124,13 @@ def train(
     sides = _sides(films, found, config)
     decoded = decode(films, size=config.image_size, progress=progress)
     films = _with_declared_views(films, decoded.facts)
-    told = films.columns.get(config.balance_by, ())
+    films = _with_framing(films, decoded.films, config)
+    told = [films.columns[name] for name in config.balance_by if name in films.columns]
     identity: dict[str, Any] = {
         "config": to_dict(config),
         "split": sides.digest,
         "films": fingerprint(films, decoded),
-        "balanced": digest(told) if told else None,
+        "balanced": [digest(column) for column in told],
         "init": str(init),
         "leaks": leaks,
     }
@@ -145,9 +146,10 @@ def train(
         train_side = fitting.Side(decoded.films, sides.train, films.take(sides.train))
         validation = fitting.Side(decoded.films, sides.validation, films.take(sides.validation))
         say(f"{len(sides.train):,} films to train on, {len(sides.validation):,} to validate, {len(set(films.sources))} source(s)")
-        values = Counter(source for source, _ in set(zip(films.sources, told, strict=False)))
-        if balanced := sorted(source for source, n in values.items() if n > 1):
-            say(f"classes are balanced within each {config.balance_by} of {', '.join(balanced)}")
+        for name in (name for name in config.balance_by if name in films.columns):
+            values = Counter(source for source, _ in set(zip(films.sources, films.columns[name], strict=True)))
+            if balanced := sorted(source for source, n in values.items() if n > 1):
+                say(f"classes are balanced within each {name} of {', '.join(balanced)}")
         with _precision(config.precision), machines.sharing():
             net = _network(films.labels, config, init)
             history, trust = fitting.fit(net, train_side, validation, config, work, say)
@@ -213,6 +215,13 @@ def _with_declared_views(films: Dataset, facts: Sequence[Facts]) -> Dataset:
     told = films.columns.get("view", ("",) * len(films))
     views = tuple(view or fact.view or "" for view, fact in zip(told, facts, strict=True))
     return replace(films, columns={**films.columns, "view": views}) if any(views) else films
+
+
+def _with_framing(films: Dataset, pixels: Films, config: TrainConfig) -> Dataset:
+    """The films with groups of alike framing, where these are to be balanced and nothing is said of them yet."""
+    if "framing" not in config.balance_by or "framing" in films.columns:
+        return films
+    return replace(films, columns={**films.columns, "framing": framing.groups(machines.agree(framing.find(pixels, range(len(films)))), films)})
 
 
 def _sides(films: Dataset, found: Audit, config: TrainConfig) -> Split:

@@ -40,11 +40,12 @@ ORDER = (
         "data",
         "sampling",
         "cache",
-        "audit",
         "graph",
         "augmentation",
         "model",
         "runtime",
+        "framing",
+        "audit",
         "outliers",
         "gate",
     ),
@@ -67,7 +68,7 @@ ORDER = (
 )  # each imports only from those before it
 LATER = {("reports", "html_report"), ("reports", "plots")}  # inside a function: Report.save draws what it holds
 OWNERS = {  # an outside library, and the modules that may import it
-    "PIL": {"audit", "cli", "evaluation", "explain", "images", "outliers", "phantom"},
+    "PIL": {"cli", "evaluation", "explain", "framing", "images", "outliers", "phantom"},
     "ai_edge_litert": {"graph", "runtime"},
     "fsspec": {"bulk"},
     "gradio": {"cli"},
@@ -81,7 +82,7 @@ OWNERS = {  # an outside library, and the modules that may import it
     "onnxruntime": {"export"},
     "pyarrow": {"bulk", "remote"},
     "ray": {"bulk"},
-    "sklearn": {"fitting", "gate"},
+    "sklearn": {"fitting", "framing", "gate"},
     "tensorflow": {"export"},
     "tf2onnx": {"export"},
 }

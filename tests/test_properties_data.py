@@ -107,7 +107,7 @@ def test_weights_balance_the_classes_of_every_source(rows: list[tuple[str | None
 def test_weights_balance_the_classes_of_every_source_whatever_the_views(rows: list[tuple[str | None, int, str]], data: st.DataObject) -> None:
     films = dataset(rows)
     films = replace(films, columns={"view": tuple(data.draw(st.lists(st.sampled_from(("AP", "PA", "")), min_size=len(films), max_size=len(films))))})
-    w = weights(films, by="view")
+    w = weights(films, by=("view",))
     assert (w > 0).all()
     assert w.mean() == pytest.approx(1, abs=1e-4)
     strata = np.array([f"{source} {target}" for source, target in zip(films.sources, films.targets.tolist(), strict=True)])

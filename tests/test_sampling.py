@@ -149,7 +149,7 @@ def test_weights_give_every_class_the_same_views() -> None:
     whole = Dataset(
         tuple(map(str, range(124))), targets, ("NORMAL", "PNEUMONIA"), (None,) * 124, tuple("a" * 120 + "bbcc"), (None,) * 124, {"view": tuple(views)}
     )
-    found = weights(whole, by="view")
+    found = weights(whole, by=("view",))
     assert found.mean() == pytest.approx(1)
     total = Counter[tuple[str, int, str]]()
     for source, target, view, weight in zip(whole.sources, targets.tolist(), views, found.tolist(), strict=True):
@@ -157,13 +157,13 @@ def test_weights_give_every_class_the_same_views() -> None:
     assert total["a", 0, "AP"] == pytest.approx(60 * (0.3 + 0.9) / 2) == pytest.approx(total["a", 1, "AP"])
     assert total["a", 0, "PA"] == pytest.approx(60 * (0.7 + 0.1) / 2) == pytest.approx(total["a", 1, "PA"])
     assert total["b", 0, "AP"] == total["b", 1, "PA"] == total["c", 0, ""] == total["c", 1, ""] == pytest.approx(1)
-    assert weights(whole, by="portable").tolist() == weights(whole).tolist()
+    assert weights(whole, by=("portable",)).tolist() == weights(whole).tolist()
 
 
 def test_no_film_of_a_rare_view_counts_for_all_others() -> None:
     views = ("AP",) * 1 + ("PA",) * 99 + ("AP",) * 100
     whole = Dataset(tuple(map(str, range(200))), np.repeat([0, 1], 100), ("NORMAL", "PNEUMONIA"), (None,) * 200, ("a",) * 200, (None,) * 200, {"view": views})
-    found = weights(whole, by="view")
+    found = weights(whole, by=("view",))
     assert 10 < found[0] / weights(whole)[0] < 20
     assert found[:100].sum() == pytest.approx(found[100:].sum()) == pytest.approx(100)
 

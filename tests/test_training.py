@@ -72,7 +72,7 @@ def test_classes_count_alike_within_a_view():
     chosen, _ = fitting.draw(data, TrainConfig(), len(data), 1, {})
     drawn = Counter(chosen // 20 == 0 for chosen in chosen.tolist() if chosen < 100)
     assert drawn[True] == pytest.approx(50, abs=1)  # of the healthy, the fifth that lie count as much as the others
-    chosen, _ = fitting.draw(data, TrainConfig(balance_by=""), len(data), 1, {})
+    chosen, _ = fitting.draw(data, TrainConfig(balance_by=()), len(data), 1, {})
     assert sorted(chosen.tolist()) == list(range(200))
 
 
@@ -83,6 +83,21 @@ def test_a_film_has_the_view_of_its_manifest_else_that_of_its_file():
     told = dataclasses.replace(data, columns={"view": ("PA", "AP", "", "")})
     assert training._with_declared_views(told, facts).columns == {"view": ("PA", "AP", "PA", "")}
     assert training._with_declared_views(data, [Facts("")] * 4).columns == {}
+
+
+def test_films_are_grouped_by_their_framing_unless_the_data_say_it_or_nobody_asks(tmp_path):
+    data = dataset({("clinic", 0): 150, ("clinic", 1): 150})
+    pixels = np.stack([phantom.draw(i, size=160) for i in range(300)])
+    films = np.stack([film[24 * (i < 150) : 24 * (i < 150) + 128, 16:144] for i, film in enumerate(pixels)])  # lungs of the healthy lie higher
+    grouped = training._with_framing(data, films, TrainConfig()).columns["framing"]
+    healthy = Counter(grouped[:150])
+    assert healthy.total() == 150
+    assert set(grouped) == {f"{i} of 6" for i in range(1, 7)}
+    assert healthy["1 of 6"] > 40 > 10 > healthy["6 of 6"]
+    told = dataclasses.replace(data, columns={"framing": ("a", "b") * 150})
+    assert training._with_framing(told, films, TrainConfig()) is told
+    assert training._with_framing(data, films, TrainConfig(balance_by=("view",))) is data
+    assert set(training._with_framing(data, films[::-1][np.arange(300) % 150], TrainConfig()).columns["framing"]) == {""}
 
 
 def test_labels_that_the_other_films_contradict_are_believed_less():
