@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxrlib import Predictor, images
+from cxrlib import Predictor
+from cxrlib.sources import find
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
@@ -39,8 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model")
     predictor = Predictor(parser.parse_args().model, gate=False)
-    native = images.find(SHARED / "native")
-    copies = {Path(path).stem: path for path in images.find(SHARED / "chest_xray")}
+    native = find(SHARED / "native")
+    copies = {Path(path).stem: path for path in find(SHARED / "chest_xray")}
     kinds = {
         "the data set's copy": [copies[Path(path).stem] for path in native],
         **{f"JPEG of quality {quality}": [compressed(path, quality) for path in native] for quality in (95, 75, 50)},

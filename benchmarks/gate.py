@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxrlib import Predictor, gate, images, outliers, phantom
+from cxrlib import Predictor, gate, images, outliers, phantom, sources
 from cxrlib.cache import decode
 from cxrlib.data import scan
 
@@ -55,7 +55,7 @@ def scans() -> Iterator[images.Film]:
         for path in sorted(get_testdata_files("*.dcm")):
             try:
                 film = images.read(path)
-            except images.ImageError:
+            except sources.ImageError:
                 continue
             if film.modality in ("CT", "MR", "US", "NM", "PT"):
                 yield film
@@ -88,7 +88,7 @@ def collect(others: Path | None, most: int) -> dict[str, np.ndarray]:
     )
     found["scans of pydicom"] = seen(scans())
     for folder in sorted(path for path in others.iterdir() if path.is_dir()) if others else []:
-        found[folder.name] = seen(iter(images.find(folder)))
+        found[folder.name] = seen(iter(sources.find(folder)))
     return {kind: pictures for kind, pictures in found.items() if len(pictures)}
 
 

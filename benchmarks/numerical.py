@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from cxrlib import bundle, images
+from cxrlib import bundle, images, sources
 from cxrlib.runtime import Runtime
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
@@ -38,7 +38,7 @@ def main() -> None:
     import cxrlib.model  # noqa: F401 - the layers that the file names
 
     network = keras.models.load_model(options.model / bundle.KERAS, compile=False)  # one's own file: see SECURITY.md
-    found = images.find(options.films)[: options.most]
+    found = sources.find(options.films)[: options.most]
     worst = {"keras": 0.0, "many threads, a batch": 0.0, "many threads, film by film": 0.0}
     flips = 0
     for start in range(0, len(found), BATCH):

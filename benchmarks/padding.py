@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxrlib import Predictor, images
+from cxrlib import Predictor, sources
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 SOURCES = ("native", "nih", "rsna")
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--model")
     predictor = Predictor(parser.parse_args().model)
     for source in SOURCES:
-        paths = images.find(SHARED / source)
+        paths = sources.find(SHARED / source)
         films = [Image.open(path).convert("L") for path in paths[:: -(-len(paths) // MOST)]]
         bare = predictor.predict(films)
         refused = float(np.mean([not answer.accepted for answer in bare]))

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from cxrlib import Predictor, bundle, cores, images
+from cxrlib import Predictor, bundle, cores, images, sources
 from cxrlib.export import export
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
-FILMS = images.find(SHARED / "data" / "native")
+FILMS = sources.find(SHARED / "data" / "native")
 CORES = cores.usable()
 SIZE = 224
 STEADY = 5  # calls before one that is timed: the threads of the way before spin for some milliseconds

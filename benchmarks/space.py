@@ -22,7 +22,7 @@ from desk import Desk, Upload
 from pages import Pages
 from space_server import ask, serving
 
-from cxrlib import images, phantom
+from cxrlib import phantom, sources
 
 VISITORS, SECONDS = 50, 60.0
 PAGE = "() => window.cxr && document.querySelector('#cx-drop input[type=file]') && document.querySelector('#cx-examples button')"
@@ -31,7 +31,7 @@ PAGE = "() => window.cxr && document.querySelector('#cx-drop input[type=file]') 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        films = images.find(sys.argv[1])[:40] if len(sys.argv) > 1 else [phantom.save(place / f"film{i}.png", i, size=1400) for i in range(8)]
+        films = sources.find(sys.argv[1])[:40] if len(sys.argv) > 1 else [phantom.save(place / f"film{i}.png", i, size=1400) for i in range(8)]
         answer(films)
         start(place / "start")
         visitors(place / "visitors", films)

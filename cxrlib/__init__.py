@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from cxrlib.estimates import Estimate
     from cxrlib.evaluation import evaluate
     from cxrlib.explain import Explanation
-    from cxrlib.images import ImageError
     from cxrlib.model import build_model
     from cxrlib.predictor import Prediction, Predictor
     from cxrlib.reports import Report
+    from cxrlib.sources import ImageError
     from cxrlib.training import TrainingRun, train
 
 __version__ = "0.1.0"
@@ -23,7 +23,7 @@ _HOMES = {
     "BundleError": "config",
     "Estimate": "estimates",
     "Explanation": "explain",
-    "ImageError": "images",
+    "ImageError": "sources",
     "Prediction": "predictor",
     "Predictor": "predictor",
     "Report": "reports",

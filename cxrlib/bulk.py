@@ -22,9 +22,10 @@ from urllib.parse import urlsplit
 
 from cxrlib import bundle, images
 from cxrlib.config import DISCLAIMER
-from cxrlib.images import ImageError, Source
 from cxrlib.predictor import Prediction, Predictor, unanswered
 from cxrlib.progress import Progress
+from cxrlib.sources import EXTENSIONS, MAX_BYTES, ImageError, Source, local
+from cxrlib.sources import find as find_in_folder
 
 _FILE = 512  # films in a Parquet file, at most; no more than these are done again by each worker of a run that was stopped
 _FILES = 256  # so many files before they grow to that: work for so many workers
@@ -123,7 +124,7 @@ def find(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
     """List films, each once.
 
     Args:
-        sources: As for `predict`. In a local folder, films are what `images.find` takes for them; at other addresses, files with one of `images.EXTENSIONS`.
+        sources: As for `predict`. In a local folder, films are what `sources.find` takes for them; at other addresses, files with one of `sources.EXTENSIONS`.
 
     Returns:
         Their addresses, in the order of the sources and sorted within a folder; local paths are absolute.
@@ -151,7 +152,7 @@ def _below(place: str) -> Iterator[str]:
     if head.lower().endswith(".csv"):
         yield from map(_plain, _manifest(address))
     elif _is_local(address):
-        yield from map(str, images.find(address)) if os.path.isdir(address) else [address]
+        yield from map(str, find_in_folder(address)) if os.path.isdir(address) else [address]
     elif _is_web(address):
         yield address
     else:
@@ -159,7 +160,7 @@ def _below(place: str) -> Iterator[str]:
         if names is None:
             yield address
             return
-        films = (name for name in names if os.path.splitext(name)[1].lower() in images.EXTENSIONS and not any(map(_is_hidden, name.split("/"))))
+        films = (name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS and not any(map(_is_hidden, name.split("/"))))
         yield from (f"{head}{'' if head.endswith('/') else '/'}{name}{tail}" for name in sorted(films))
 
 
@@ -202,7 +203,7 @@ def _manifest(address: str) -> Iterator[str]:
 def _plain(place: str) -> str:
     """A place as it is written into the table."""
     if place.lower().startswith("file://"):
-        return os.path.abspath(images._local(place))
+        return os.path.abspath(local(place))
     if _is_local(place):
         return os.path.abspath(place)
     parts = [urlsplit(part) for part in place.split("::")]
@@ -450,7 +451,7 @@ def _source(film: str) -> Source:
     for wait in (*_WAITS, None):
         try:
             with system.open(path, "rb") as file:
-                return _Fetched(film, file.read(images.MAX_BYTES + 1))
+                return _Fetched(film, file.read(MAX_BYTES + 1))
         except (FileNotFoundError, IsADirectoryError, KeyError):  # KeyError: in an archive
             return _Fetched(film, None)
         except Exception as error:  # every driver has errors of its own

@@ -32,6 +32,7 @@ from cxrlib import cores, images
 from cxrlib.data import Dataset
 from cxrlib.progress import Progress
 from cxrlib.remote import cache_folder
+from cxrlib.sources import MAX_BYTES, ImageError, name_of
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -114,7 +115,7 @@ class Films:
         """Read films: a number gives (size, size), anything else (m, size, size)."""
         shard, row = self._shard[index], self._row[index]  # type: ignore[index]
         if np.any(shard < 0):
-            raise images.ImageError("this film cannot be read: it has no pixels")
+            raise ImageError("this film cannot be read: it has no pixels")
         if np.ndim(row) == 0:
             film: NDArray[np.uint8] = self._shards[int(shard)][int(row)]
             return film
@@ -178,7 +179,7 @@ def open_cache(dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[s
     bad = [f"{path}: {facts.error}" for path, facts in zip(dataset.paths, decoded.facts, strict=True) if facts.error]
     if bad:
         more = f"\n… and {len(bad) - _LISTED} more; cxrlib audit names all" if len(bad) > _LISTED else ""
-        raise images.ImageError(f"{len(bad)} of {len(dataset)} films cannot be read:\n" + "\n".join(bad[:_LISTED]) + more)
+        raise ImageError(f"{len(bad)} of {len(dataset)} films cannot be read:\n" + "\n".join(bad[:_LISTED]) + more)
     return decoded.films
 
 
@@ -407,7 +408,7 @@ class _Store:
             if not stat.S_ISREG(info.st_mode):
                 raise OSError(errno.EINVAL, "it is no regular file")
             with open(path, "rb") as file:
-                content = file.read(min(info.st_size, images.MAX_BYTES) + 1)  # `images` refuses what is longer
+                content = file.read(min(info.st_size, MAX_BYTES) + 1)  # `sources` refuses what is longer
         except OSError as error:
             return _Read(path, 0, -1, Facts("", error=error.strerror or str(error)), None)
         length, changed = _state(info)
@@ -418,8 +419,8 @@ class _Store:
             return _Read(path, length, changed, Facts(digest), None)
         try:
             film = images.read(content, model_size=self.size)
-        except images.ImageError as error:
-            return _Read(path, length, changed, Facts(digest, error=str(error).removeprefix(f"{images.name_of(content)}: ")), None)
+        except ImageError as error:
+            return _Read(path, length, changed, Facts(digest, error=str(error).removeprefix(f"{name_of(content)}: ")), None)
         facts = Facts(digest, *film.size, film.white, film.colour, film.view)
         fitted = images.fit(film, self.size)[..., 0]  # (size, size) in [0, 1]
         fitted *= 255

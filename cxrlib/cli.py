@@ -17,8 +17,8 @@ from cxrlib.config import DISCLAIMER, TrainConfig
 
 if TYPE_CHECKING:
     from cxrlib.data import Dataset
-    from cxrlib.images import ImageError
     from cxrlib.predictor import Prediction, Predictor
+    from cxrlib.sources import ImageError
 
 
 class _UsageError(Exception):
@@ -214,9 +214,9 @@ def _deciding(options: argparse.Namespace) -> Predictor:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from cxrlib.images import ImageError
     from cxrlib.predictor import UNREADABLE
     from cxrlib.progress import track
+    from cxrlib.sources import ImageError
 
     if options.engine == "ray":
         return _predict_in_bulk(options)
@@ -261,16 +261,16 @@ def _predict_in_bulk(options: argparse.Namespace) -> int:
 
 def _films(paths: Iterable[str]) -> Iterator[str]:
     """Paths and URLs as given, and what lies below folders; a folder without films stands for itself, and cannot be read."""
-    from cxrlib import images
+    from cxrlib import sources
 
     for path in paths:
-        below = [str(film) for film in images.find(path)] if os.path.isdir(path) else []
+        below = [str(film) for film in sources.find(path)] if os.path.isdir(path) else []
         yield from below or [path]
 
 
 def _unanswered(film: str, error: ImageError, predictor: Predictor) -> Prediction:
-    from cxrlib.images import name_of
     from cxrlib.predictor import unanswered
+    from cxrlib.sources import name_of
 
     return unanswered(name_of(film), f"{film}: there are no films in this folder" if os.path.isdir(film) else str(error), predictor)
 
@@ -301,7 +301,7 @@ def _explained(predictor: Predictor, films: Iterable[str], folder: Path) -> Iter
     """Predictions, and beside them a picture for every accepted film, named after it; of two films of one name, the second gets a number."""
     from dataclasses import replace
 
-    from cxrlib.images import ImageError, name_of
+    from cxrlib.sources import ImageError, name_of
 
     taken: set[str] = set()
     for film in films:

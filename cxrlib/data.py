@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cxrlib import images, remote
+from cxrlib import remote, sources
 from cxrlib.config import DEFAULT_LABELS, check_labels
 
 Data: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
@@ -216,9 +216,9 @@ def _text(name: str) -> str:
 
 def _scan_folder(folder: Path, source: str, labels: tuple[str, ...] | None, pattern: re.Pattern[str] | None) -> list[_Row]:
     root = os.path.join(folder, "")
-    files = [(path := str(file), path[len(root) :].split(os.sep)) for file in images.find(folder)]  # paths, and their parts below the folder
+    files = [(path := str(file), path[len(root) :].split(os.sep)) for file in sources.find(folder)]  # paths, and their parts below the folder
     if not files:
-        raise ValueError(f"{folder} has no images: looked for {', '.join(sorted(images.EXTENSIONS))} in it and in the folders below")
+        raise ValueError(f"{folder} has no images: looked for {', '.join(sorted(sources.EXTENSIONS))} in it and in the folders below")
     tops = sorted({parts[0] for _, parts in files if len(parts) > 1})
     below = {parts[1].casefold() for _, parts in files if len(parts) > 2}
     named = {name.casefold() for name in labels or ()} | set(_DEFAULTS)

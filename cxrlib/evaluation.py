@@ -11,10 +11,10 @@ import numpy as np
 
 from cxrlib import images, plots
 from cxrlib.data import Data, Dataset, scan
-from cxrlib.images import ImageError
 from cxrlib.metrics import Report, make_report
 from cxrlib.predictor import UNREADABLE, Predictor
 from cxrlib.progress import track
+from cxrlib.sources import ImageError
 
 if TYPE_CHECKING:
     import keras

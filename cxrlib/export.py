@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxrlib import bundle, images, phantom
-from cxrlib.images import Source
 from cxrlib.predictor import Predictor
 from cxrlib.runtime import Runtime
+from cxrlib.sources import Source
 
 if TYPE_CHECKING:
     import keras

@@ -5,33 +5,17 @@ from __future__ import annotations
 import io
 import math
 import os
-import re
-import stat
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
-from urllib.parse import quote, urlsplit
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-if TYPE_CHECKING:
-    from pydicom import Dataset
-
-    Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Dataset
-else:
-    Source: TypeAlias = Any
+from cxrlib.sources import ImageError, Source, bytes_of, is_dataset, name_of
 
 DECODER = 3  # version of the path from bytes to model input; part of every cache key
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 MAX_PIXELS = 30_000_000  # a 43 x 43 cm detector with 0.1 mm pixels has 18.5 million
-MAX_BYTES = 256 * 2**20  # of a file or a download
-URL_TIMEOUT = 20.0  # seconds for a whole download
-_TOO_LARGE = f"it is larger than {MAX_BYTES // 2**20} MiB"
 _MAX_ASPECT = 20  # longer strips are no pictures at all; what a film may be is the gate's to say
 _MAX_SCANS = 32  # of a progressive JPEG; encoders write about ten, a bomb thousands
 _STRANGERS = {
@@ -47,18 +31,6 @@ _KINDS = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Imag
 _EMPTY = 2.5 / 255  # of white: how far the grey of a bar may vary; air beside a patient varies more
 _BARS, _PICTURE = 1 / 7, 0.25  # bars that take less of a film are left; so are those that leave less of it
 _DRAFT = 6  # a JPEG is decoded at a reduced scale only where this many times the model's side remain
-
-
-class ImageError(ValueError):
-    """A source that cannot be read as a film; the message names the source and says why.
-
-    Example:
-        >>> try:
-        ...     read(b"")
-        ... except ImageError as error:
-        ...     print(error)
-        bytes: it is empty
-    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +112,7 @@ def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS)
         >>> read(np.full((4, 4), 65535, np.uint16)).white
         65535.0
     """
-    if not isinstance(source, _KINDS) and not _is_dataset(source) and not callable(getattr(source, "read", None)):
+    if not isinstance(source, _KINDS) and not is_dataset(source) and not callable(getattr(source, "read", None)):
         raise TypeError(
             f"a source must be a path, a URL, bytes, a binary file object, a PIL image, a NumPy array or a pydicom dataset. Received: {type(source).__name__}"
         )
@@ -150,9 +122,9 @@ def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS)
             return _from_array(source, name, max_pixels)
         if isinstance(source, Image.Image):
             return _from_pillow(source, name, max_pixels)
-        if _is_dataset(source):
+        if is_dataset(source):
             return _from_dicom(source, name, max_pixels)
-        data = _bytes_of(source)
+        data = bytes_of(source)
         if data[128:132] == b"DICM" or data[:2] in (b"\x02\0", b"\x08\0"):  # with its preamble, or cut to the first element's group
             return _from_dicom(data, name, max_pixels)
         return _from_pillow(_open(data), name, max_pixels, model_size)
@@ -225,161 +197,6 @@ def _bars(darkest: np.ndarray, brightest: np.ndarray, limit: float) -> tuple[int
         return int((np.maximum.accumulate(high) - np.minimum.accumulate(low) <= limit).sum())
 
     return lines(darkest, brightest), len(darkest) - lines(darkest[::-1], brightest[::-1])
-
-
-def name_of(source: Source) -> str:
-    """Name a source for messages and reports.
-
-    Args:
-        source: As for `read`.
-
-    Returns:
-        The path as given; a URL without credentials and query; the kind of source where it has no name.
-
-    Example:
-        >>> name_of("https://me:secret@example.org/film.png?token=1")
-        'https://example.org/film.png'
-    """
-    if isinstance(source, (str, os.PathLike)):
-        text = os.fspath(source)
-        if isinstance(text, bytes):
-            text = os.fsdecode(text)
-        scheme, _, rest = text.partition("://")
-        if scheme.lower() in ("http", "https"):
-            return f"{scheme}://{re.split('[?#]', rest)[0].rpartition('@')[2]}"
-        return text
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return "bytes"
-    if isinstance(source, np.ndarray):
-        return "array"
-    if _is_dataset(source):
-        return "DICOM dataset"
-    given = getattr(source, "filename", "") or getattr(source, "name", "")
-    return given if isinstance(given, str) and given else "image" if isinstance(source, Image.Image) else "file object"
-
-
-def find(folder: str | os.PathLike[str]) -> list[Path]:
-    """Find the films below a folder.
-
-    Args:
-        folder: Where to look, recursively. Hidden files and folders and `__MACOSX` are left out.
-
-    Returns:
-        Sorted paths of files with one of `EXTENSIONS`, and of files of any other name that begin as DICOM files do.
-
-    Raises:
-        NotADirectoryError: If there is no such folder.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as empty:
-        ...     find(empty)
-        []
-    """
-    if not os.path.isdir(folder):
-        raise NotADirectoryError(f"no such folder: {os.fspath(folder)}")
-    found = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".") and f != "__MACOSX"]
-        paths = [Path(root, f) for f in files if not f.startswith(".")]
-        found += [p for p in paths if p.suffix.lower() in EXTENSIONS or _begins_as_dicom(p)]
-    return sorted(found)
-
-
-def _begins_as_dicom(path: Path) -> bool:
-    if path.suffix and not path.suffix[1:].isdigit():  # exports name files IM0001 or by their UID
-        return False
-    try:
-        if not path.is_file():
-            return False
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def _is_dataset(source: object) -> bool:
-    pydicom = sys.modules.get("pydicom")  # a dataset cannot exist before its library
-    return pydicom is not None and isinstance(source, pydicom.Dataset)
-
-
-# --- bytes ---
-
-
-def _bytes_of(source: Any) -> bytes:
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(source)
-    elif isinstance(source, (str, os.PathLike)):
-        path = os.fsdecode(source)
-        scheme = path.partition("://")[0].lower()
-        data = _download(path) if scheme in ("http", "https") else _read_file(_local(path) if scheme == "file" else path)
-    else:
-        if callable(getattr(source, "seekable", None)) and source.seekable():
-            source.seek(0)
-        data = _drain(source.read)
-    if not data:
-        raise ImageError("it is empty")
-    return data
-
-
-def _local(url: str) -> str:
-    from urllib.request import url2pathname
-
-    parts = urlsplit(url)
-    if parts.netloc not in ("", "localhost"):
-        raise ImageError(f"a file URL must name this machine, file:///folder/film.png. Received: host {parts.netloc!r}")
-    return url2pathname(parts.path)
-
-
-def _read_file(path: str) -> bytes:
-    try:
-        found = os.stat(path)
-        if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES:
-            with open(path, "rb") as file:
-                return file.read()
-    except FileNotFoundError:
-        raise ImageError("no such file") from None
-    except (OSError, ValueError) as error:
-        raise ImageError(f"it cannot be opened ({getattr(error, 'strerror', error)})") from error
-    if stat.S_ISDIR(found.st_mode):
-        raise ImageError("it is a folder, not a film")
-    raise ImageError(_TOO_LARGE if stat.S_ISREG(found.st_mode) else "it is no regular file")
-
-
-def _drain(read: Callable[[int], bytes], deadline: float = math.inf) -> bytes:
-    """All that `read` gives, up to MAX_BYTES and to the deadline."""
-    chunks, length = [], 0
-    while chunk := read(2**18):
-        if not isinstance(chunk, bytes):
-            raise ImageError(f"a file object must be opened in binary mode ('rb'). Received: one that reads {type(chunk).__name__}")
-        chunks.append(chunk)
-        length += len(chunk)
-        if length > MAX_BYTES:
-            raise ImageError(_TOO_LARGE)
-        if time.monotonic() > deadline:
-            raise ImageError(f"the download took more than {URL_TIMEOUT:g} s")
-    return b"".join(chunks)
-
-
-def _download(url: str) -> bytes:
-    from http.client import HTTPException
-    from urllib import request
-
-    if "@" in urlsplit(url).netloc:
-        raise ImageError("a URL must not hold a user name or password")
-    opener = request.OpenerDirector()  # http and https only, also after a redirect
-    handlers = ("Proxy", "Unknown", "HTTP", "HTTPS", "HTTPDefaultError", "HTTPRedirect")
-    for handler in (*(getattr(request, name + "Handler") for name in handlers), request.HTTPErrorProcessor):
-        opener.add_handler(handler())
-    deadline = time.monotonic() + URL_TIMEOUT
-    try:
-        query = request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers={"User-Agent": "cxrlib"})
-        with opener.open(query, timeout=URL_TIMEOUT) as answer:
-            return _drain(answer.read1, deadline)  # read1 returns with what has come, so a trickle meets the deadline
-    except ImageError:
-        raise
-    except (OSError, HTTPException, ValueError) as error:
-        raise ImageError(f"it cannot be downloaded ({error})") from error
 
 
 # --- pictures ---

@@ -19,9 +19,10 @@ from cxrlib.calibration import calibrate
 from cxrlib.config import BundleConfig, BundleError, from_dict
 from cxrlib.explain import Explanation, heatmap
 from cxrlib.gate import Gate, GateConfig, Verdict, inspect
-from cxrlib.images import Film, ImageError, Source
+from cxrlib.images import Film
 from cxrlib.progress import track
 from cxrlib.runtime import Output
+from cxrlib.sources import ImageError, Source, name_of
 
 if TYPE_CHECKING:
     from cxrlib.metrics import Report
@@ -264,7 +265,7 @@ class Predictor:
                 raise
             except ImportError as error:  # this film needs an extra, the others may not
                 if tolerant:
-                    return ImageError(f"{images.name_of(source)}: {error}")
+                    return ImageError(f"{name_of(source)}: {error}")
                 raise
 
         waiting: deque[Future[Prediction | ImageError]] = deque()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cxrlib import hub, images
+from cxrlib import hub, sources
 from cxrlib.progress import track
 
 PREFIX = "hf://datasets/"
@@ -75,7 +75,7 @@ def fetch(address: str, *, folder: str | os.PathLike[str] | None = None, token: 
         raise ValueError(f"a data set on the Hub has the form {PREFIX}user/name, {PREFIX}user/name@revision or these with a path. Received: {address!r}")
     repo, inside = match["repo"], match["inside"] or ""
     hub.check_names(repo, match["revision"])
-    patterns = [f"*{suffix}" for suffix in (*images.EXTENSIONS, *map(str.upper, images.EXTENSIONS), ".csv", ".parquet")]
+    patterns = [f"*{suffix}" for suffix in (*sources.EXTENSIONS, *map(str.upper, sources.EXTENSIONS), ".csv", ".parquet")]
     with hub.plain_errors(repo, "read"):
         snapshot = Path(hub.connect(token).snapshot_download(repo, repo_type="dataset", revision=match["revision"], allow_patterns=patterns))
     name = repo.partition("/")[2]

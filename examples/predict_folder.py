@@ -8,13 +8,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from cxrlib import ImageError, Predictor, images
+from cxrlib import ImageError, Predictor, sources
 
 
 def main(folder: str, table: str, model: str | None = None) -> Counter[str]:
     """Write one row per film; a film that cannot be read gets a row too, and spoils nothing."""
     predictor = Predictor(model)
-    films = images.find(folder)
+    films = sources.find(folder)
     counts: Counter[str] = Counter()
     with Path(table).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -27,7 +27,7 @@ from safehttpx import AsyncSecureTransport, async_validate_url
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from cxrlib import Explanation, ImageError, Predictor, hub, images, phantom
+from cxrlib import Explanation, ImageError, Predictor, hub, images, phantom, sources
 
 MAX_BYTES = 64 * 2**20  # of a file; a detector of 43 x 43 cm with 0.1 mm pixels of 16 bits gives 37 MB
 MAX_FILMS = 200  # of a batch
@@ -209,12 +209,12 @@ def _published_examples(predictor: Predictor, model: str) -> list[Path]:
     """Films in `examples/` beside the bundle, in its folder or its repository: no part of the model, so whatever goes wrong, it is served without them."""
     folder = predictor.folder / "examples"
     if predictor.revision is None:
-        return images.find(folder) if folder.is_dir() else []
+        return sources.find(folder) if folder.is_dir() else []
     place = {"repo_id": hub.parse_address(model)[0], "revision": predictor.revision}
     try:
         api = hub.connect(None)
         files = api.model_info(**place, files_metadata=True, timeout=10).siblings or ()
-        films = {f.rfilename for f in files if (f.size or MAX_BYTES) < MAX_BYTES and Path(f.rfilename).suffix.lower() in images.EXTENSIONS}
+        films = {f.rfilename for f in files if (f.size or MAX_BYTES) < MAX_BYTES and Path(f.rfilename).suffix.lower() in sources.EXTENSIONS}
         names = sorted(name for name in films if re.fullmatch(r"examples/[^/]+", name))
         return [Path(api.hf_hub_download(**place, filename=name)) for name in names[:MAX_EXAMPLES]]
     except Exception as error:  # noqa: BLE001 - of any of the libraries that speak to the Hub
@@ -245,7 +245,7 @@ class Desk:
     def __init__(self, model: str | os.PathLike[str] | None, examples: str | os.PathLike[str] | None, folder: Path) -> None:
         self.predictor = Predictor(model, threads=CORES)
         self.uploads = Uploads(folder)
-        found = _published_examples(self.predictor, str(model)) if examples is None else images.find(examples)
+        found = _published_examples(self.predictor, str(model)) if examples is None else sources.find(examples)
         drawn = ((name, images.read(pixels), pixels) for name, pixels in _DRAWN.items())
         self.examples = [*drawn, *itertools.islice(_readable(found), MAX_EXAMPLES)]
         self.predictor.explain(phantom.draw(0))  # warm before the first visitor

@@ -25,6 +25,7 @@ from cxrlib import cache, data, images
 from cxrlib.cache import clean, decode, fingerprint, open_cache
 from cxrlib.data import Dataset
 from cxrlib.remote import cache_folder
+from cxrlib.sources import ImageError
 
 ROOT = Path(__file__).parents[1]
 SIZE = 32
@@ -226,7 +227,7 @@ def test_unreadable_films_are_named_together(tmp_path: Path, place: Path) -> Non
     Path(dataset.paths[0]).write_bytes(b"")
     Path(dataset.paths[2]).write_bytes(Path(dataset.paths[2]).read_bytes()[:100])
     os.unlink(dataset.paths[4])
-    with pytest.raises(images.ImageError) as raised:
+    with pytest.raises(ImageError) as raised:
         get(dataset, place)
     lines = str(raised.value).splitlines()
     assert lines[0] == "3 of 6 films cannot be read:"
@@ -237,7 +238,7 @@ def test_unreadable_films_are_named_together(tmp_path: Path, place: Path) -> Non
     assert [bool(facts.error) for facts in decoded.facts] == [True, False, True, False, True, False]
     assert np.array_equal(decoded.films[[1, 3, 5]], expected(dataset.take([1, 3, 5])))
     for index in (0, [1, 2]):
-        with pytest.raises(images.ImageError, match="this film cannot be read"):
+        with pytest.raises(ImageError, match="this film cannot be read"):
             decoded.films[index]
 
 
@@ -246,7 +247,7 @@ def test_a_long_list_of_unreadable_films_is_cut(tmp_path: Path, place: Path, mon
     dataset = plant(tmp_path / "films", 5)
     for path in dataset.paths:
         Path(path).write_bytes(b"no film")
-    with pytest.raises(images.ImageError, match=r"^5 of 5 films cannot be read:\n.*\n.*\n… and 3 more; cxrlib audit names all$"):
+    with pytest.raises(ImageError, match=r"^5 of 5 films cannot be read:\n.*\n.*\n… and 3 more; cxrlib audit names all$"):
         get(dataset, place)
 
 

@@ -58,6 +58,7 @@ def test_labels_must_be_two_different_names(labels):
         (TrainConfig, {"epochs": -1}, r"epochs must lie in \[0, 1000\]. Received: epochs=-1"),
         (TrainConfig, {"learning_rate": math.nan}, r"learning_rate must lie in"),
         (TrainConfig, {"dropout": True}, r"dropout must lie in"),
+        (TrainConfig, {"balance_by": "view"}, r"balance_by must be a tuple of names of columns. Received: balance_by='view'"),
         (TrainConfig, {"balance": "evenly"}, r"balance must be 'sample', 'weights' or 'none'. Received: balance='evenly'"),
         (OperatingPoint, {"threshold": 1.1, "sensitivity": 1.0, "specificity": 1.0}, r"threshold must lie in \[0, 1\]"),
     ],
@@ -123,3 +124,10 @@ def test_missing_and_nested_fields_are_named_with_their_place():
     data["operating_points"]["screening"]["by_source"]["nih"] = [1.0]
     with pytest.raises(ValueError, match=r"by_source.nih must be tuple\[float, float\]"):
         from_dict(BundleConfig, data)
+
+
+def test_a_recipe_may_name_one_column_or_many():
+    for told, meant in (("view", ("view",)), ("", ()), ([], ()), (["view", "age"], ("view", "age"))):
+        assert from_dict(TrainConfig, {"balance_by": told}).balance_by == meant
+    with pytest.raises(ValueError, match="balance_by"):
+        from_dict(TrainConfig, {"balance_by": 3})

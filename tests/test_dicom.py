@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from cxrlib import dicom, images, phantom
-from cxrlib.images import ImageError, fit, name_of, read
+from cxrlib.images import fit, read
+from cxrlib.sources import ImageError, name_of
 
 pydicom = pytest.importorskip("pydicom")
 imagecodecs = pytest.importorskip("imagecodecs")

@@ -26,6 +26,7 @@ ORDER = (
         "cores",
         "config",
         "dicom",
+        "sources",
         "images",
         "phantom",
         "estimates",
@@ -68,7 +69,7 @@ ORDER = (
 )  # each imports only from those before it
 LATER = {("reports", "html_report"), ("reports", "plots")}  # inside a function: Report.save draws what it holds
 OWNERS = {  # an outside library, and the modules that may import it
-    "PIL": {"cli", "evaluation", "explain", "framing", "images", "outliers", "phantom"},
+    "PIL": {"cli", "evaluation", "explain", "framing", "images", "outliers", "phantom", "sources"},
     "ai_edge_litert": {"graph", "runtime"},
     "fsspec": {"bulk"},
     "gradio": {"cli"},

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib import images, phantom
-from cxrlib.images import Film, ImageError, find, fit, name_of, read
+from cxrlib import phantom
+from cxrlib.images import Film, fit, read
+from cxrlib.sources import ImageError, find, name_of
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 GREY = phantom.draw(1, size=320)[:, :300]  # (320, 300) uint8
@@ -428,10 +429,10 @@ def test_what_is_no_source_is_a_type_error(source: object, kind: str) -> None:
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImageError, match="it has 320 x 300 pixels, more than the 90,000 that are read"):
         read(GREY, max_pixels=90_000)
-    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    monkeypatch.setattr("cxrlib.sources.MAX_BYTES", 1000)
     path = tmp_path / "film.png"
     path.write_bytes(encode(GREY))
-    for source in (path, io.BytesIO(path.read_bytes()), path.open("rb", buffering=0)):
+    for source in (path, path.read_bytes(), memoryview(path.read_bytes()), io.BytesIO(path.read_bytes()), path.open("rb", buffering=0)):
         with pytest.raises(ImageError, match="it is larger than 256 MiB"):
             read(source)
         if hasattr(source, "close"):
@@ -511,10 +512,10 @@ def test_url_errors(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
         read(f"{server}/übung film.png")
     with pytest.raises(ImageError, match="IPv6"):
         read("http://[bad/film.png")
-    monkeypatch.setattr(images, "MAX_BYTES", 2**20)
+    monkeypatch.setattr("cxrlib.sources.MAX_BYTES", 2**20)
     with pytest.raises(ImageError, match="it is larger than 256 MiB"):
         read(f"{server}/endless")
-    monkeypatch.setattr(images, "URL_TIMEOUT", 0.2)
+    monkeypatch.setattr("cxrlib.sources.URL_TIMEOUT", 0.2)
     with pytest.raises(ImageError, match=r"the download took more than 0\.2 s"):
         read(f"{server}/slow")
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib.images import Film, ImageError, fit, name_of, read
+from cxrlib.images import Film, fit, read
+from cxrlib.sources import ImageError, name_of
 
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings

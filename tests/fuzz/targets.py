@@ -24,9 +24,10 @@ from PIL import Image
 from cxrlib import bundle, data, phantom, sampling
 from cxrlib.config import BundleError, TrainConfig, from_dict, to_dict
 from cxrlib.gate import Gate, GateConfig, inspect
-from cxrlib.images import ImageError, fit, read
+from cxrlib.images import fit, read
 from cxrlib.metrics import Report, make_report
 from cxrlib.runtime import Runtime
+from cxrlib.sources import ImageError
 
 
 @dataclass(frozen=True)

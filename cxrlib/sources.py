@@ -1,0 +1,245 @@
+"""Any source of a film -> its bytes."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Dataset
+else:
+    Source: TypeAlias = Any
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
+MAX_BYTES = 256 * 2**20  # of a file or a download
+URL_TIMEOUT = 20.0  # seconds for a whole download
+_TOO_LARGE = f"it is larger than {MAX_BYTES // 2**20} MiB"
+
+
+class ImageError(ValueError):
+    """A source that cannot be read as a film; the message names the source and says why.
+
+    Example:
+        >>> from cxrlib.images import read
+        >>> try:
+        ...     read(b"")
+        ... except ImageError as error:
+        ...     print(error)
+        bytes: it is empty
+    """
+
+
+def name_of(source: Source) -> str:
+    """Name a source for messages and reports.
+
+    Args:
+        source: As for `images.read`.
+
+    Returns:
+        The path as given; a URL without credentials and query; the kind of source where it has no name.
+
+    Example:
+        >>> name_of("https://me:secret@example.org/film.png?token=1")
+        'https://example.org/film.png'
+    """
+    if isinstance(source, (str, os.PathLike)):
+        text = os.fspath(source)
+        if isinstance(text, bytes):
+            text = os.fsdecode(text)
+        scheme, _, rest = text.partition("://")
+        if scheme.lower() in ("http", "https"):
+            return f"{scheme}://{re.split('[?#]', rest)[0].rpartition('@')[2]}"
+        return text
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "bytes"
+    if isinstance(source, np.ndarray):
+        return "array"
+    if is_dataset(source):
+        return "DICOM dataset"
+    given = getattr(source, "filename", "") or getattr(source, "name", "")
+    return given if isinstance(given, str) and given else "image" if isinstance(source, Image.Image) else "file object"
+
+
+def find(folder: str | os.PathLike[str]) -> list[Path]:
+    """Find the films below a folder.
+
+    Args:
+        folder: Where to look, recursively. Hidden files and folders and `__MACOSX` are left out.
+
+    Returns:
+        Sorted paths of files with one of `EXTENSIONS`, and of files of any other name that begin as DICOM files do.
+
+    Raises:
+        NotADirectoryError: If there is no such folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as empty:
+        ...     find(empty)
+        []
+    """
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(f"no such folder: {os.fspath(folder)}")
+    found = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".") and f != "__MACOSX"]
+        paths = [Path(root, f) for f in files if not f.startswith(".")]
+        found += [p for p in paths if p.suffix.lower() in EXTENSIONS or _begins_as_dicom(p)]
+    return sorted(found)
+
+
+def _begins_as_dicom(path: Path) -> bool:
+    if path.suffix and not path.suffix[1:].isdigit():  # exports name files IM0001 or by their UID
+        return False
+    try:
+        if not path.is_file():
+            return False
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def is_dataset(source: object) -> bool:
+    """Tell whether something is a pydicom dataset; pydicom is not imported to find out.
+
+    Args:
+        source: Anything.
+
+    Returns:
+        Whether it is one.
+
+    Example:
+        >>> is_dataset("film.dcm")
+        False
+    """
+    pydicom = sys.modules.get("pydicom")  # a dataset cannot exist before its library
+    return pydicom is not None and isinstance(source, pydicom.Dataset)
+
+
+# --- bytes ---
+
+
+def bytes_of(source: Any) -> bytes:
+    """Fetch the bytes of a film.
+
+    Args:
+        source: A path, a `file://` or `http(s)://` URL, the bytes of a file, or a binary file object (read from its start).
+
+    Returns:
+        The bytes, at least one.
+
+    Raises:
+        ImageError: If the source is missing, empty, larger than `MAX_BYTES`, no regular file, or not downloaded within `URL_TIMEOUT`; the message says why,
+            and leaves it to the caller to name the source.
+        OSError: If a file object cannot be read.
+        ValueError: If a URL is malformed.
+
+    Example:
+        >>> bytes_of(memoryview(b"film"))
+        b'film'
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        if memoryview(source).nbytes > MAX_BYTES:
+            raise ImageError(_TOO_LARGE)
+        data = bytes(source)
+    elif isinstance(source, (str, os.PathLike)):
+        path = os.fsdecode(source)
+        scheme = path.partition("://")[0].lower()
+        data = _download(path) if scheme in ("http", "https") else _read_file(local(path) if scheme == "file" else path)
+    else:
+        if callable(getattr(source, "seekable", None)) and source.seekable():
+            source.seek(0)
+        data = _drain(source.read)
+    if not data:
+        raise ImageError("it is empty")
+    return data
+
+
+def local(url: str) -> str:
+    """Turn a `file://` URL into a path.
+
+    Args:
+        url: The URL.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImageError: If the URL names another machine.
+        ValueError: If the URL is malformed.
+
+    Example:
+        >>> local("file:///films/a%20b.png")
+        '/films/a b.png'
+    """
+    from urllib.request import url2pathname
+
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise ImageError(f"a file URL must name this machine, file:///folder/film.png. Received: host {parts.netloc!r}")
+    return url2pathname(parts.path)
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES:
+            with open(path, "rb") as file:
+                return file.read()
+    except FileNotFoundError:
+        raise ImageError("no such file") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"it cannot be opened ({getattr(error, 'strerror', error)})") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise ImageError("it is a folder, not a film")
+    raise ImageError(_TOO_LARGE if stat.S_ISREG(found.st_mode) else "it is no regular file")
+
+
+def _drain(read: Callable[[int], bytes], deadline: float = math.inf) -> bytes:
+    """All that `read` gives, up to MAX_BYTES and to the deadline."""
+    chunks, length = [], 0
+    while chunk := read(2**18):
+        if not isinstance(chunk, bytes):
+            raise ImageError(f"a file object must be opened in binary mode ('rb'). Received: one that reads {type(chunk).__name__}")
+        chunks.append(chunk)
+        length += len(chunk)
+        if length > MAX_BYTES:
+            raise ImageError(_TOO_LARGE)
+        if time.monotonic() > deadline:
+            raise ImageError(f"the download took more than {URL_TIMEOUT:g} s")
+    return b"".join(chunks)
+
+
+def _download(url: str) -> bytes:
+    from http.client import HTTPException
+    from urllib import request
+
+    if "@" in urlsplit(url).netloc:
+        raise ImageError("a URL must not hold a user name or password")
+    opener = request.OpenerDirector()  # http and https only, also after a redirect
+    handlers = ("Proxy", "Unknown", "HTTP", "HTTPS", "HTTPDefaultError", "HTTPRedirect")
+    for handler in (*(getattr(request, name + "Handler") for name in handlers), request.HTTPErrorProcessor):
+        opener.add_handler(handler())
+    deadline = time.monotonic() + URL_TIMEOUT
+    try:
+        query = request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers={"User-Agent": "cxrlib"})
+        with opener.open(query, timeout=URL_TIMEOUT) as answer:
+            return _drain(answer.read1, deadline)  # read1 returns with what has come, so a trickle meets the deadline
+    except ImageError:
+        raise
+    except (OSError, HTTPException, ValueError) as error:
+        raise ImageError(f"it cannot be downloaded ({error})") from error
