@@ -186,7 +186,7 @@ class TrainConfig:
     dropout: float = 0.3
     views: int = 2
     head_penalty: float = 3.0
-    compression_penalty: float = 1.25
+    compression_penalty: float = 0.9
     epochs: int = 7
     fine_tune_from: str | None = None
     batch_size: int = 32
