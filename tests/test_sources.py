@@ -1,0 +1,215 @@
+"""Films from every kind of source, bit for bit alike: paths, folders, URLs, file objects; what cannot be fetched is a named error."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrlib import phantom
+from cxrlib.images import fit, read
+from cxrlib.sources import ImageError, find, name_of
+
+GREY = phantom.draw(1, size=320)[:, :300]  # (320, 300) uint8
+
+
+def encode(image: Image.Image | np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.startswith("/film.png"):
+                body = encode(GREY)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+            elif self.path in ("/to-film", "/to-file"):
+                self.send_response(302)
+                self.send_header("Location", "/film.png" if self.path == "/to-film" else "file:///etc/hostname")
+                self.end_headers()
+            elif self.path in ("/slow", "/endless"):
+                self.send_response(200)
+                self.end_headers()
+                try:
+                    for _ in range(40):
+                        self.wfile.write(bytes(2**16 if self.path == "/endless" else 1))
+                        time.sleep(0.02 if self.path == "/slow" else 0)
+                except OSError:
+                    pass
+            else:
+                self.send_error(404)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+        thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
+        thread.join()
+
+
+# --- one film, every source ---
+
+
+def test_every_kind_of_source_gives_the_same_bits(tmp_path: Path, server: str) -> None:
+    path = tmp_path / "film with space.png"
+    path.write_bytes(encode(GREY))
+    data = path.read_bytes()
+    with path.open("rb") as file, Image.open(path) as image:
+        file.read(7)  # a file object is read from its start, wherever it stands
+        sources = [path, str(path), path.as_uri(), f"file://localhost{path.as_uri()[7:]}", data, bytearray(data), memoryview(data), file, io.BytesIO(data)]
+        sources += [image, GREY, GREY[..., None], np.repeat(GREY[..., None], 3, 2), np.dstack([GREY] * 3 + [np.full_like(GREY, 255)]), np.asfortranarray(GREY)]
+        sources += [encode(GREY, "BMP"), encode(GREY, "TIFF"), encode(GREY, "TIFF", compression="tiff_lzw"), encode(Image.fromarray(GREY).convert("RGB"))]
+        sources += [encode(Image.fromarray(GREY).convert("RGBA"), "WEBP", lossless=True), f"{server}/film.png?token=1", f"{server}/to-film"]
+        for source in sources:
+            film = read(source)
+            assert (film.pixels == GREY).all()
+            assert film.pixels.dtype == np.uint8
+            assert film.white == 255
+            assert film.size == GREY.shape
+            assert film.colour == 0
+            assert film.view is None
+            assert film.notes == ()
+            assert (fit(film) == fit(read(GREY))).all()
+
+
+# --- what cannot be fetched ---
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("/no/such/film.png", "/no/such/film.png: no such file"),
+        ("", ": no such file"),
+        ("a\0b", "a\0b: it cannot be opened (embedded null byte)"),
+        ("x" * 5000, "x: it cannot be opened (File name too long)"),
+        (os.path.dirname(__file__), "tests: it is a folder, not a film"),
+        (os.devnull, "/dev/null: it is no regular file"),
+        ("file://elsewhere/film.png", "a file URL must name this machine, file:///folder/film.png. Received: host 'elsewhere'"),
+        (b"", "bytes: it is empty"),
+        (io.BytesIO(), "file object: it is empty"),
+        (io.StringIO("text"), "a file object must be opened in binary mode ('rb'). Received: one that reads str"),
+    ],
+)
+def test_what_cannot_be_fetched_is_named(source: object, message: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        read(source)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cxrlib.sources.MAX_BYTES", 1000)
+    path = tmp_path / "film.png"
+    path.write_bytes(encode(GREY))
+    for source in (path, path.read_bytes(), memoryview(path.read_bytes()), io.BytesIO(path.read_bytes()), path.open("rb", buffering=0)):
+        with pytest.raises(ImageError, match="it is larger than 256 MiB"):
+            read(source)
+        if hasattr(source, "close"):
+            source.close()
+
+
+def test_a_file_object_that_fails_or_cannot_seek() -> None:
+    class Broken(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: object) -> int:
+            raise OSError("the line is dead")
+
+    with pytest.raises(ImageError, match="the line is dead"):
+        read(Broken())
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as out:
+        out.write(encode(GREY[:50, :50]))
+    with os.fdopen(reader, "rb") as pipe:
+        assert (read(pipe).pixels == GREY[:50, :50]).all()
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    path = tmp_path / "film.png"
+    path.write_bytes(b"PK\3\4 a zip in disguise")
+    with pytest.raises(ImageError, match=r"film\.png: it is a zip archive"):
+        read(path)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(ImageError, match="it is no regular file"):
+        read(fifo)
+
+
+# --- URLs ---
+
+
+def test_url_errors(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImageError, match=r"^http://127\.0\.0\.1:\d+/none: it cannot be downloaded \(HTTP Error 404: Not Found\)$"):
+        read(f"{server}/none")
+    with pytest.raises(ImageError, match="it cannot be downloaded"):
+        read(f"{server}/to-file")
+    with pytest.raises(ImageError, match=r"it cannot be downloaded .*refused"):
+        read("http://127.0.0.1:1/film.png")
+    with pytest.raises(ImageError, match=r"no host given|URL"):
+        read("http:///film.png")
+    with pytest.raises(ImageError, match=r"^http://127\.0\.0\.1/film\.png: a URL must not hold a user name or password$"):
+        read("http://me:secret@127.0.0.1/film.png?token=secret")
+    with pytest.raises(ImageError, match="404"):
+        read(f"{server}/übung film.png")
+    with pytest.raises(ImageError, match="IPv6"):
+        read("http://[bad/film.png")
+    monkeypatch.setattr("cxrlib.sources.MAX_BYTES", 2**20)
+    with pytest.raises(ImageError, match="it is larger than 256 MiB"):
+        read(f"{server}/endless")
+    monkeypatch.setattr("cxrlib.sources.URL_TIMEOUT", 0.2)
+    with pytest.raises(ImageError, match=r"the download took more than 0\.2 s"):
+        read(f"{server}/slow")
+
+
+# --- names and folders ---
+
+
+def test_name_of(tmp_path: Path) -> None:
+    path = tmp_path / "film.png"
+    path.write_bytes(encode(GREY))
+    assert name_of("a/b.png") == "a/b.png"
+    assert name_of(Path("a/b.png")) == "a/b.png"
+    assert name_of("HTTPS://me:secret@host:8/a%20b.png?token=x#y") == "HTTPS://host:8/a%20b.png"
+    assert name_of("file:///a/b.png") == "file:///a/b.png"
+    assert name_of(b"..") == name_of(bytearray()) == "bytes"
+    assert name_of(GREY) == "array"
+    assert name_of(io.BytesIO()) == "file object"
+    assert name_of(Image.fromarray(GREY)) == "image"
+    with path.open("rb") as file, Image.open(path) as image:
+        assert name_of(file) == str(path) == name_of(image)
+    with os.fdopen(os.open(path, os.O_RDONLY), "rb") as unnamed:
+        assert name_of(unnamed) == "file object"
+
+
+def test_find(tmp_path: Path) -> None:
+    dicom = bytes(128) + b"DICM"
+    wanted = ["NORMAL/b.JPEG", "NORMAL/deep/er/c.png", "a.jpg", "d.dcm", "scan/1.2.840.7", "scan/IM0001"]
+    for name in [*wanted, ".hidden.png", "._a.jpg", "__MACOSX/a.jpg", ".cache/a.png", "notes.txt", "README", "empty"]:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(dicom if name.startswith("scan/") else b"something else" * (name != "empty"))
+    os.mkfifo(tmp_path / "fifo")
+    assert [path.relative_to(tmp_path).as_posix() for path in find(tmp_path)] == sorted(wanted)
+    assert find(str(tmp_path)) == find(tmp_path)
+    with pytest.raises(NotADirectoryError, match=r"no such folder: .*none"):
+        find(tmp_path / "none")
+    with pytest.raises(NotADirectoryError, match=r"no such folder: .*a\.jpg"):
+        find(tmp_path / "a.jpg")
