@@ -124,13 +124,13 @@ def train(
     sides = _sides(films, found, config)
     decoded = decode(films, size=config.image_size, progress=progress)
     films = _with_declared_views(films, decoded.facts)
-    films = _with_framing(films, decoded.films, config)
-    told = [films.columns[name] for name in config.balance_by if name in films.columns]
+    balanced = _with_framing(films, decoded.films, config)
+    told = {name: balanced.columns[name] for name in config.balance_by if name in balanced.columns}
     identity: dict[str, Any] = {
         "config": to_dict(config),
         "split": sides.digest,
         "films": fingerprint(films, decoded),
-        "balanced": [digest(column) for column in told],
+        "balanced": {name: digest(column) for name, column in told.items()},
         "init": str(init),
         "leaks": leaks,
     }
@@ -143,13 +143,13 @@ def train(
         return run
     with contextlib.nullcontext(partial) if machines.rank() else _alone(partial, identity) as work:
         machines.wait("the first process holds the folder")
-        train_side = fitting.Side(decoded.films, sides.train, films.take(sides.train))
+        train_side = fitting.Side(decoded.films, sides.train, balanced.take(sides.train))
         validation = fitting.Side(decoded.films, sides.validation, films.take(sides.validation))
         say(f"{len(sides.train):,} films to train on, {len(sides.validation):,} to validate, {len(set(films.sources))} source(s)")
-        for name in (name for name in config.balance_by if name in films.columns):
-            values = Counter(source for source, _ in set(zip(films.sources, films.columns[name], strict=True)))
-            if balanced := sorted(source for source, n in values.items() if n > 1):
-                say(f"classes are balanced within each {name} of {', '.join(balanced)}")
+        for name, column in told.items():
+            values = Counter(source for source, _ in set(zip(films.sources, column, strict=True)))
+            if among := sorted(source for source, n in values.items() if n > 1):
+                say(f"classes are balanced within each {name} of {', '.join(among)}")
         with _precision(config.precision), machines.sharing():
             net = _network(films.labels, config, init)
             history, trust = fitting.fit(net, train_side, validation, config, work, say)
