@@ -397,9 +397,15 @@ def _figures(report: Any) -> str:
 
 
 def _audit(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from cxrlib import framing
     from cxrlib.audit import audit
 
-    found = audit(_scan(options))
+    films = _scan(options)
+    with _without_greeting():  # LiteRT finds the lungs, and greets but once
+        framing.find(np.zeros((1, framing.SIDE, framing.SIDE), np.uint8), [0])
+    found = audit(films)
     sys.stdout.write((found.to_json() if options.json else str(found)) + "\n")
     return 1 if found.errors or found.unreadable else 0
 

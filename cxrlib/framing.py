@@ -44,7 +44,7 @@ def cells(films: NDArray[np.uint8], n: int) -> NDArray[np.float32]:
     return mean
 
 
-def find(films: Films, chosen: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+def find(films: Films | NDArray[np.uint8], chosen: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
     """Find where the lungs lie, by a small network that was trained on 480 films whose lungs were measured by eye.
 
     Args:

@@ -279,6 +279,9 @@ def test_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     folder = phantom.write(tmp_path / "data", n=3, size=64)
     assert run("audit", folder, "--json") == 0
     assert json.loads(capsys.readouterr().out)["exact_duplicates"] == []
+    command = [sys.executable, "-m", "cxrlib", "audit", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "INFO" in line]) == (0, [])  # what finds the lungs does not greet
     (folder / "NORMAL" / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     assert run("audit", folder) == 1
     assert "damaged.png" in capsys.readouterr().out
