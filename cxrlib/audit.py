@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cxrlib import cache
 from cxrlib.cache import Facts, Films
 from cxrlib.data import Dataset
-from cxrlib.framing import EDGES, cells, find
+from cxrlib.framing import EDGES, TELLS, cells, find
 from cxrlib.progress import Progress
 from cxrlib.sampling import connected
 
@@ -37,8 +37,7 @@ _CLIP = 1.5  # a cell's largest deviation, in contrasts of its neighbourhood
 _FLAT = 4.0  # grey levels of 255 that are added to the contrast: noise in flat regions stays small
 _BLOCK = 2048  # films compared with as many others at a time: 16 MiB
 
-_TELLS = 0.8  # an attribute that ranks the classes this well (AUROC) is worth a warning
-_SIGMAS = 4.0  # and this many standard errors away from chance
+_SIGMAS = 4.0  # standard errors away from chance that an attribute must lie to be warned of, besides ranking the classes at TELLS
 _FEW_FILMS, _FEW_PATIENTS = 50, 10  # of a class
 _BORDER = 4.0  # standard deviation in grey levels of 255 below which a row or a column is a border
 _CONFOUNDERS = ("age", "sex", "gender", "view", "viewposition", "site", "hospital", "institution", "manufacturer", "device", "portable")  # columns
@@ -441,7 +440,7 @@ def _telling(column: Sequence[str], targets: NDArray[np.int64]) -> tuple[int, fl
         auroc = _auroc(scores, mine)
         auroc = max(auroc, 1 - auroc)
         error = math.sqrt((inside + outside + 1) / (12 * inside * outside))  # of an attribute that tells nothing
-        if auroc >= _TELLS and auroc - 0.5 > _SIGMAS * error and auroc > best[0]:
+        if auroc >= TELLS and auroc - 0.5 > _SIGMAS * error and auroc > best[0]:
             best = auroc, k
     if not best[0]:
         return None

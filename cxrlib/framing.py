@@ -17,7 +17,7 @@ from cxrlib.data import Dataset
 EDGES = ("left", "right", "midline", "apex", "dome", "angle")
 SIDE = 56  # pixels a side of what the network sees
 _NETWORK = Path(__file__).with_name("lungs.tflite")  # benchmarks/lungs.py makes it
-_TELLS = 0.8  # framing that ranks the classes this well (AUROC) is balanced
+TELLS = 0.8  # what ranks the classes this well (AUROC) besides the disease is worth a warning, and framing that does is balanced
 _ENOUGH = 25  # patients of each class below which that is not known
 _GROUPS, _OF_GROUP = 10, 50  # groups of alike framing, and films that each needs
 
@@ -120,4 +120,4 @@ def _propensity(edges: NDArray[np.float32], healthy: NDArray[np.bool_], patients
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     folds = StratifiedGroupKFold(4, shuffle=True, random_state=0)
     score = cross_val_predict(model, edges, ~healthy, groups=patients, cv=folds, method="decision_function")
-    return np.asarray(score, np.float64) if roc_auc_score(~healthy, score) >= _TELLS else None
+    return np.asarray(score, np.float64) if roc_auc_score(~healthy, score) >= TELLS else None
