@@ -1,6 +1,6 @@
-"""Where the lungs lie on a film: trains the small network `cxrlib/lungs.tflite`, by which training and audit know how films are framed.
+"""Where the lungs lie on a film: trains the small network of `cxrlib/lungs.npz`, by which networks, training and audit know how films are framed.
 
-    python benchmarks/lungs.py examples/lungs.csv cxrlib/lungs.tflite chest_xray/train nih rsna [--steps 4000]
+    python benchmarks/lungs.py examples/lungs.csv cxrlib/lungs.npz chest_xray/train nih rsna [--steps 4000]
 
 `examples/lungs.csv` holds, for 480 films (80 of each class of each source), where their lungs end, read off by eye with a grid of ten lines drawn over each
 film: the outermost edges of the lungs on the left and on the right of the picture, the midline, the apices, the dome of the diaphragm on the left of the
@@ -24,7 +24,8 @@ from keras import layers
 
 from cxrlib.cache import open_cache
 from cxrlib.data import scan
-from cxrlib.framing import EDGES, SIDE, cells
+from cxrlib.framing import cells
+from cxrlib.lungs import EDGES, SIDE, STRIDES
 from cxrlib.model import Standardise
 
 USUAL = (0.13, 0.87, 0.50, 0.15, 0.70, 0.82)  # of adults and children, in the order of EDGES
@@ -35,7 +36,7 @@ def build() -> keras.Model:
     """A network from films (n, 56, 56, 1) in [0, 1] to the six edges (n, 6), in parts of the film's side."""
     film = x = keras.Input((SIDE, SIDE, 1), name="film")
     x = Standardise()(x)
-    for filters, stride in ((16, 2), (24, 2), (32, 1), (48, 2), (48, 1)):
+    for filters, stride in zip((16, 24, 32, 48, 48), STRIDES, strict=True):
         x = layers.Conv2D(filters, 3, strides=stride, padding="same", activation="relu")(x)
     x = layers.Dropout(0.1, seed=0)(layers.Flatten()(x))
     usual = keras.initializers.Constant(np.array(USUAL, np.float32))
@@ -103,8 +104,8 @@ def main() -> None:
     pixels, edges = np.array(open_cache(films)), np.array([told[name] for name in films.names])
     x, sources = pixels.astype(np.float32) / 255, np.array(films.sources)
     network = fit(x, edges, options.steps)
-    served = keras.Model(network.input, {"edges": network.output})
-    served.export(options.target, format="litert", verbose=False)
+    arrays = [np.asarray(weight, np.float32) for weight in network.weights]  # kernel and bias of each layer
+    np.savez(options.target, **{f"{'bias' if i % 2 else 'kernel'}_{i // 2}": array for i, array in enumerate(arrays)})
 
     for source in dict.fromkeys(films.sources):
         seen = sources != source

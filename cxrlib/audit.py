@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from cxrlib import cache
 from cxrlib.cache import Facts, Films
 from cxrlib.data import Dataset
-from cxrlib.framing import EDGES, TELLS, cells, find
+from cxrlib.framing import TELLS, cells, find
+from cxrlib.lungs import EDGES
 from cxrlib.progress import Progress
 from cxrlib.sampling import connected
 

@@ -12,6 +12,8 @@ from keras import ops
 
 from cxrlib.config import AugmentConfig
 
+_CUT = 0.15  # of a film's height: most films end there with the neck or above it
+
 
 @keras.saving.register_keras_serializable(package="cxrlib")
 class Augment(keras.layers.Layer):  # type: ignore[misc]
@@ -53,6 +55,14 @@ class Augment(keras.layers.Layer):  # type: ignore[misc]
         if films.shape[1] % 8:
             return films
         return ops.clip(_compress(films, self._quality(ops.shape(films)[0])), 0.0, 1.0)
+
+    def cut(self, films: Any) -> Any:
+        """Cut up to 15 % off the top of films of shape (n, s, s, 1), each as much as its draw says, and change nothing else."""
+        n, size = ops.shape(films)[0], films.shape[1]
+        part = keras.random.uniform((n, 1), 0.0, _CUT, seed=self.generator)
+        zero, one = ops.zeros_like(part), ops.ones_like(part)
+        window = ops.concatenate([one, zero, zero, zero, 1 - part, part * (size - 1), zero, zero], axis=1)
+        return ops.image.affine_transform(films, window, interpolation="bilinear", data_format="channels_last")
 
     def _quality(self, n: int) -> Any:
         """How strongly films are compressed, times the standard table: about quality 93 to 20."""

@@ -397,15 +397,9 @@ def _figures(report: Any) -> str:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    import numpy as np
-
-    from cxrlib import framing
     from cxrlib.audit import audit
 
-    films = _scan(options)
-    with _without_greeting():  # LiteRT finds the lungs, and greets but once
-        framing.find(np.zeros((1, framing.SIDE, framing.SIDE), np.uint8), [0])
-    found = audit(films)
+    found = audit(_scan(options))
     sys.stdout.write((found.to_json() if options.json else str(found)) + "\n")
     return 1 if found.errors or found.unreadable else 0
 

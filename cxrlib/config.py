@@ -160,6 +160,8 @@ class TrainConfig:
         prior_films: With how many films half of what fine-tuning changes is kept, where epochs are averaged: of fine-tuning on n films, each counting as far as
             its source's labels are believed, n² / (n² + prior_films²); the rest is the weights before it. Few films teach what does not travel; 0 keeps all of
             it, for a model that serves no hospital but those it is trained in.
+        framing_correction: How much of what the height of the lungs' apices on the film does to the features is taken off them in the end, in [0, 1]. It is
+            measured without a look at labels, by cutting the tops off films: other hospitals frame their films otherwise.
         patience: Fine-tuning stops after so many epochs without a better validation AUROC.
         validation: Part of the patients set aside for validation, in (0, 1).
         balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
@@ -196,6 +198,7 @@ class TrainConfig:
     mixup: float = 0.0
     average: int = 2
     prior_films: float = 2240.0
+    framing_correction: float = 0.5
     patience: int = 6
     validation: float = 0.15
     balance: str = "sample"
@@ -217,6 +220,7 @@ class TrainConfig:
             ("patience", 1, 1000),
             ("average", 0, 1000),
             ("prior_films", 0, 1e9),
+            ("framing_correction", 0, 1),
             ("dropout", 0, 0.95),
             ("learning_rate", 1e-8, 1),
             ("weight_decay", 0, 1),

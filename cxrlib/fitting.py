@@ -33,7 +33,8 @@ History = dict[str, list[float]]
 
 _HEAD, _BEST, _STATE = "head.weights.h5", "best.weights.h5", "state.json"
 _SURE = 4.0  # deviation of the logits of a head that is as sure as it should be
-_COMPRESSED = 2048  # films that show how compression moves features
+_SHOWN = 2048  # films that show how compression, or another framing, moves features
+_SCATTER = 0.01  # by which found apices are off: a slope that rests on smaller moves is none
 _FOLDS = 4  # of the cross-validation that says how far a source's labels are believed
 _ENOUGH = 25  # patients of each class that a source needs before it can be disbelieved
 _LEAST = 0.01  # what a source counts whose labels look like chance
@@ -133,6 +134,7 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
         took = history["seconds"][-1]
         say(f"epoch {state['epoch']}/{config.epochs}: loss {values['loss']:.4f}, validation AUROC {score:.4f} ({_list(by_source)}), {took:.0f} s")
     _choose_weights(net, train.films, config, folder, state, say)
+    _correct_framing(net, trainer, train, config, state["trust"])
     if state["epoch"] if config.average else state["best_epoch"]:  # what fine-tuning moved is in it
         _calm_head(net, trainer, train, config, state["trust"])
     score, by_source = validate(net, validation)
@@ -269,31 +271,32 @@ def _trainer(net: keras.Model, config: TrainConfig) -> keras.Model:
 
 
 class _Features:
-    """Reads the pooled features of a side's films in one of the views: "plain", "augmented", "compressed"."""
+    """Reads what a network makes of a side's films in one of the views: "plain", "augmented", "compressed", "cut"."""
 
-    def __init__(self, net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig) -> None:
-        self.pooled, self.trainer, self.side, self.config = keras.Model(net.input, net.get_layer("dropout").input), trainer, side, config
+    def __init__(self, net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig, output: Any = None) -> None:
+        self.net = keras.Model(net.input, net.get_layer("dropout").input if output is None else output)
+        self.trainer, self.side, self.config = trainer, side, config
 
     def __call__(self, kind: str, chosen: NDArray[np.int64], view: int) -> NDArray[np.float32]:
-        """Features (n, c) of the chosen films (n,); the same draws for the same number of the view."""
+        """Features (n, c), or the other output (n, d), of the chosen films (n,); the same draws for the same number of the view."""
         _reseed(self.trainer, self.config.seed, _HEAD_EPOCH + view)
-        views, size = _Views(self.trainer, self.pooled, kind), self.config.batch_size
+        views, size = _Views(self.trainer, self.net, kind), self.config.batch_size
         batches = (self.side.batch(chosen[i : i + size]) for i in range(0, len(chosen), size))
         return np.concatenate([np.asarray(views.predict_on_batch(batch), np.float32) for batch in batches])
 
 
 class _Views(keras.Model):  # type: ignore[misc]
-    """Features of films as they are, augmented, or compressed: that works although nothing is trained, which a functional model would not let it."""
+    """Features of films as they are or changed: that works although nothing is trained, which a functional model would not let it."""
 
-    def __init__(self, trainer: keras.Model, pooled: keras.Model, view: str) -> None:
+    def __init__(self, trainer: keras.Model, net: keras.Model, view: str) -> None:
         super().__init__(name=f"{view}_views")
-        self.unit, self.augment, self.pooled, self.view = trainer.get_layer("unit"), trainer.get_layer("augment"), pooled, view
+        self.unit, self.augment, self.net, self.view = trainer.get_layer("unit"), trainer.get_layer("augment"), net, view
 
     def call(self, films: Any) -> Any:
         """Give features (b, c) of films (b, s, s, 1) uint8; of another view at every call."""
-        x = self.unit(films)
-        x = self.augment.compress(x) if self.view == "compressed" else self.augment(x, training=self.view == "augmented")
-        return self.pooled(x, training=False)
+        augment = self.augment
+        change = {"plain": lambda x: x, "augmented": lambda x: augment(x, training=True), "compressed": augment.compress, "cut": augment.cut}[self.view]
+        return self.net(change(self.unit(films)), training=False)
 
 
 def _compile(trainer: keras.Model, config: TrainConfig, steps: int) -> None:
@@ -332,7 +335,7 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
     y = np.concatenate([side.films.targets[chosen] for chosen, _ in drawn])
     w = np.concatenate([weight for _, weight in drawn])
     centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
-    some = drawn[0][0][:_COMPRESSED]
+    some = drawn[0][0][:_SHOWN]
     penalty = _penalty(features("compressed", some, config.views) - x[: len(some)], scale, config)
     whiten = (np.linalg.inv(np.linalg.cholesky(penalty)).T / scale[:, None]).astype(np.float32)  # (c, c): to what is penalised alike in all directions
     z = (x - centre) @ whiten
@@ -359,12 +362,28 @@ def _calm_head(net: keras.Model, trainer: keras.Model, side: Side, config: Train
     """
     chosen, _ = draw(side.films, config, len(side.index), _HEAD_EPOCH, trust)
     features = _Features(net, trainer, side, config)
-    x = features("plain", chosen[:_COMPRESSED], 0)  # (n, c)
+    x = features("plain", chosen[:_SHOWN], 0)  # (n, c)
     centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
-    penalty = _penalty(features("compressed", chosen[:_COMPRESSED], config.views) - x, scale, config)
+    penalty = _penalty(features("compressed", chosen[:_SHOWN], config.views) - x, scale, config)
     kernel, bias = (np.asarray(weights_) for weights_ in net.get_layer("probability").get_weights())  # (c, units), (units,)
     calm = np.linalg.solve(penalty, kernel * scale[:, None]) / scale[:, None]
     net.get_layer("probability").set_weights([machines.agree(array.astype(np.float32)) for array in (calm, bias + centre @ (kernel - calm))])
+
+
+def _correct_framing(net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig, trust: Mapping[str, float]) -> None:
+    """Measure what the height of the apices does to the features, and have it taken off them.
+
+    The tops of films are cut off. How features move then, for each part of the film's height by which the apices do, is a slope within films: that ill films
+    are framed otherwise than healthy ones cannot enter it (a fixed effect: Mundlak, 1978, doi:10.2307/1913646).
+    """
+    layer = net.get_layer("reframe")
+    lower_and_features = keras.ops.concatenate([layer.lower(layer.input[1]), layer.input[0]], axis=1)
+    read = _Features(net, trainer, side, config, lower_and_features)
+    chosen = draw(side.films, config, len(side.index), _HEAD_EPOCH, trust)[0][:_SHOWN]
+    moved = read("cut", chosen, config.views) - read("plain", chosen, 0)  # (n, 1 + c)
+    lower = moved[:, 0]
+    slope = config.framing_correction * (lower @ moved[:, 1:]) / (lower @ lower + len(lower) * _SCATTER**2)
+    layer.set_weights([machines.agree(slope.astype(np.float32))])
 
 
 def _logistic(n: int, config: TrainConfig) -> LogisticRegression:

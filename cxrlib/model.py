@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrlib import lungs
 from cxrlib.config import DEFAULT_LABELS, check_labels
 
 try:
@@ -66,6 +67,9 @@ class Backbone:
 LUNGS = ((2 / 7, 6 / 7), (1 / 7, 6 / 7))
 # Standard deviation of each octave of spatial frequencies of a film with deviation 1, the finest first; 0 leaves it out
 CONTRASTS = (0.0, 0.04, 0.17)
+
+# How far below the film's upper edge the apices of the lungs lie, in parts of its height: usually, and at most
+_USUAL_APEX, _LOWEST_APEX = 0.15, 0.3
 
 BACKBONES: dict[str, Backbone] = {
     "mobilenet_v2": Backbone(
@@ -142,6 +146,7 @@ def build_model(
     body.trainable = False
     pooled = [_pool_lungs(x, i) for i, x in enumerate(body.outputs)]
     x = keras.layers.Concatenate(name="features")(pooled) if len(pooled) > 1 else pooled[0]  # (n, c)
+    x = Reframe(name="reframe", dtype="float32")([x, FindLungs(name="edges", dtype="float32")(body.inputs[0])])
     x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
     units, activation = (1, "sigmoid") if len(labels) == 2 else (len(labels), "softmax")
     x = keras.layers.Dense(units, activation=activation, dtype="float32", kernel_initializer=keras.initializers.GlorotUniform(seed), name="probability")(x)
@@ -258,6 +263,78 @@ class LevelBands(keras.layers.Layer):  # type: ignore[misc]
         return input_shape
 
 
+@keras.saving.register_keras_serializable(package="cxrlib")
+class FindLungs(keras.layers.Layer):  # type: ignore[misc]
+    """Find where the lungs lie, as `cxrlib.lungs.find` does. Its weights are those of `cxrlib.lungs`, are saved with the model, and are never trained.
+
+    Example:
+        >>> from cxrlib import phantom
+        >>> film = phantom.draw(size=224).reshape(1, 224, 224, 1).astype("float32") / 255
+        >>> left, right, midline, apex, dome, angle = np.asarray(FindLungs()(film))[0]
+        >>> bool(left < midline < right and apex < dome < angle)
+        True
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Take over the weights."""
+        self.arrays = []
+        for i, array in enumerate(lungs.weights()):
+            self.arrays.append(self.add_weight(array.shape, keras.initializers.Zeros(), trainable=False, name=f"array_{i}"))
+            self.arrays[-1].assign(array)
+
+    def call(self, films: Any) -> Any:
+        """Give the edges (n, 6) of films (n, s, s, 1) in [0, 1]."""
+        size, layout = films.shape[1], "channels_last"
+        if size % lungs.SIDE:
+            size = max(1, round(size / lungs.SIDE)) * lungs.SIDE
+            films = ops.image.resize(films, (size, size), data_format=layout)
+        cell = size // lungs.SIDE
+        x = Standardise(dtype="float32")(ops.average_pool(films, cell, cell, data_format=layout) if cell > 1 else films)
+        *convolutions, kernel, bias = self.arrays
+        for i, stride in enumerate(lungs.STRIDES):
+            x = ops.relu(ops.conv(x, convolutions[2 * i], stride, "same", data_format=layout) + convolutions[2 * i + 1])
+        return ops.matmul(ops.reshape(x, (-1, kernel.shape[0])), kernel) + bias
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return (n, 6)."""
+        return input_shape[0], len(lungs.EDGES)
+
+
+@keras.saving.register_keras_serializable(package="cxrlib")
+class Reframe(keras.layers.Layer):  # type: ignore[misc]
+    """Take off pooled features what the height of the lungs' apices on the film does to them: hospitals frame their films otherwise.
+
+    Features are moved along `slope`, a weight that gradients do not reach, by as much as the apices lie lower than usual; 0 at first.
+
+    Example:
+        >>> layer = Reframe()
+        >>> features, edges = np.ones((1, 2), "float32"), np.array([[0.1, 0.9, 0.5, 0.25, 0.7, 0.8]], "float32")
+        >>> layer.build([(1, 2), (1, 6)])
+        >>> layer.set_weights([np.array([0, 5], "float32")])
+        >>> np.asarray(layer([features, edges])).round(2).tolist()
+        [[1.0, 0.5]]
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Make the slope, one value per feature."""
+        self.slope = self.add_weight((input_shape[0][-1],), keras.initializers.Zeros(), trainable=False, name="slope")
+
+    @staticmethod
+    def lower(edges: Any) -> Any:
+        """By which part of the film's height the apices lie lower than usual, (n, 1), from edges (n, 6)."""
+        apex = lungs.EDGES.index("apex")
+        return ops.clip(edges[:, apex : apex + 1], 0.0, _LOWEST_APEX) - _USUAL_APEX
+
+    def call(self, inputs: Any) -> Any:
+        """Move features (n, c), given edges (n, 6)."""
+        features, edges = inputs
+        return features - self.lower(edges) * self.slope
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the features' shape."""
+        return input_shape[0]
+
+
 def set_trainable(model: keras.Model, first_layer: str) -> None:
     """Freeze what lies before a layer and free the rest; batch normalisation that could not be merged, and the coarse look at the film, stay frozen.
 
@@ -363,7 +440,9 @@ def serving_graph(model: keras.Model) -> keras.Model:
         kernel, bias = np.concatenate([-kernel, kernel], axis=1), np.concatenate([-bias, bias])
     seen = sorted((layer for layer in model.layers if layer.name.startswith("lungs_")), key=lambda layer: layer.name)  # the map with most places first
     parts = np.split(kernel, np.cumsum([layer.output.shape[-1] for layer in seen])[:-1])
-    evidence = _at_every_place(seen[0].output, parts[0]) + bias  # (n, h, w, k)
+    reframe = model.get_layer("reframe")
+    taken_off = reframe.lower(reframe.input[1]) * (ops.convert_to_numpy(reframe.slope) @ kernel)  # (n, k)
+    evidence = _at_every_place(seen[0].output, parts[0]) + bias - ops.reshape(taken_off, (-1, 1, 1, len(bias)))  # (n, h, w, k)
     for layer, part in zip(seen[1:], parts[1:], strict=True):
         evidence = evidence + ops.image.resize(_at_every_place(layer.output, part), evidence.shape[1:3], interpolation="bilinear", data_format="channels_last")
     evidence = ops.pad(evidence, ((0, 0), *seen[0].cropping, (0, 0)))

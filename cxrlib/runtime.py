@@ -175,38 +175,6 @@ class Runtime:
                 helper.result()
 
 
-def apply(model: str | os.PathLike[str], films: np.ndarray) -> np.ndarray:
-    """Run a small network that belongs to cxrlib itself, such as the one that finds the lungs.
-
-    Args:
-        model: Path of a LiteRT network with one input and one output, both float32.
-        films: ndarray of shape (n, s, s, 1), float32, as the network takes them.
-
-    Returns:
-        ndarray of shape (n, d), float32: its output, row for row.
-
-    Raises:
-        BundleError: If the network is missing or damaged.
-
-    Example:
-        >>> from pathlib import Path
-        >>> apply(Path(__file__).with_name("lungs.tflite"), np.zeros((2, 56, 56, 1), np.float32)).shape
-        (2, 6)
-    """
-    from ai_edge_litert.interpreter import Interpreter
-
-    try:
-        interpreter = Interpreter(model_content=_read(os.fspath(model)), num_threads=1)
-        film, result = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-        interpreter.resize_tensor_input(film, films.shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(film, films)
-        interpreter.invoke()
-    except (ValueError, RuntimeError) as error:
-        raise BundleError(f"{os.fspath(model)}: it is damaged ({' '.join(str(error).split())})") from error
-    return np.asarray(interpreter.get_tensor(result), np.float32)
-
-
 class _Graph(NamedTuple):
     film: int  # index of the input tensor
     side: int

@@ -47,3 +47,16 @@ def test_every_augmentation_does_something_plausible(name):
     if name == "flip":
         whole = [min(np.abs(c - f).max(), np.abs(c - f[:, ::-1]).max()) for c, f in zip(changed, x, strict=True)]
         assert max(whole) < 2e-3
+
+
+def test_the_top_is_cut_off_and_nothing_else():
+    x, layer = np.repeat(films(1), 16, axis=0), Augment(AugmentConfig(), seed=3)
+    ramp = np.repeat(np.linspace(0, 1, 64, dtype="float32")[None, :, None, None], 64, axis=2)  # each row is its own height
+    cut = np.asarray(layer.cut(np.repeat(ramp, 16, axis=0)))
+    tops = cut[:, 0, 0, 0]
+    assert tops.min() >= 0
+    assert 0.1 < tops.max() <= 0.15
+    assert np.ptp(tops) > 0.05
+    assert np.allclose(cut[:, -1], 1, atol=1e-5)
+    assert np.allclose(cut[..., 0], tops[:, None, None] + (1 - tops)[:, None, None] * ramp[0, :, :, 0], atol=1e-5)
+    assert not np.array_equal(layer.cut(x), layer.cut(x))

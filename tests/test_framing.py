@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrlib import framing, phantom, runtime
+from cxrlib import framing, lungs, phantom
 from cxrlib.cache import open_cache
-from cxrlib.config import BundleError
 from cxrlib.data import Dataset, scan
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
@@ -62,22 +61,13 @@ def test_cells_are_means() -> None:
 @needs_shared
 def test_real_lungs_are_found_where_they_were_measured() -> None:
     with TABLE.open(encoding="utf-8", newline="") as file:
-        told = {row["film"]: [float(row[edge]) / 100 for edge in framing.EDGES] for row in csv.DictReader(file)}
+        told = {row["film"]: [float(row[edge]) / 100 for edge in lungs.EDGES] for row in csv.DictReader(file)}
     films = scan([SHARED / "data" / name for name in ("nih", "rsna")])
     films = films.take([i for i, name in enumerate(films.names) if name in told])
     assert len(films) == 320
     error = np.abs(framing.find(open_cache(films, progress=False), range(320)) - np.array([told[name] for name in films.names]))
     assert error.mean() < 0.015
     assert np.quantile(error, 0.95) < 0.05
-
-
-def test_a_network_that_is_damaged_is_named(tmp_path: Path) -> None:
-    for content in (b"", b"garbage", Path(framing.__file__).with_name("lungs.tflite").read_bytes()[:2000]):
-        (tmp_path / "lungs.tflite").write_bytes(content)
-        with pytest.raises(BundleError, match=r"lungs\.tflite: it is damaged"):
-            runtime.apply(tmp_path / "lungs.tflite", np.zeros((1, 56, 56, 1), np.float32))
-    with pytest.raises(BundleError, match="cannot be read"):
-        runtime.apply(tmp_path / "none.tflite", np.zeros((1, 56, 56, 1), np.float32))
 
 
 # --- groups ---

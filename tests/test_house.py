@@ -29,6 +29,7 @@ ORDER = (
         "sources",
         "images",
         "phantom",
+        "lungs",
         "estimates",
         "resampling",
         "calibration",

@@ -7,8 +7,9 @@ import pytest
 
 keras = pytest.importorskip("keras", reason="needs the [train] extra")
 
+from cxrlib import framing, lungs  # noqa: E402
 from cxrlib import model as networks  # noqa: E402
-from cxrlib.model import LevelBands, Standardise, build_model, export_litert, serving_graph, set_trainable  # noqa: E402
+from cxrlib.model import FindLungs, LevelBands, Reframe, Standardise, build_model, export_litert, serving_graph, set_trainable  # noqa: E402
 from cxrlib.phantom import draw  # noqa: E402
 from cxrlib.runtime import Runtime  # noqa: E402
 
@@ -22,9 +23,10 @@ def net():
     """A random network through which signals neither die nor explode: without batch normalisation that takes He's scaling."""
     model = build_model(weights=None, image_size=64, seed=3)
     random = np.random.default_rng(0)
+    model.get_layer("reframe").set_weights([random.normal(0, 1, model.get_layer("reframe").slope.shape)])
     for layer in model.layers:
         values = layer.get_weights()
-        if values and values[0].ndim > 1:
+        if values and values[0].ndim > 1 and not isinstance(layer, FindLungs):
             depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
             fan_in = np.prod(values[0].shape[:2]) if depthwise else np.prod(values[0].shape[:-1])
             layer.set_weights([random.normal(0, (2 / fan_in) ** 0.5, values[0].shape), random.normal(0, 0.1, values[1].shape)] if len(values) > 1 else values)
@@ -36,7 +38,7 @@ def test_shapes_and_activations():
     assert (two.input_shape, two.output_shape) == ((None, 64, 64, 1), (None, 1))
     assert three.output_shape == (None, 3)
     assert np.allclose(three.predict_on_batch(films()).sum(1), 1, atol=1e-6)
-    assert not any(layer.trainable for layer in two.layers if layer.weights and layer.name != "probability")
+    assert {layer.name for layer in two.layers if layer.trainable_weights} == {"probability"}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,8 @@ def test_evidence_lies_where_its_features_lie(net):
         keras.Model(net.input, out).predict_on_batch(films(1)) for out in (net.get_layer("lungs_0").output, serving_graph(net).output["evidence"])
     )
     net.get_layer("probability").set_weights([kernel, bias])
-    assert np.allclose(evidence[0, 1:3, 1:3, 1], (maps[0] @ kernel[:first] + bias)[..., 0], atol=1e-4)
+    framing_apart = evidence[0, 1:3, 1:3, 1] - (maps[0] @ kernel[:first] + bias)[..., 0]  # what the framing takes off is taken off alike everywhere
+    assert np.ptp(framing_apart) < 1e-4
     assert np.ptp(evidence[0, 1:3, 1:3, 1]) > 0
 
 
@@ -204,6 +207,39 @@ def test_other_backbones_look_once():
     net = build_model(weights=None, image_size=64, backbone="resnet50_v2")
     assert not any(layer.name.startswith("coarse_") for layer in net.layers)
     assert serving_graph(net).predict_on_batch(films(1))["evidence"].shape == (1, 2, 2, 2)
+
+
+@pytest.mark.parametrize(("size", "off"), [(56, 1e-5), (224, 1e-5), (64, 0.02), (100, 0.02), (300, 0.02)])
+def test_lungs_are_found_in_the_graph_where_they_are_found_outside(size, off):
+    x = np.stack([draw(seed, size=size) for seed in range(8)])
+    found = np.asarray(FindLungs()(x[..., None].astype("float32") / 255))
+    assert np.abs(found - framing.find(x, range(8))).max() < off
+    assert np.ptp(found[:, 3]) > 0.02
+
+
+def test_the_finder_is_saved_and_never_trained(tmp_path):
+    net = build_model(weights=None, image_size=64)
+    set_trainable(net, "Conv1")
+    assert not net.get_layer("edges").trainable_weights
+    assert not net.get_layer("reframe").trainable_weights
+    layer = net.get_layer("edges")
+    layer.set_weights([array + 1 for array in layer.get_weights()])
+    net.save(tmp_path / "net.keras")
+    kept = keras.models.load_model(tmp_path / "net.keras", compile=False).get_layer("edges").get_weights()
+    assert all(np.array_equal(a, b + 1) for a, b in zip(kept, lungs.weights(), strict=True))
+
+
+def test_features_move_by_the_slope_as_the_apices_do_within_bounds():
+    layer, features = Reframe(), np.arange(6, dtype="float32").reshape(2, 3)
+    layer.build([(None, 3), (None, 6)])
+    apex = np.array([[0.15], [0.25]], "float32")
+    edges = np.concatenate([np.zeros((2, 3), "float32"), apex, np.ones((2, 2), "float32")], axis=1)
+    assert np.array_equal(layer([features, edges]), features)
+    layer.set_weights([np.array([0, 10, -20], "float32")])
+    moved = np.asarray(layer([features, edges])) - features
+    assert np.allclose(moved, [[0, 0, 0], [0, -1, 2]], atol=1e-5)
+    far, farther = (np.asarray(layer([features, np.full((2, 6), place, "float32")])) for place in (0.3, 5.0))
+    assert np.array_equal(far, farther)
 
 
 def test_a_band_without_contrast_is_left_out():

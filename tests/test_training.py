@@ -272,6 +272,39 @@ def test_what_fine_tuning_learnt_to_hear_of_compression_is_shrunk_and_the_mean_l
 
 
 @pytest.mark.slow
+def test_what_cutting_the_top_off_does_to_features_is_taken_off_them_whatever_the_labels():
+    data = dataset({("clinic", 0): 24, ("clinic", 1): 24})
+    side = fitting.Side(np.stack([phantom.draw(i, size=64) for i in range(48)]), np.arange(48), data)
+    config = dataclasses.replace(TINY, image_size=64, balance="none")
+    net = build_model(weights=None, image_size=64, seed=1)
+    trainer, layer = fitting._trainer(net, config), net.get_layer("reframe")
+
+    def slope(part: float, labels: np.ndarray) -> np.ndarray:
+        films = dataclasses.replace(side, films=dataclasses.replace(data, targets=labels))
+        fitting._correct_framing(net, trainer, films, dataclasses.replace(config, framing_correction=part), {})
+        return layer.get_weights()[0]
+
+    whole = slope(1.0, data.targets)
+    assert np.linalg.norm(whole) > 0
+    assert np.array_equal(slope(1.0, data.targets[::-1]), whole)
+    assert np.allclose(slope(0.5, data.targets), whole / 2)
+    assert not slope(0.0, data.targets).any()
+
+    slope(1.0, data.targets)
+    films = side.pixels[..., None].astype(np.float32) / 255
+    low, before, after = (
+        [np.asarray(keras.Model(net.input, output)(x)) for x in (films, np.asarray(trainer.get_layer("augment").cut(films)))]
+        for output in (layer.lower(layer.input[1]), layer.input[0], layer.output)
+    )
+    lower = (low[1] - low[0])[:, 0]
+    assert lower.mean() < -0.02  # the apices lie higher where the top is cut off
+    left, was = (np.linalg.norm(lower @ (x[1] - x[0])) for x in (after, before))
+    assert left < 0.3 * was
+
+    side = dataclasses.replace(side, pixels=np.zeros_like(side.pixels))  # where nothing moves there is no slope
+    assert not slope(1.0, data.targets).any()
+
+
 def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, tmp_path):
     run = train(films, output=tmp_path / "runs" / "first", config=TINY, init=None, formats=("keras", "h5"), progress=False)
     assert {"config.json", "model.tflite", "model.keras", "model.h5", "report.json", "README.md", "figures", "run"} == set(os.listdir(run.bundle))
