@@ -20,6 +20,7 @@ import numpy as np
 from cxrlib import fitting, machines, phantom
 from cxrlib.config import TrainConfig
 from cxrlib.data import Dataset
+from cxrlib.model import FindLungs, Reframe
 
 machines.join()
 folder, n = Path(sys.argv[1]), 28
@@ -38,7 +39,7 @@ with machines.sharing():
     initial = keras.initializers.GlorotUniform(seed=1)
     x = keras.layers.Conv2D(8, 8, strides=4, activation="relu", name="block", kernel_initializer=initial)(film)
     x = keras.layers.BatchNormalization(name="normal")(x)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    x = Reframe(name="reframe")([keras.layers.GlobalAveragePooling2D(name="pool")(x), FindLungs(name="edges")(film)])
     x = keras.layers.Dropout(0.2, seed=2, name="dropout")(x)
     net = keras.Model(film, keras.layers.Dense(1, activation="sigmoid", name="probability", kernel_initializer=initial)(x))
     lines = []
