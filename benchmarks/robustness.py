@@ -112,12 +112,8 @@ def photographed(film: Image.Image, random: np.random.Generator) -> Image.Image:
     x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
     at = random.uniform(-1, 1, 2)
     lit = unit(film) * (1 - 0.15 * (x**2 + y**2) + 0.12 * random.normal() * x) + 0.12 * np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 0.1)
-    corners = np.array([(0, 0), (0, height), (width, height), (width, 0)]) + random.uniform(0, 0.04, (4, 2)) * [
-        (width, height),
-        (width, -height),
-        (-width, -height),
-        (-width, height),
-    ]
+    square = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
+    corners = (square + random.uniform(0, 0.04, (4, 2)) * (1 - 2 * square)) * film.size
     return image(lit).transform(film.size, Image.Transform.QUAD, corners.ravel().tolist(), Image.Resampling.BICUBIC)
 
 
