@@ -25,8 +25,8 @@ from keras import layers
 from cxrlib.cache import open_cache
 from cxrlib.data import scan
 from cxrlib.framing import cells
+from cxrlib.layers import Standardise
 from cxrlib.lungs import EDGES, SIDE, STRIDES
-from cxrlib.model import Standardise
 
 USUAL = (0.13, 0.87, 0.50, 0.15, 0.70, 0.82)  # of adults and children, in the order of EDGES
 ACROSS = 3  # the first three are measured across, the others down

@@ -30,7 +30,8 @@ from sklearn.preprocessing import StandardScaler
 
 from cxrlib.cache import open_cache
 from cxrlib.data import scan
-from cxrlib.model import BACKBONES, LUNGS, LevelBands, Standardise, build_model
+from cxrlib.layers import LevelBands, Standardise
+from cxrlib.model import BACKBONES, LUNGS, build_model
 from cxrlib.sampling import split
 
 

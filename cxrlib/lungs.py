@@ -33,7 +33,7 @@ def weights() -> tuple[NDArray[np.float32], ...]:
 
 
 def find(films: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Find where the lungs lie; `cxrlib.model.FindLungs` computes the same inside a graph.
+    """Find where the lungs lie; `cxrlib.layers.FindLungs` computes the same inside a graph.
 
     The network was trained on 480 films whose lungs were measured by eye.
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrlib import lungs
 from cxrlib.config import DEFAULT_LABELS, check_labels
 
 try:
@@ -24,6 +23,8 @@ try:
     from keras import ops
 except ImportError as error:
     raise ImportError('building and training networks needs TensorFlow and Keras: pip install "cxrlib[train]"') from error
+
+from cxrlib.layers import CONTRASTS, FindLungs, LevelBands, Reframe, Standardise
 
 # A standardised film has mean 0 and deviation 1. These carry it to the mean and deviation of ImageNet, in the scaling that a backbone was trained with.
 _UNIT = (0.45, -0.05)  # pixels in [-1, 1]
@@ -65,11 +66,6 @@ class Backbone:
 
 # The part of a feature map that is pooled: from where to where, in parts of its height and of its width. On a frontal film the lungs lie there.
 LUNGS = ((2 / 7, 6 / 7), (1 / 7, 6 / 7))
-# Standard deviation of each octave of spatial frequencies of a film with deviation 1, the finest first; 0 leaves it out
-CONTRASTS = (0.0, 0.04, 0.17)
-
-# How far below the film's upper edge the apices of the lungs lie, in parts of its height: usually, and at most
-_USUAL_APEX, _LOWEST_APEX = 0.15, 0.3
 
 BACKBONES: dict[str, Backbone] = {
     "mobilenet_v2": Backbone(
@@ -183,156 +179,6 @@ def _pool_lungs(x: Any, i: int) -> Any:
     """The means of a feature map (n, h, w, c) where the lungs lie: (n, c)."""
     margins = [(round(low * side), side - round(high * side)) for (low, high), side in zip(LUNGS, x.shape[1:3], strict=True)]
     return keras.layers.GlobalAveragePooling2D(name=f"pool_{i}")(keras.layers.Cropping2D(margins, name=f"lungs_{i}")(x))
-
-
-@keras.saving.register_keras_serializable(package="cxrlib")
-class Standardise(keras.layers.Layer):  # type: ignore[misc]
-    """Bring each film by itself to mean 0 and deviation 1 over its central three quarters: brightness and contrast differ from machine to machine.
-
-    Its tone curve stays: equalising the histogram takes out also how much of a lung is opaque.
-
-    Example:
-        >>> ramp = np.linspace(0, 1, 64 * 64, dtype="float32").reshape(1, 64, 64, 1)
-        >>> plain, pale = (np.asarray(Standardise()(film)) for film in (ramp, 0.3 + 0.5 * ramp))
-        >>> bool(np.abs(plain - pale).max() < 0.02)
-        True
-    """
-
-    def call(self, films: Any) -> Any:
-        """Standardise films of shape (n, s, s, 1) in [0, 1]."""
-        size = films.shape[1]
-        seen = films[:, size // 8 : size - size // 8, size // 8 : size - size // 8]
-        centred = films - ops.mean(seen, axis=(1, 2, 3), keepdims=True)
-        return ops.clip(centred / (ops.std(seen, axis=(1, 2, 3), keepdims=True) + 1e-3), -3.0, 3.0)
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """Return the shape unchanged."""
-        return input_shape
-
-
-@keras.saving.register_keras_serializable(package="cxrlib")
-class LevelBands(keras.layers.Layer):  # type: ignore[misc]
-    """Give each band of spatial frequencies of each film the same contrast: what one machine sharpens and another one smooths becomes the same picture.
-
-    A Laplacian pyramid, each of whose bands is scaled, within limits, to a fixed standard deviation over the central three quarters of the film.
-
-    Args:
-        contrasts: Standard deviation of each band, the finest first, of films with deviation 1; 0 leaves a band out. By default the finest is left out: at 224
-            pixels it is what compression changes most, and hospitals that were not trained on hardly miss it.
-
-    References:
-        Burt and Adelson, The Laplacian pyramid as a compact image code, 1983, doi:10.1109/TCOM.1983.1095851. Radiographs are enhanced by the same means:
-        Vuylsteke and Schoeters, Multiscale image contrast amplification, 1994, doi:10.1117/12.175090.
-
-    Example:
-        >>> sharp = np.random.default_rng(0).normal(size=(1, 64, 64, 1)).astype("float32")
-        >>> soft = np.asarray(keras.ops.average_pool(sharp, 2, strides=1, padding="same"))
-        >>> layer = LevelBands(contrasts=(0.5, 0.5, 0.5))
-        >>> [round(float(np.asarray(film).std()), 1) for film in (sharp, soft, layer(sharp), layer(soft))]
-        [1.0, 0.5, 0.7, 0.8]
-    """
-
-    def __init__(self, contrasts: Sequence[float] = CONTRASTS, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.contrasts = tuple(contrasts)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what rebuilds the layer."""
-        return {**super().get_config(), "contrasts": self.contrasts}
-
-    def call(self, films: Any) -> Any:
-        """Level films of shape (n, s, s, 1), with mean 0."""
-        bands, rest = [], films
-        for contrast in self.contrasts:
-            size = rest.shape[1]
-            small = ops.average_pool(rest, 2, strides=2, padding="same")
-            band = 0.0
-            if contrast:
-                band = rest - ops.image.resize(small, (size, size), interpolation="bilinear")
-                seen = band[:, size // 8 : size - size // 8, size // 8 : size - size // 8]
-                deviation = ops.sqrt(ops.mean(ops.square(seen), axis=(1, 2, 3), keepdims=True))  # (n, 1, 1, 1)
-                band = band * ops.clip(contrast / (deviation + 1e-6), 0.2, 5.0)
-            bands.append((size, band))
-            rest = small
-        for size, band in reversed(bands):
-            rest = ops.image.resize(rest, (size, size), interpolation="bilinear") + band
-        return rest
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """Return the shape unchanged."""
-        return input_shape
-
-
-@keras.saving.register_keras_serializable(package="cxrlib")
-class FindLungs(keras.layers.Layer):  # type: ignore[misc]
-    """Find where the lungs lie, as `cxrlib.lungs.find` does. Its weights are those of `cxrlib.lungs`, are saved with the model, and are never trained.
-
-    Example:
-        >>> from cxrlib import phantom
-        >>> film = phantom.draw(size=224).reshape(1, 224, 224, 1).astype("float32") / 255
-        >>> left, right, midline, apex, dome, angle = np.asarray(FindLungs()(film))[0]
-        >>> bool(left < midline < right and apex < dome < angle)
-        True
-    """
-
-    def build(self, input_shape: Any) -> None:
-        """Take over the weights."""
-        self.arrays = []
-        for i, array in enumerate(lungs.weights()):
-            self.arrays.append(self.add_weight(array.shape, keras.initializers.Zeros(), trainable=False, name=f"array_{i}"))
-            self.arrays[-1].assign(array)
-
-    def call(self, films: Any) -> Any:
-        """Give the edges (n, 6) of films (n, s, s, 1) in [0, 1]."""
-        size, layout = films.shape[1], "channels_last"
-        if size % lungs.SIDE:
-            size = max(1, round(size / lungs.SIDE)) * lungs.SIDE
-            films = ops.image.resize(films, (size, size), data_format=layout)
-        cell = size // lungs.SIDE
-        x = Standardise(dtype="float32")(ops.average_pool(films, cell, cell, data_format=layout) if cell > 1 else films)
-        *convolutions, kernel, bias = self.arrays
-        for i, stride in enumerate(lungs.STRIDES):
-            x = ops.relu(ops.conv(x, convolutions[2 * i], stride, "same", data_format=layout) + convolutions[2 * i + 1])
-        return ops.matmul(ops.reshape(x, (-1, kernel.shape[0])), kernel) + bias
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """Return (n, 6)."""
-        return input_shape[0], len(lungs.EDGES)
-
-
-@keras.saving.register_keras_serializable(package="cxrlib")
-class Reframe(keras.layers.Layer):  # type: ignore[misc]
-    """Take off pooled features what the height of the lungs' apices on the film does to them: hospitals frame their films otherwise.
-
-    Features are moved along `slope`, a weight that gradients do not reach, by as much as the apices lie lower than usual; 0 at first.
-
-    Example:
-        >>> layer = Reframe()
-        >>> features, edges = np.ones((1, 2), "float32"), np.array([[0.1, 0.9, 0.5, 0.25, 0.7, 0.8]], "float32")
-        >>> layer.build([(1, 2), (1, 6)])
-        >>> layer.set_weights([np.array([0, 5], "float32")])
-        >>> np.asarray(layer([features, edges])).round(2).tolist()
-        [[1.0, 0.5]]
-    """
-
-    def build(self, input_shape: Any) -> None:
-        """Make the slope, one value per feature."""
-        self.slope = self.add_weight((input_shape[0][-1],), keras.initializers.Zeros(), trainable=False, name="slope")
-
-    @staticmethod
-    def lower(edges: Any) -> Any:
-        """By which part of the film's height the apices lie lower than usual, (n, 1), from edges (n, 6)."""
-        apex = lungs.EDGES.index("apex")
-        return ops.clip(edges[:, apex : apex + 1], 0.0, _LOWEST_APEX) - _USUAL_APEX
-
-    def call(self, inputs: Any) -> Any:
-        """Move features (n, c), given edges (n, 6)."""
-        features, edges = inputs
-        return features - self.lower(edges) * self.slope
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """Return the features' shape."""
-        return input_shape[0]
 
 
 def set_trainable(model: keras.Model, first_layer: str) -> None:

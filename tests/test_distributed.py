@@ -20,7 +20,7 @@ import numpy as np
 from cxrlib import fitting, machines, phantom
 from cxrlib.config import TrainConfig
 from cxrlib.data import Dataset
-from cxrlib.model import FindLungs, Reframe
+from cxrlib.layers import FindLungs, Reframe
 
 machines.join()
 folder, n = Path(sys.argv[1]), 28

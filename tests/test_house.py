@@ -44,6 +44,7 @@ ORDER = (
         "cache",
         "graph",
         "augmentation",
+        "layers",
         "model",
         "runtime",
         "framing",
@@ -77,7 +78,7 @@ OWNERS = {  # an outside library, and the modules that may import it
     "huggingface_hub": {"hub"},
     "imagecodecs": {"dicom"},
     "jax": {"machines"},
-    "keras": {"augmentation", "export", "fitting", "machines", "model", "training"},
+    "keras": {"augmentation", "export", "fitting", "layers", "machines", "model", "training"},
     "matplotlib": {"plots"},
     "pydicom": {"dicom"},
     "onnx": {"export"},
@@ -89,7 +90,7 @@ OWNERS = {  # an outside library, and the modules that may import it
     "tf2onnx": {"export"},
 }
 CORE = {"numpy", "PIL"}  # what a module may import outside its functions; Keras too where the module is Keras throughout
-KERAS = {"augmentation", "fitting", "model"}
+KERAS = {"augmentation", "fitting", "layers", "model"}
 
 
 class Import(NamedTuple):

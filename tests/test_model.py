@@ -9,7 +9,8 @@ keras = pytest.importorskip("keras", reason="needs the [train] extra")
 
 from cxrlib import framing, lungs  # noqa: E402
 from cxrlib import model as networks  # noqa: E402
-from cxrlib.model import FindLungs, LevelBands, Reframe, Standardise, build_model, export_litert, serving_graph, set_trainable  # noqa: E402
+from cxrlib.layers import FindLungs, LevelBands, Reframe, Standardise  # noqa: E402
+from cxrlib.model import build_model, export_litert, serving_graph, set_trainable  # noqa: E402
 from cxrlib.phantom import draw  # noqa: E402
 from cxrlib.runtime import Runtime  # noqa: E402
 
