@@ -162,6 +162,7 @@ class TrainConfig:
             it, for a model that serves no hospital but those it is trained in.
         framing_correction: How much of what the height of the lungs' apices on the film does to the features is taken off them in the end, in [0, 1]. It is
             measured without a look at labels, by cutting the tops off films: other hospitals frame their films otherwise.
+        margin: Part of a film's height and width, at each edge, that the trained network is not shown, in [0, 0.25]. Training shows it whole films.
         patience: Fine-tuning stops after so many epochs without a better validation AUROC.
         validation: Part of the patients set aside for validation, in (0, 1).
         balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
@@ -199,6 +200,7 @@ class TrainConfig:
     average: int = 2
     prior_films: float = 2240.0
     framing_correction: float = 0.5
+    margin: float = 1 / 16
     patience: int = 6
     validation: float = 0.15
     balance: str = "sample"
@@ -221,6 +223,7 @@ class TrainConfig:
             ("average", 0, 1000),
             ("prior_films", 0, 1e9),
             ("framing_correction", 0, 1),
+            ("margin", 0, 0.25),
             ("dropout", 0, 0.95),
             ("learning_rate", 1e-8, 1),
             ("weight_decay", 0, 1),

@@ -21,7 +21,7 @@ from cxrlib.cache import Films
 from cxrlib.calibration import calibrate, fit_temperature
 from cxrlib.config import TrainConfig
 from cxrlib.data import Dataset
-from cxrlib.model import BACKBONES, set_trainable
+from cxrlib.model import BACKBONES, hand_over, set_trainable
 from cxrlib.sampling import weights
 
 if TYPE_CHECKING:
@@ -80,11 +80,18 @@ class Side:
         return targets.astype(np.float32)[:, None] if k == 2 else np.eye(k, dtype=np.float32)[targets]
 
 
-def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, folder: Path, say: Callable[[str], None]) -> tuple[History, dict[str, float]]:
-    """Train a network of `build_model` in place.
+def fit(
+    net: keras.Model, served: keras.Model, train: Side, validation: Side, config: TrainConfig, folder: Path, say: Callable[[str], None]
+) -> tuple[History, dict[str, float]]:
+    """Train a network of `build_model`, and hand its weights over to one that is shown less of each film.
+
+    A network that learns from whole films and is then shown their inner part ranks films of other hospitals better than one that sees the same at both times,
+    and much better than one that is always shown all. Things look larger where it is used, as after training on random crops (Touvron et al., 2019,
+    arXiv:1906.06423). All validation is of the network that is served.
 
     Args:
-        net: The network.
+        net: The network that is trained.
+        served: The network that gets what was learnt; it is corrected and calmed in the end. It may be `net` itself.
         train: Films to train on.
         validation: Films to select by; they are never augmented.
         config: The recipe.
@@ -95,13 +102,18 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
         One value per epoch under `loss`, `val_auroc` (the mean over the sources), `val_auroc <source>` and `seconds`; and how far each source was believed.
     """
     trainer = _trainer(net, config)
+
+    def rank() -> tuple[float, dict[str, float]]:
+        hand_over(net, served)
+        return validate(served, validation)
+
     steps = max(1, len(train.index) // config.batch_size)
     state = json.loads((folder / _STATE).read_text("utf-8")) if (folder / _STATE).exists() else None
     if state is None:
         loss, trust = _fit_head(net, trainer, train, config)
         if len(trust) > 1:
             say(f"labels are believed by source: {_list(trust)}")
-        score, by_source = validate(net, validation)
+        score, by_source = rank()
         say(f"head on frozen features: loss {loss:.4f}, validation AUROC {score:.4f} ({_list(by_source)})")
         state = {"epoch": 0, "best": score, "best_epoch": 0, "history": {}, "trust": trust}
         _save(net, folder / _HEAD)
@@ -120,7 +132,7 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
         state["epoch"] += 1
         _reseed(trainer, config.seed, state["epoch"])
         done = trainer.fit(_Batches(train, config, steps, state["epoch"], state["trust"]), epochs=1, verbose=0, shuffle=False)
-        score, by_source = validate(net, validation)
+        score, by_source = rank()
         values = {"loss": done.history["loss"][0], "val_auroc": score, **{f"val_auroc {s}": v for s, v in by_source.items()}}
         for name, value in {**values, "seconds": time.monotonic() - start}.items():
             history.setdefault(name, []).append(round(float(value), 5))
@@ -134,10 +146,11 @@ def fit(net: keras.Model, train: Side, validation: Side, config: TrainConfig, fo
         took = history["seconds"][-1]
         say(f"epoch {state['epoch']}/{config.epochs}: loss {values['loss']:.4f}, validation AUROC {score:.4f} ({_list(by_source)}), {took:.0f} s")
     _choose_weights(net, train.films, config, folder, state, say)
-    _correct_framing(net, trainer, train, config, state["trust"])
+    hand_over(net, served)
+    _correct_framing(served, trainer, train, config, state["trust"])
     if state["epoch"] if config.average else state["best_epoch"]:  # what fine-tuning moved is in it
-        _calm_head(net, trainer, train, config, state["trust"])
-    score, by_source = validate(net, validation)
+        _calm_head(served, trainer, train, config, state["trust"])
+    score, by_source = validate(served, validation)
     say(f"ends with validation AUROC {score:.4f} ({_list(by_source)})")
     return history, state["trust"]
 

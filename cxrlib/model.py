@@ -89,6 +89,7 @@ def build_model(
     image_size: int = 224,
     weights: str | None = "imagenet",
     dropout: float = 0.3,
+    margin: float = 0.0,
     seed: int = 0,
 ) -> keras.Model:
     """Build the classifier: per-film standardisation, the lower blocks of a backbone at one or two scales, pooling over the lungs, dropout, probability.
@@ -104,6 +105,7 @@ def build_model(
         image_size: Height and width of a film, in pixels.
         weights: `"imagenet"`, the path of a Keras weights file for the backbone, or `None` for random weights.
         dropout: Part of the pooled features that is dropped while training, in [0, 1).
+        margin: Part of a film's height and width, at each edge, that the backbone is not shown, in [0, 0.25]. It changes no weight's shape.
         seed: Seed of the last layer and of the dropout.
 
     Returns:
@@ -111,7 +113,7 @@ def build_model(
         `(batch, k)` probabilities (softmax) for three or more labels.
 
     Raises:
-        ValueError: If a label, the backbone, the size or the dropout is not valid.
+        ValueError: If a label, the backbone, the size, the dropout or the margin is not valid.
 
     References:
         Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018, arXiv:1801.04381. That the lower layers are what serves in radiographs:
@@ -128,9 +130,12 @@ def build_model(
         raise ValueError(f"image_size must lie in [32, 2048]. Received: image_size={image_size!r}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1). Received: dropout={dropout!r}")
+    if not 0 <= margin <= 0.25:
+        raise ValueError(f"margin must lie in [0, 0.25]. Received: margin={margin!r}")
     spec = BACKBONES[backbone]
     films = keras.Input((image_size, image_size, 1), name="film")  # (n, s, s, 1) in [0, 1]
-    x = _shrink(films, _side(spec.look, image_size), "")
+    x = keras.layers.Cropping2D(round(margin * image_size), data_format="channels_last", name="margin")(films)
+    x = _shrink(x, _side(spec.look, image_size), "")
     x = Standardise(name="standardise", dtype="float32")(x)
     x = LevelBands(CONTRASTS[round(math.log2(image_size / x.shape[1])) :], name="level_bands", dtype="float32")(x)
     x = keras.layers.Rescaling(*spec.scaling, name="to_backbone")(x)
@@ -158,7 +163,7 @@ def _shrink(x: Any, side: int, prefix: str) -> Any:
     if x.shape[1] == side:
         return x
     if x.shape[1] != 2 * side:
-        x = keras.layers.Resizing(2 * side, 2 * side, data_format="channels_last", name=f"{prefix}resize")(x)
+        x = keras.layers.Resizing(2 * side, 2 * side, data_format="channels_last", name=f"{prefix}double")(x)
     return keras.layers.AveragePooling2D(3, strides=2, padding="same", data_format="channels_last", name=f"{prefix}smaller")(x)
 
 
@@ -179,6 +184,23 @@ def _pool_lungs(x: Any, i: int) -> Any:
     """The means of a feature map (n, h, w, c) where the lungs lie: (n, c)."""
     margins = [(round(low * side), side - round(high * side)) for (low, high), side in zip(LUNGS, x.shape[1:3], strict=True)]
     return keras.layers.GlobalAveragePooling2D(name=f"pool_{i}")(keras.layers.Cropping2D(margins, name=f"lungs_{i}")(x))
+
+
+def hand_over(model: keras.Model, other: keras.Model) -> None:
+    """Give another network of `build_model`, with another margin, all weights of this one.
+
+    Args:
+        model: The network that has the weights.
+        other: The network that gets them.
+
+    Example:
+        >>> whole, inner = (build_model(weights=None, image_size=64, margin=margin, seed=seed) for margin, seed in ((0, 0), (0.1, 1)))
+        >>> hand_over(whole, inner)
+        >>> all(np.array_equal(a, b) for a, b in zip(whole.get_weights(), inner.get_weights(), strict=True))
+        True
+    """
+    for layer in model.layers:
+        other.get_layer(layer.name).set_weights(layer.get_weights())
 
 
 def set_trainable(model: keras.Model, first_layer: str) -> None:
@@ -291,7 +313,7 @@ def serving_graph(model: keras.Model) -> keras.Model:
     evidence = _at_every_place(seen[0].output, parts[0]) + bias - ops.reshape(taken_off, (-1, 1, 1, len(bias)))  # (n, h, w, k)
     for layer, part in zip(seen[1:], parts[1:], strict=True):
         evidence = evidence + ops.image.resize(_at_every_place(layer.output, part), evidence.shape[1:3], interpolation="bilinear", data_format="channels_last")
-    evidence = ops.pad(evidence, ((0, 0), *seen[0].cropping, (0, 0)))
+    evidence = _on_whole_film(ops.pad(evidence, ((0, 0), *seen[0].cropping, (0, 0))), model.get_layer("margin").cropping[0][0] / model.input_shape[1])
     deepest: dict[int, Any] = {}  # resolution -> the last tensor of that size
     for layer in model.layers:
         shape = not layer.name.startswith(("coarse_", "lungs_")) and getattr(layer, "output", None) is not None and layer.output.shape
@@ -299,6 +321,17 @@ def serving_graph(model: keras.Model) -> keras.Model:
             deepest[shape[1]] = layer.output
     embedding = ops.concatenate([ops.mean(ops.cast(x, "float32"), axis=(1, 2)) for x in deepest.values()], axis=1)
     return keras.Model(model.input, {"probabilities": probabilities, "evidence": evidence, "embedding": embedding})
+
+
+def _on_whole_film(evidence: Any, margin: float) -> Any:
+    """Evidence (n, h, w, k) on what a film shows inside a margin, on all of it: 0 in the margin, which becomes a whole number of places."""
+    if not margin:
+        return evidence
+    side, inner = evidence.shape[1], max(1, round(1 / margin) - 2)  # in places as wide as the margin
+    of_margin = max(1, round(side / inner))
+    if side != inner * of_margin:
+        evidence = ops.image.resize(evidence, (inner * of_margin, inner * of_margin), interpolation="bilinear", data_format="channels_last")
+    return ops.pad(evidence, ((0, 0), (of_margin, of_margin), (of_margin, of_margin), (0, 0)))
 
 
 def _at_every_place(features: Any, kernel: NDArray[Any]) -> Any:

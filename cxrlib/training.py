@@ -152,7 +152,8 @@ def train(
                 say(f"classes are balanced within each {name} of {', '.join(among)}")
         with _precision(config.precision), machines.sharing():
             net = _network(films.labels, config, init)
-            history, trust = fitting.fit(net, train_side, validation, config, work, say)
+            served = _network(films.labels, config, None, config.margin)
+            history, trust = fitting.fit(net, served, train_side, validation, config, work, say)
         if machines.rank():  # the first process does the rest
             _wait_for_first(work)
             if not target.exists():
@@ -173,7 +174,7 @@ def train(
         )
         made = work / "bundle"
         shutil.rmtree(made, ignore_errors=True)
-        bundle.save(made, net, settings, formats=formats)
+        bundle.save(made, served, settings, formats=formats)
         say("fits temperature, operating points and gate")
         _calibrate(made, train_side, validation)
         report = replace(evaluate(Predictor(made), validation.films, progress=progress), data="validation patients")
@@ -232,12 +233,12 @@ def _sides(films: Dataset, found: Audit, config: TrainConfig) -> Split:
     return split(films, fraction=config.validation, seed=config.seed, together=[*found.exact_duplicates, *found.near_duplicates])
 
 
-def _network(labels: tuple[str, ...], config: TrainConfig, init: str | os.PathLike[str] | None) -> keras.Model:
+def _network(labels: tuple[str, ...], config: TrainConfig, init: str | os.PathLike[str] | None, margin: float = 0.0) -> keras.Model:
     """A network with the asked initial weights; of a bundle, weights are all that is taken."""
     from cxrlib.model import build_model
 
     fresh = init if init in ("imagenet", None) else None
-    options: dict[str, Any] = {"backbone": config.backbone, "image_size": config.image_size, "dropout": config.dropout}
+    options: dict[str, Any] = {"backbone": config.backbone, "image_size": config.image_size, "dropout": config.dropout, "margin": margin}
     net = build_model(labels, weights=fresh, seed=config.seed, **options)
     if init not in ("imagenet", None):
         bundle.load_weights(net, init)

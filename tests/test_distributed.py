@@ -43,7 +43,7 @@ with machines.sharing():
     x = keras.layers.Dropout(0.2, seed=2, name="dropout")(x)
     net = keras.Model(film, keras.layers.Dense(1, activation="sigmoid", name="probability", kernel_initializer=initial)(x))
     lines = []
-    history, _ = fitting.fit(net, *sides, config, folder, lines.append)
+    history, _ = fitting.fit(net, net, *sides, config, folder, lines.append)
     weights = [float(np.abs(w).sum()) for w in net.get_weights()]
 print(json.dumps({"processes": machines.count(), "loss": history["loss"], "head": lines[0], "weights": weights, "read": sum(read)}))
 """

@@ -10,7 +10,7 @@ keras = pytest.importorskip("keras", reason="needs the [train] extra")
 from cxrlib import framing, lungs  # noqa: E402
 from cxrlib import model as networks  # noqa: E402
 from cxrlib.layers import FindLungs, LevelBands, Reframe, Standardise  # noqa: E402
-from cxrlib.model import build_model, export_litert, serving_graph, set_trainable  # noqa: E402
+from cxrlib.model import build_model, export_litert, hand_over, serving_graph, set_trainable  # noqa: E402
 from cxrlib.phantom import draw  # noqa: E402
 from cxrlib.runtime import Runtime  # noqa: E402
 
@@ -48,6 +48,7 @@ def test_shapes_and_activations():
         ({"backbone": "vgg"}, "backbone must be one of mobilenet_v2, .*Received: backbone='vgg'"),
         ({"image_size": 16}, r"image_size must lie in \[32, 2048\]"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
+        ({"margin": 0.3}, r"margin must lie in \[0, 0.25\]"),
         ({"labels": ["one"]}, "labels must be two or more"),
     ],
 )
@@ -175,6 +176,40 @@ def test_evidence_lies_where_its_features_lie(net):
     reframe.set_weights(slope)
     assert np.allclose(evidence[0, 1:3, 1:3, 1], (maps[0] @ kernel[:first] + bias)[..., 0], atol=1e-4)
     assert np.ptp(evidence[0, 1:3, 1:3, 1]) > 0
+
+
+def test_what_lies_in_the_margin_is_not_seen_and_no_evidence_lies_there():
+    net, x = build_model(weights=None, margin=1 / 16, seed=3), films(2, 224)
+    other = np.random.default_rng(0).random(x.shape).astype("float32")
+    other[:, 14:-14, 14:-14] = x[:, 14:-14, 14:-14]
+    p = np.asarray(net.predict_on_batch(x))
+    assert np.array_equal(net.predict_on_batch(other), p)
+    assert not np.array_equal(build_model(weights=None, seed=3).predict_on_batch(other), build_model(weights=None, seed=3).predict_on_batch(x))
+    evidence = np.asarray(serving_graph(net).predict_on_batch(x)["evidence"])[..., 1]
+    assert evidence.shape == (2, 16, 16)  # the margin is as wide as one of the 14 places inside it
+    pooled = evidence[:, 5:13, 3:13]
+    assert np.allclose(pooled.mean((1, 2)), np.log(p[:, 0] / (1 - p[:, 0])), rtol=1e-3, atol=1e-5)
+    assert np.allclose(pooled.sum(), evidence.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "margin", "side"), [(64, 1 / 16, 16), (448, 1 / 16, 32), (224, 0.1, 20), (32, 0.25, 8)])
+def test_the_margin_is_a_whole_number_of_places(size, margin, side):
+    net = build_model(weights=None, image_size=size, margin=margin)
+    evidence = np.asarray(serving_graph(net).predict_on_batch(films(1, size))["evidence"])[0, ..., 1]
+    assert evidence.shape == (side, side)
+    of_margin = round(margin * side)
+    inside = evidence[of_margin : side - of_margin, of_margin : side - of_margin]
+    assert np.allclose(inside.sum(), evidence.sum())
+
+
+def test_weights_are_handed_over_by_name():
+    whole, inner = (build_model(weights=None, image_size=64, margin=margin, seed=seed) for margin, seed in ((0, 1), (1 / 16, 2)))
+    hand_over(whole, inner)
+    assert len(whole.get_weights()) > 50
+    assert all(map(np.array_equal, whole.get_weights(), inner.get_weights()))
+    shown = films(2)
+    shown[:, :4] = shown[:, -4:] = shown[:, :, :4] = shown[:, :, -4:] = 0
+    assert not np.array_equal(whole.predict_on_batch(shown), inner.predict_on_batch(shown))
 
 
 def test_the_film_is_seen_at_two_scales():

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -339,6 +340,11 @@ def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, t
     assert (run.bundle / "config.json").stat().st_mtime_ns == before
     with pytest.raises(FileExistsError, match="comes from other data or another recipe: choose another output folder"):
         train(films, output=run.bundle, config=dataclasses.replace(TINY, seed=1), init=None, progress=False)
+
+    # the network was trained on whole films and is shown their inner part
+    with zipfile.ZipFile(run.bundle / "model.keras") as archive:
+        layers = {layer["config"]["name"]: layer["config"] for layer in json.loads(archive.read("config.json"))["config"]["layers"]}
+    assert layers["margin"]["cropping"] == [[2, 2], [2, 2]]
 
     # fine-tuning starts from the bundle's weights
     tuned = train(films, output=tmp_path / "tuned", config=dataclasses.replace(TINY, epochs=0, learning_rate=1e-8), init=run.bundle, progress=False)
