@@ -147,8 +147,9 @@ class TrainConfig:
         views: Views of every film whose frozen features the head is trained on: the first is the film itself, the others are augmented.
         head_penalty: What half the squared length of the head's weights, on standardised features, adds to the mean loss; a strong one keeps the head from
             learning the hospital.
-        compression_penalty: How much stronger that penalty is along the directions in which compressing films moves the features, per unit of variance, in the
-            head and again after fine-tuning; a film and its compressed copy are then answered more alike.
+        compression_penalty: How much stronger that penalty is along the directions in which compressing films moves the features, per unit of variance; a film
+            and its compressed copy are then answered more alike.
+        calm_penalty: The same for the tuned head, which is shrunk along the directions in which compressing films moves the tuned features.
         epochs: Epochs of fine-tuning; 0 keeps the backbone frozen.
         fine_tune_from: First layer that fine-tuning moves; `None` for the backbone's usual one.
         batch_size: Films per step.
@@ -163,6 +164,7 @@ class TrainConfig:
         framing_correction: How much of what the height of the lungs' apices on the film does to the features is taken off them in the end, in [0, 1]. It is
             measured without a look at labels, by cutting the tops off films: other hospitals frame their films otherwise.
         margin: Part of a film's height and width, at each edge, that the trained network is not shown, in [0, 0.25]. Training shows it whole films.
+        detail: How much of the contrast of the finest band of frequencies, as training shows it, the trained network is shown, in [0, 1].
         patience: Fine-tuning stops after so many epochs without a better validation AUROC.
         validation: Part of the patients set aside for validation, in (0, 1).
         balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
@@ -190,6 +192,7 @@ class TrainConfig:
     views: int = 2
     head_penalty: float = 3.0
     compression_penalty: float = 0.9
+    calm_penalty: float = 0.5
     epochs: int = 7
     fine_tune_from: str | None = None
     batch_size: int = 32
@@ -201,6 +204,7 @@ class TrainConfig:
     prior_films: float = 2240.0
     framing_correction: float = 0.5
     margin: float = 1 / 16
+    detail: float = 0.5
     patience: int = 6
     validation: float = 0.15
     balance: str = "sample"
@@ -217,6 +221,7 @@ class TrainConfig:
             ("views", 1, 100),
             ("head_penalty", 1e-6, 1e6),
             ("compression_penalty", 0, 1e6),
+            ("calm_penalty", 0, 1e6),
             ("epochs", 0, 1000),
             ("batch_size", 1, 4096),
             ("patience", 1, 1000),
@@ -224,6 +229,7 @@ class TrainConfig:
             ("prior_films", 0, 1e9),
             ("framing_correction", 0, 1),
             ("margin", 0, 0.25),
+            ("detail", 0, 1),
             ("dropout", 0, 0.95),
             ("learning_rate", 1e-8, 1),
             ("weight_decay", 0, 1),

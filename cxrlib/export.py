@@ -135,8 +135,8 @@ def _calibrated(predictor: Predictor) -> keras.Model:
 
     config = predictor.config
     recipe = config.training
-    options: dict[str, Any] = {"backbone": recipe.backbone, "image_size": config.image_size, "dropout": recipe.dropout, "margin": recipe.margin}
-    net = build_model(config.labels, weights=None, **options)
+    options: dict[str, Any] = {"backbone": recipe.backbone, "image_size": config.image_size, "dropout": recipe.dropout}
+    net = build_model(config.labels, weights=None, margin=recipe.margin, detail=recipe.detail, **options)
     bundle.load_weights(net, predictor.folder)
     last = net.get_layer("probability")
     last.set_weights([w / config.temperature for w in last.get_weights()])

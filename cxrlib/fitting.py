@@ -83,11 +83,11 @@ class Side:
 def fit(
     net: keras.Model, served: keras.Model, train: Side, validation: Side, config: TrainConfig, folder: Path, say: Callable[[str], None]
 ) -> tuple[History, dict[str, float]]:
-    """Train a network of `build_model`, and hand its weights over to one that is shown less of each film.
+    """Train a network of `build_model`, and hand its weights over to one that is shown less of each film: its inner part, less sharply.
 
     A network that learns from whole films and is then shown their inner part ranks films of other hospitals better than one that sees the same at both times,
     and much better than one that is always shown all. Things look larger where it is used, as after training on random crops (Touvron et al., 2019,
-    arXiv:1906.06423). All validation is of the network that is served.
+    arXiv:1906.06423), which brings compression nearer, too. All validation is of the network that is served.
 
     Args:
         net: The network that is trained.
@@ -103,7 +103,7 @@ def fit(
     """
     trainer = _trainer(net, config)
 
-    def rank() -> tuple[float, dict[str, float]]:
+    def measure() -> tuple[float, dict[str, float]]:
         hand_over(net, served)
         return validate(served, validation)
 
@@ -113,7 +113,7 @@ def fit(
         loss, trust = _fit_head(net, trainer, train, config)
         if len(trust) > 1:
             say(f"labels are believed by source: {_list(trust)}")
-        score, by_source = rank()
+        score, by_source = measure()
         say(f"head on frozen features: loss {loss:.4f}, validation AUROC {score:.4f} ({_list(by_source)})")
         state = {"epoch": 0, "best": score, "best_epoch": 0, "history": {}, "trust": trust}
         _save(net, folder / _HEAD)
@@ -132,7 +132,7 @@ def fit(
         state["epoch"] += 1
         _reseed(trainer, config.seed, state["epoch"])
         done = trainer.fit(_Batches(train, config, steps, state["epoch"], state["trust"]), epochs=1, verbose=0, shuffle=False)
-        score, by_source = rank()
+        score, by_source = measure()
         values = {"loss": done.history["loss"][0], "val_auroc": score, **{f"val_auroc {s}": v for s, v in by_source.items()}}
         for name, value in {**values, "seconds": time.monotonic() - start}.items():
             history.setdefault(name, []).append(round(float(value), 5))
@@ -349,7 +349,7 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
     w = np.concatenate([weight for _, weight in drawn])
     centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
     some = drawn[0][0][:_SHOWN]
-    penalty = _penalty(features("compressed", some, config.views) - x[: len(some)], scale, config)
+    penalty = _penalty(features("compressed", some, config.views) - x[: len(some)], scale, config.compression_penalty)
     whiten = (np.linalg.inv(np.linalg.cholesky(penalty)).T / scale[:, None]).astype(np.float32)  # (c, c): to what is penalised alike in all directions
     z = (x - centre) @ whiten
     model = _logistic(len(z), config).fit(z, y, sample_weight=w)
@@ -361,23 +361,23 @@ def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainC
     return float(log_loss(y, calibrate(model.predict_proba(z), 1 / sharper))), trust
 
 
-def _penalty(moved: NDArray[np.float32], scale: NDArray[np.float32], config: TrainConfig) -> NDArray[np.float64]:
+def _penalty(moved: NDArray[np.float32], scale: NDArray[np.float32], strength: float) -> NDArray[np.float64]:
     """How much weights on standardised features are penalised (c, c), from what compression alone does to the features (n, c) of films."""
     moved = moved / scale
-    return np.asarray(np.eye(len(scale)) + config.compression_penalty * moved.T @ moved / len(moved), np.float64)
+    return np.asarray(np.eye(len(scale)) + strength * moved.T @ moved / len(moved), np.float64)
 
 
 def _calm_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig, trust: Mapping[str, float]) -> None:
     """Shrink the head along the directions in which compression moves the features that fine-tuning has made: it learns to hear them again.
 
-    Of all weights on standardised features, those that are least far from the tuned ones under the penalty by which the head was fitted: its inverse times the
-    tuned ones. The mean logit stays.
+    Of all weights on standardised features, those that are least far from the tuned ones under a penalty like that by which the head was fitted: its inverse
+    times the tuned ones. The mean logit stays.
     """
     chosen, _ = draw(side.films, config, len(side.index), _HEAD_EPOCH, trust)
     features = _Features(net, trainer, side, config)
     x = features("plain", chosen[:_SHOWN], 0)  # (n, c)
     centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
-    penalty = _penalty(features("compressed", chosen[:_SHOWN], config.views) - x, scale, config)
+    penalty = _penalty(features("compressed", chosen[:_SHOWN], config.views) - x, scale, config.calm_penalty)
     kernel, bias = (np.asarray(weights_) for weights_ in net.get_layer("probability").get_weights())  # (c, units), (units,)
     calm = np.linalg.solve(penalty, kernel * scale[:, None]) / scale[:, None]
     net.get_layer("probability").set_weights([machines.agree(array.astype(np.float32)) for array in (calm, bias + centre @ (kernel - calm))])

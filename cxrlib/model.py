@@ -90,6 +90,7 @@ def build_model(
     weights: str | None = "imagenet",
     dropout: float = 0.3,
     margin: float = 0.0,
+    detail: float = 1.0,
     seed: int = 0,
 ) -> keras.Model:
     """Build the classifier: per-film standardisation, the lower blocks of a backbone at one or two scales, pooling over the lungs, dropout, probability.
@@ -106,6 +107,7 @@ def build_model(
         weights: `"imagenet"`, the path of a Keras weights file for the backbone, or `None` for random weights.
         dropout: Part of the pooled features that is dropped while training, in [0, 1).
         margin: Part of a film's height and width, at each edge, that the backbone is not shown, in [0, 0.25]. It changes no weight's shape.
+        detail: How much of its usual contrast the finest band of frequencies is given, in [0, 1]. Nor does this.
         seed: Seed of the last layer and of the dropout.
 
     Returns:
@@ -113,7 +115,7 @@ def build_model(
         `(batch, k)` probabilities (softmax) for three or more labels.
 
     Raises:
-        ValueError: If a label, the backbone, the size, the dropout or the margin is not valid.
+        ValueError: If a label, the backbone, the size, the dropout, the margin or the detail is not valid.
 
     References:
         Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018, arXiv:1801.04381. That the lower layers are what serves in radiographs:
@@ -132,12 +134,16 @@ def build_model(
         raise ValueError(f"dropout must lie in [0, 1). Received: dropout={dropout!r}")
     if not 0 <= margin <= 0.25:
         raise ValueError(f"margin must lie in [0, 0.25]. Received: margin={margin!r}")
+    if not 0 <= detail <= 1:
+        raise ValueError(f"detail must lie in [0, 1]. Received: detail={detail!r}")
     spec = BACKBONES[backbone]
     films = keras.Input((image_size, image_size, 1), name="film")  # (n, s, s, 1) in [0, 1]
     x = keras.layers.Cropping2D(round(margin * image_size), data_format="channels_last", name="margin")(films)
     x = _shrink(x, _side(spec.look, image_size), "")
     x = Standardise(name="standardise", dtype="float32")(x)
-    x = LevelBands(CONTRASTS[round(math.log2(image_size / x.shape[1])) :], name="level_bands", dtype="float32")(x)
+    left_out, finest, *coarser = CONTRASTS
+    contrasts = (left_out, detail * finest, *coarser)[round(math.log2(image_size / x.shape[1])) :]
+    x = LevelBands(contrasts, name="level_bands", dtype="float32")(x)
     x = keras.layers.Rescaling(*spec.scaling, name="to_backbone")(x)
     x = keras.layers.Concatenate(name="to_rgb")([x, x, x])  # (n, s', s', 3)
     maps = _look(spec, spec.look, x, weights, "")
@@ -187,7 +193,7 @@ def _pool_lungs(x: Any, i: int) -> Any:
 
 
 def hand_over(model: keras.Model, other: keras.Model) -> None:
-    """Give another network of `build_model`, with another margin, all weights of this one.
+    """Give another network of `build_model`, with another margin or detail, all weights of this one.
 
     Args:
         model: The network that has the weights.

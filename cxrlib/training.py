@@ -152,7 +152,7 @@ def train(
                 say(f"classes are balanced within each {name} of {', '.join(among)}")
         with _precision(config.precision), machines.sharing():
             net = _network(films.labels, config, init)
-            served = _network(films.labels, config, None, config.margin)
+            served = _network(films.labels, config, None, margin=config.margin, detail=config.detail)
             history, trust = fitting.fit(net, served, train_side, validation, config, work, say)
         if machines.rank():  # the first process does the rest
             _wait_for_first(work)
@@ -233,12 +233,12 @@ def _sides(films: Dataset, found: Audit, config: TrainConfig) -> Split:
     return split(films, fraction=config.validation, seed=config.seed, together=[*found.exact_duplicates, *found.near_duplicates])
 
 
-def _network(labels: tuple[str, ...], config: TrainConfig, init: str | os.PathLike[str] | None, margin: float = 0.0) -> keras.Model:
-    """A network with the asked initial weights; of a bundle, weights are all that is taken."""
+def _network(labels: tuple[str, ...], config: TrainConfig, init: str | os.PathLike[str] | None, **shown: float) -> keras.Model:
+    """A network with the asked initial weights; of a bundle, weights are all that is taken. It is shown whole films unless something else is said."""
     from cxrlib.model import build_model
 
     fresh = init if init in ("imagenet", None) else None
-    options: dict[str, Any] = {"backbone": config.backbone, "image_size": config.image_size, "dropout": config.dropout, "margin": margin}
+    options: dict[str, Any] = {"backbone": config.backbone, "image_size": config.image_size, "dropout": config.dropout, **shown}
     net = build_model(labels, weights=fresh, seed=config.seed, **options)
     if init not in ("imagenet", None):
         bundle.load_weights(net, init)

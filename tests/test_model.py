@@ -49,6 +49,7 @@ def test_shapes_and_activations():
         ({"image_size": 16}, r"image_size must lie in \[32, 2048\]"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
         ({"margin": 0.3}, r"margin must lie in \[0, 0.25\]"),
+        ({"detail": 1.5}, r"detail must lie in \[0, 1\]"),
         ({"labels": ["one"]}, "labels must be two or more"),
     ],
 )
@@ -232,6 +233,9 @@ def test_the_same_octaves_are_levelled_whatever_the_backbone_sees(image_size, si
     net = build_model(weights=None, image_size=image_size)
     assert net.get_layer("level_bands").output.shape[1] == side
     assert net.get_layer("level_bands").contrasts == bands
+    finest = bands.index(0.04)
+    halved = build_model(weights=None, image_size=image_size, detail=0.5).get_layer("level_bands").contrasts
+    assert halved == (*bands[:finest], 0.02, *bands[finest + 1 :])
 
 
 def test_both_looks_start_from_the_same_weights(tmp_path):
