@@ -23,6 +23,7 @@ class Standardise(keras.layers.Layer):  # type: ignore[misc]
     Its tone curve stays: equalising the histogram takes out also how much of a lung is opaque.
 
     Example:
+        >>> import numpy as np
         >>> ramp = np.linspace(0, 1, 64 * 64, dtype="float32").reshape(1, 64, 64, 1)
         >>> plain, pale = (np.asarray(Standardise()(film)) for film in (ramp, 0.3 + 0.5 * ramp))
         >>> bool(np.abs(plain - pale).max() < 0.02)
@@ -56,6 +57,7 @@ class LevelBands(keras.layers.Layer):  # type: ignore[misc]
         Vuylsteke and Schoeters, Multiscale image contrast amplification, 1994, doi:10.1117/12.175090.
 
     Example:
+        >>> import numpy as np
         >>> sharp = np.random.default_rng(0).normal(size=(1, 64, 64, 1)).astype("float32")
         >>> soft = np.asarray(keras.ops.average_pool(sharp, 2, strides=1, padding="same"))
         >>> layer = LevelBands(contrasts=(0.5, 0.5, 0.5))
@@ -99,6 +101,7 @@ class FindLungs(keras.layers.Layer):  # type: ignore[misc]
     """Find where the lungs lie, as `cxrlib.lungs.find` does. Its weights are those of `cxrlib.lungs`, are saved with the model, and are never trained.
 
     Example:
+        >>> import numpy as np
         >>> from cxrlib import phantom
         >>> film = phantom.draw(size=224).reshape(1, 224, 224, 1).astype("float32") / 255
         >>> left, right, midline, apex, dome, angle = np.asarray(FindLungs()(film))[0]
@@ -138,6 +141,7 @@ class Reframe(keras.layers.Layer):  # type: ignore[misc]
     Features are moved along `slope`, a weight that gradients do not reach, by as much as the apices lie lower than usual; 0 at first.
 
     Example:
+        >>> import numpy as np
         >>> layer = Reframe()
         >>> features, edges = np.ones((1, 2), "float32"), np.array([[0.1, 0.9, 0.5, 0.25, 0.7, 0.8]], "float32")
         >>> layer.build([(1, 2), (1, 6)])
