@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,12 +131,10 @@ def _check_installed(format: str) -> None:
 
 def _calibrated(predictor: Predictor) -> keras.Model:
     """The served graph with the temperature inside: dividing the last layer by it divides its logits."""
-    from cxrlib.model import build_model, serving_graph
+    from cxrlib.model import build_served, serving_graph
 
     config = predictor.config
-    recipe = config.training
-    options: dict[str, Any] = {"backbone": recipe.backbone, "image_size": config.image_size, "dropout": recipe.dropout}
-    net = build_model(config.labels, weights=None, margin=recipe.margin, detail=recipe.detail, **options)
+    net = build_served(config.labels, replace(config.training, image_size=config.image_size))
     bundle.load_weights(net, predictor.folder)
     last = net.get_layer("probability")
     last.set_weights([w / config.temperature for w in last.get_weights()])

@@ -86,7 +86,7 @@ def fit(
     """Train a network of `build_model`, and hand its weights over to one that is shown less of each film: its inner part, less sharply.
 
     A network that learns from whole films and is then shown their inner part ranks films of other hospitals better than one that sees the same at both times,
-    and much better than one that is always shown all. Things look larger where it is used, as after training on random crops (Touvron et al., 2019,
+    all of them or their inner part. Things look larger where it is used, as after training on random crops (Touvron et al., 2019,
     arXiv:1906.06423), which brings compression nearer, too. All validation is of the network that is served.
 
     Args:

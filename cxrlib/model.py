@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrlib.config import DEFAULT_LABELS, check_labels
+from cxrlib.config import DEFAULT_LABELS, TrainConfig, check_labels
 
 try:
     import keras
@@ -158,6 +158,24 @@ def build_model(
     units, activation = (1, "sigmoid") if len(labels) == 2 else (len(labels), "softmax")
     x = keras.layers.Dense(units, activation=activation, dtype="float32", kernel_initializer=keras.initializers.GlorotUniform(seed), name="probability")(x)
     return keras.Model(body.inputs[0], x, name=f"cxrlib_{backbone}")
+
+
+def build_served(labels: Sequence[str], recipe: TrainConfig) -> keras.Model:
+    """Build the network that a recipe's bundle serves, with random weights: it is shown less of each film than the one that is trained.
+
+    Args:
+        labels: As for `build_model`.
+        recipe: The recipe.
+
+    Returns:
+        As of `build_model`.
+
+    Example:
+        >>> build_served(["NORMAL", "PNEUMONIA"], TrainConfig(image_size=64)).get_layer("margin").cropping
+        ((4, 4), (4, 4))
+    """
+    shown = {"margin": recipe.margin, "detail": recipe.detail}
+    return build_model(labels, backbone=recipe.backbone, image_size=recipe.image_size, weights=None, dropout=recipe.dropout, seed=recipe.seed, **shown)
 
 
 def _side(look: Look, image_size: int) -> int:

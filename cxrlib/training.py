@@ -106,6 +106,7 @@ def train(
     """
     _check_libraries()
     from cxrlib import fitting
+    from cxrlib.model import build_served
 
     machines.join()  # before anything is computed
     progress = progress and machines.rank() == 0
@@ -152,7 +153,7 @@ def train(
                 say(f"classes are balanced within each {name} of {', '.join(among)}")
         with _precision(config.precision), machines.sharing():
             net = _network(films.labels, config, init)
-            served = _network(films.labels, config, None, margin=config.margin, detail=config.detail)
+            served = build_served(films.labels, config)
             history, trust = fitting.fit(net, served, train_side, validation, config, work, say)
         if machines.rank():  # the first process does the rest
             _wait_for_first(work)
@@ -233,12 +234,12 @@ def _sides(films: Dataset, found: Audit, config: TrainConfig) -> Split:
     return split(films, fraction=config.validation, seed=config.seed, together=[*found.exact_duplicates, *found.near_duplicates])
 
 
-def _network(labels: tuple[str, ...], config: TrainConfig, init: str | os.PathLike[str] | None, **shown: float) -> keras.Model:
-    """A network with the asked initial weights; of a bundle, weights are all that is taken. It is shown whole films unless something else is said."""
+def _network(labels: tuple[str, ...], config: TrainConfig, init: str | os.PathLike[str] | None) -> keras.Model:
+    """A network with the asked initial weights; of a bundle, weights are all that is taken."""
     from cxrlib.model import build_model
 
     fresh = init if init in ("imagenet", None) else None
-    options: dict[str, Any] = {"backbone": config.backbone, "image_size": config.image_size, "dropout": config.dropout, **shown}
+    options: dict[str, Any] = {"backbone": config.backbone, "image_size": config.image_size, "dropout": config.dropout}
     net = build_model(labels, weights=fresh, seed=config.seed, **options)
     if init not in ("imagenet", None):
         bundle.load_weights(net, init)
