@@ -94,6 +94,11 @@ class Dataset:
         """
         return len(self.paths)
 
+    @property
+    def patients_or_names(self) -> tuple[str, ...]:
+        """Who is on each film; the film's name where nobody knows, so that it counts as a patient of its own."""
+        return tuple(patient or name for patient, name in zip(self.patients, self.names, strict=True))
+
     def take(self, indices: ArrayLike) -> Dataset:
         """Choose films.
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,67 +15,17 @@ from numpy.typing import NDArray
 
 from cxrlib import machines
 from cxrlib.augmentation import Augment
-from cxrlib.cache import Films
-from cxrlib.calibration import calibrate, fit_temperature
 from cxrlib.config import TrainConfig
 from cxrlib.data import Dataset
-from cxrlib.model import BACKBONES, hand_over, set_trainable
-from cxrlib.sampling import weights
-
-if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
+from cxrlib.head import auroc_by_source, calm_head, correct_framing, fit_head
+from cxrlib.model import BACKBONES, hand_over, reseed, set_trainable
+from cxrlib.sampling import Side, draw
 
 _FLOOR = 0.2  # of the peak, what the learning rate decays to: weights that are averaged later must still move
 
 History = dict[str, list[float]]
 
 _HEAD, _BEST, _STATE = "head.weights.h5", "best.weights.h5", "state.json"
-_SURE = 4.0  # deviation of the logits of a head that is as sure as it should be
-_SHOWN = 2048  # films that show how compression, or another framing, moves features
-_SCATTER = 0.01  # by which found apices are off: a slope that rests on smaller moves is none
-_FOLDS = 4  # of the cross-validation that says how far a source's labels are believed
-_ENOUGH = 25  # patients of each class that a source needs before it can be disbelieved
-_LEAST = 0.01  # what a source counts whose labels look like chance
-_HEAD_EPOCH = 10_000  # the head's views draw films as epochs from this one on, so that they differ from those of fine-tuning
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """The films of one side of a split.
-
-    Args:
-        pixels: (n, s, s) uint8 of the whole data set, perhaps on disk.
-        index: ndarray of shape (m,), int64, the side's positions in it.
-        films: The m films.
-    """
-
-    pixels: Films
-    index: NDArray[np.int64]
-    films: Dataset
-
-    def batch(self, chosen: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
-        """Read pixels of some of the side's films.
-
-        Args:
-            chosen: ndarray of shape (b,), or a slice: which of them.
-
-        Returns:
-            ndarray of shape (b, s, s, 1), uint8.
-        """
-        return self.pixels[self.index[chosen]][..., None]
-
-    def targets(self, chosen: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        """Give the targets of some of the side's films.
-
-        Args:
-            chosen: As for `batch`.
-
-        Returns:
-            ndarray of float32: 0 or 1 of shape (b, 1) for two labels, one-hot of shape (b, k) for more.
-        """
-        targets = self.films.targets[chosen]
-        k = len(self.films.labels)
-        return targets.astype(np.float32)[:, None] if k == 2 else np.eye(k, dtype=np.float32)[targets]
 
 
 def fit(
@@ -110,7 +58,7 @@ def fit(
     steps = max(1, len(train.index) // config.batch_size)
     state = json.loads((folder / _STATE).read_text("utf-8")) if (folder / _STATE).exists() else None
     if state is None:
-        loss, trust = _fit_head(net, trainer, train, config)
+        loss, trust = fit_head(net, trainer, train, config)
         if len(trust) > 1:
             say(f"labels are believed by source: {_list(trust)}")
         score, by_source = measure()
@@ -130,7 +78,7 @@ def fit(
     while state["epoch"] < config.epochs and _epochs_without_gain(history) < config.patience:
         start = time.monotonic()
         state["epoch"] += 1
-        _reseed(trainer, config.seed, state["epoch"])
+        reseed(trainer, config.seed, state["epoch"])
         done = trainer.fit(_Batches(train, config, steps, state["epoch"], state["trust"]), epochs=1, verbose=0, shuffle=False)
         score, by_source = measure()
         values = {"loss": done.history["loss"][0], "val_auroc": score, **{f"val_auroc {s}": v for s, v in by_source.items()}}
@@ -147,9 +95,9 @@ def fit(
         say(f"epoch {state['epoch']}/{config.epochs}: loss {values['loss']:.4f}, validation AUROC {score:.4f} ({_list(by_source)}), {took:.0f} s")
     _choose_weights(net, train.films, config, folder, state, say)
     hand_over(net, served)
-    _correct_framing(served, trainer, train, config, state["trust"])
+    correct_framing(served, trainer, train, config, state["trust"])
     if state["epoch"] if config.average else state["best_epoch"]:  # what fine-tuning moved is in it
-        _calm_head(served, trainer, train, config, state["trust"])
+        calm_head(served, trainer, train, config, state["trust"])
     score, by_source = validate(served, validation)
     say(f"ends with validation AUROC {score:.4f} ({_list(by_source)})")
     return history, state["trust"]
@@ -167,72 +115,12 @@ def validate(net: keras.Model, side: Side) -> tuple[float, dict[str, float]]:
     """
     starts = range(0, len(side.index), 64)
     p = machines.agree(np.concatenate([np.asarray(net.predict_on_batch(side.batch(slice(i, i + 64)).astype(np.float32) / np.float32(255))) for i in starts]))
-    by_source = _auroc_by_source(side, p)
+    by_source = auroc_by_source(side, p)
     if not by_source:
         raise ValueError(
             "no source has validation films of two classes: every source must bring both (a class that comes from one hospital alone teaches the hospital)"
         )
     return float(np.mean(list(by_source.values()))), by_source
-
-
-def _auroc_by_source(side: Side, p: NDArray[Any], weight: NDArray[np.float64] | None = None) -> dict[str, float]:
-    """How well probabilities (m, 1) or (m, k) rank the films of each source that has two classes or more, each film counting as its weight (m,) says."""
-    from sklearn.metrics import roc_auc_score
-
-    truth, where = side.targets(slice(None)), np.array(side.films.sources)
-    by_source = {}
-    for source in np.unique(where):
-        y, q, w = truth[where == source], p[where == source], None if weight is None else weight[where == source]
-        scores = [roc_auc_score(y[:, c], q[:, c], sample_weight=w) for c in range(y.shape[1]) if 0 < y[:, c].mean() < 1]
-        if scores:
-            by_source[str(source)] = float(np.mean(scores))
-    return by_source
-
-
-def importance(films: Dataset, config: TrainConfig, trust: Mapping[str, float]) -> NDArray[np.float64]:
-    """Say how much each film counts.
-
-    Classes count alike within a source, and within each view and framing there (or what else `config.balance_by` names); a source of m films counts as m to
-    the power of `config.source_power`, times how far its labels are believed.
-
-    Args:
-        films: The films.
-        config: The recipe.
-        trust: For each source, how far its labels are believed, in [0, 1]; sources that are not named are believed.
-
-    Returns:
-        ndarray of shape (m,), float64, positive, mean 1.
-    """
-    _, source, size = np.unique(films.sources, return_inverse=True, return_counts=True)
-    w = (np.ones(len(films)) if config.balance == "none" else weights(films, by=config.balance_by)) * size[source] ** (config.source_power - 1.0)
-    w *= [trust.get(name, 1.0) for name in films.sources]
-    return np.asarray(w * (len(w) / w.sum()), np.float64)
-
-
-def draw(films: Dataset, config: TrainConfig, n: int, epoch: int, trust: Mapping[str, float]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Draw the films of an epoch; the same ones for the same seed and epoch.
-
-    With `balance="sample"` films come the more often the more they count, see `importance`; otherwise every film comes once and weighs more or less.
-
-    Args:
-        films: The films to draw from.
-        config: The recipe.
-        n: How many to draw.
-        epoch: Which epoch.
-        trust: As for `importance`.
-
-    Returns:
-        Positions of shape (n,), int64, and the weight of each, float32 with mean about 1.
-    """
-    random = np.random.default_rng([config.seed, epoch])
-    w = importance(films, config, trust)
-    order = random.permutation(len(w))
-    if config.balance != "sample":
-        chosen = np.resize(order, n)
-        return chosen, w[chosen].astype(np.float32)
-    edges = np.cumsum(w[order]) * (n / len(w))  # systematic sampling: a film that counts 1.4 comes once or twice
-    chosen = order[np.searchsorted(edges, np.arange(n) + random.random(), side="right").clip(max=len(w) - 1)]
-    return random.permutation(chosen), np.ones(n, np.float32)
 
 
 def mix(pixels: NDArray[np.uint8], targets: NDArray[np.float32], strength: float, random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -283,35 +171,6 @@ def _trainer(net: keras.Model, config: TrainConfig) -> keras.Model:
     return keras.Model(films, net(x))
 
 
-class _Features:
-    """Reads what a network makes of a side's films in one of the views: "plain", "augmented", "compressed", "cut"."""
-
-    def __init__(self, net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig, output: Any = None) -> None:
-        self.net = keras.Model(net.input, net.get_layer("dropout").input if output is None else output)
-        self.trainer, self.side, self.config = trainer, side, config
-
-    def __call__(self, kind: str, chosen: NDArray[np.int64], view: int) -> NDArray[np.float32]:
-        """Features (n, c), or the other output (n, d), of the chosen films (n,); the same draws for the same number of the view."""
-        _reseed(self.trainer, self.config.seed, _HEAD_EPOCH + view)
-        views, size = _Views(self.trainer, self.net, kind), self.config.batch_size
-        batches = (self.side.batch(chosen[i : i + size]) for i in range(0, len(chosen), size))
-        return np.concatenate([np.asarray(views.predict_on_batch(batch), np.float32) for batch in batches])
-
-
-class _Views(keras.Model):  # type: ignore[misc]
-    """Features of films as they are or changed: that works although nothing is trained, which a functional model would not let it."""
-
-    def __init__(self, trainer: keras.Model, net: keras.Model, view: str) -> None:
-        super().__init__(name=f"{view}_views")
-        self.unit, self.augment, self.net, self.view = trainer.get_layer("unit"), trainer.get_layer("augment"), net, view
-
-    def call(self, films: Any) -> Any:
-        """Give features (b, c) of films (b, s, s, 1) uint8; of another view at every call."""
-        augment = self.augment
-        change = {"plain": lambda x: x, "augmented": lambda x: augment(x, training=True), "compressed": augment.compress, "cut": augment.cut}[self.view]
-        return self.net(change(self.unit(films)), training=False)
-
-
 def _compile(trainer: keras.Model, config: TrainConfig, steps: int) -> None:
     total = steps * max(config.epochs, 1)
     rise = max(1, total // 20)
@@ -326,125 +185,6 @@ def _compile(trainer: keras.Model, config: TrainConfig, steps: int) -> None:
 def _loss(units: int, config: TrainConfig) -> keras.losses.Loss:
     kind = keras.losses.BinaryCrossentropy if units == 1 else keras.losses.CategoricalCrossentropy
     return kind(label_smoothing=config.label_smoothing)
-
-
-def _fit_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig) -> tuple[float, dict[str, float]]:
-    """Phase 1: the backbone is frozen, so its features are computed once per view, and the head is fitted to them.
-
-    Gives its loss, and how far each source is believed. The first view is the films themselves, the others are augmented. The head is a penalised logistic
-    regression on standardised features, whose scaling is then merged into it. The penalty is stronger along the directions in which compression moves features,
-    as in within-class covariance normalisation (Hatch, Kajarekar and Stolcke, 2006, doi:10.21437/Interspeech.2006-183). It shrinks the logits, which is undone,
-    so that fine-tuning does not begin with making them larger; but not beyond what label smoothing rewards, where a few films are told apart without an error.
-    """
-    from sklearn.metrics import log_loss
-
-    n = len(side.index)
-    set_trainable(net, "dropout")
-    features = _Features(net, trainer, side, config)
-    unchanged = features("plain", np.arange(n), 0)
-    trust = _trust(unchanged, side, config)
-    drawn = [draw(side.films, config, n, _HEAD_EPOCH + view, trust) for view in range(config.views)]
-    x = np.concatenate([features("augmented", chosen, view) if view else unchanged[chosen] for view, (chosen, _) in enumerate(drawn)])
-    y = np.concatenate([side.films.targets[chosen] for chosen, _ in drawn])
-    w = np.concatenate([weight for _, weight in drawn])
-    centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
-    some = drawn[0][0][:_SHOWN]
-    penalty = _penalty(features("compressed", some, config.views) - x[: len(some)], scale, config.compression_penalty)
-    whiten = (np.linalg.inv(np.linalg.cholesky(penalty)).T / scale[:, None]).astype(np.float32)  # (c, c): to what is penalised alike in all directions
-    z = (x - centre) @ whiten
-    model = _logistic(len(z), config).fit(z, y, sample_weight=w)
-    logits = model.decision_function(z)
-    sharper = min(1 / fit_temperature(logits, y), _SURE / float(logits.std()))
-    kernel = sharper * whiten @ model.coef_.T  # (c, units)
-    bias = sharper * model.intercept_ - centre @ kernel
-    net.get_layer("probability").set_weights([machines.agree(array.astype(np.float32)) for array in (kernel, bias)])
-    return float(log_loss(y, calibrate(model.predict_proba(z), 1 / sharper))), trust
-
-
-def _penalty(moved: NDArray[np.float32], scale: NDArray[np.float32], strength: float) -> NDArray[np.float64]:
-    """How much weights on standardised features are penalised (c, c), from what compression alone does to the features (n, c) of films."""
-    moved = moved / scale
-    return np.asarray(np.eye(len(scale)) + strength * moved.T @ moved / len(moved), np.float64)
-
-
-def _calm_head(net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig, trust: Mapping[str, float]) -> None:
-    """Shrink the head along the directions in which compression moves the features that fine-tuning has made: it learns to hear them again.
-
-    Of all weights on standardised features, those that are least far from the tuned ones under a penalty like that by which the head was fitted: its inverse
-    times the tuned ones. The mean logit stays.
-    """
-    chosen, _ = draw(side.films, config, len(side.index), _HEAD_EPOCH, trust)
-    features = _Features(net, trainer, side, config)
-    x = features("plain", chosen[:_SHOWN], 0)  # (n, c)
-    centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
-    penalty = _penalty(features("compressed", chosen[:_SHOWN], config.views) - x, scale, config.calm_penalty)
-    kernel, bias = (np.asarray(weights_) for weights_ in net.get_layer("probability").get_weights())  # (c, units), (units,)
-    calm = np.linalg.solve(penalty, kernel * scale[:, None]) / scale[:, None]
-    net.get_layer("probability").set_weights([machines.agree(array.astype(np.float32)) for array in (calm, bias + centre @ (kernel - calm))])
-
-
-def _correct_framing(net: keras.Model, trainer: keras.Model, side: Side, config: TrainConfig, trust: Mapping[str, float]) -> None:
-    """Measure what the height of the apices does to the features, and have it taken off them.
-
-    The tops of films are cut off. How features move then, for each part of the film's height by which the apices do, is a slope within films: that ill films
-    are framed otherwise than healthy ones cannot enter it (a fixed effect: Mundlak, 1978, doi:10.2307/1913646).
-    """
-    layer = net.get_layer("reframe")
-    lower_and_features = keras.ops.concatenate([layer.lower(layer.input[1]), layer.input[0]], axis=1)
-    read = _Features(net, trainer, side, config, lower_and_features)
-    chosen = draw(side.films, config, len(side.index), _HEAD_EPOCH, trust)[0][:_SHOWN]
-    moved = read("cut", chosen, config.views) - read("plain", chosen, 0)  # (n, 1 + c)
-    lower = moved[:, 0]
-    slope = config.framing_correction * (lower @ moved[:, 1:]) / (lower @ lower + len(lower) * _SCATTER**2)
-    layer.set_weights([machines.agree(slope.astype(np.float32))])
-
-
-def _logistic(n: int, config: TrainConfig) -> LogisticRegression:
-    """A logistic regression whose penalty is the recipe's, for n films."""
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(C=1 / (config.head_penalty * n), max_iter=1000)
-
-
-def _trust(features: NDArray[np.float32], side: Side, config: TrainConfig) -> dict[str, float]:
-    """How far the labels of each source are believed, in [0.01, 1], from the features (n, c) of its films.
-
-    A head is trained on all sources together, in a cross-validation by patients, and ranks the films of each source. Labels that are wrong at a rate r shrink
-    2 AUROC - 1 by the factor 1 - 2 r (Menon et al., 2015, proceedings.mlr.press/v37/menon15.html), and what a film tells about the disease by its square.
-    Labels that only their own hospital could teach, since they go with its ways of making films, look wrong to such a head too. A source with few patients, or
-    with one class, is believed.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-
-    films = side.films
-    patients = [patient or name for patient, name in zip(films.patients, films.names, strict=True)]
-    counts = Counter((source, target) for source, target, _ in set(zip(films.sources, films.targets.tolist(), patients, strict=True)))
-    names = list(dict.fromkeys(films.sources))
-    trust = dict.fromkeys(names, 1.0)
-    measured = [name for name in names if min(counts[name, target] for target in range(len(films.labels))) >= _ENOUGH]
-    if len(names) < 2 or not measured or not config.source_trust:
-        return trust
-    z = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-3)
-    weight = importance(films, config, {})
-    p = cross_val_predict(
-        _logistic(len(z), config),
-        z,
-        films.targets,
-        groups=patients,
-        cv=StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=config.seed),
-        method="predict_proba",
-        params={"sample_weight": weight},
-    )
-    auroc = _auroc_by_source(side, p[:, 1:] if p.shape[1] == 2 else p, weight)
-    believed = machines.agree(np.array([max(2 * auroc[name] - 1, 0.0) ** config.source_trust for name in measured]))
-    return trust | {name: max(_LEAST, round(float(part), 4)) for name, part in zip(measured, believed, strict=True)}
-
-
-def _reseed(trainer: keras.Model, seed: int, epoch: int) -> None:
-    """Start every random layer from the seed and the epoch alone, so that a resumed run draws what an unbroken one would have."""
-    states = [variable for variable in trainer.variables if variable.name == "seed_generator_state"]
-    for i, state in enumerate(states):
-        state.assign(np.array([seed + i, epoch], np.uint32))
 
 
 def _choose_weights(net: keras.Model, films: Dataset, config: TrainConfig, folder: Path, state: dict[str, Any], say: Callable[[str], None]) -> None:

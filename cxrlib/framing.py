@@ -86,7 +86,7 @@ def groups(edges: NDArray[np.float32], dataset: Dataset) -> tuple[str, ...]:
         ['1 of 8', '2 of 8', '3 of 8', '4 of 8', '5 of 8', '6 of 8', '7 of 8', '8 of 8']
     """
     group = np.full(len(dataset), "", object)
-    patients = np.array([patient or name for patient, name in zip(dataset.patients, dataset.names, strict=True)], object)
+    patients = np.array(dataset.patients_or_names, object)
     for source in dict.fromkeys(dataset.sources):
         inside = np.flatnonzero(np.array(dataset.sources, object) == source)
         healthy = dataset.targets[inside] == 0

@@ -252,6 +252,25 @@ def set_trainable(model: keras.Model, first_layer: str) -> None:
     model.predict_function = None  # on several devices Keras compiles it for what was trainable then
 
 
+def reseed(model: keras.Model, seed: int, epoch: int) -> None:
+    """Start every random layer from the seed and the epoch alone, so that a resumed run draws what an unbroken one would have.
+
+    Args:
+        model: Any network, such as one behind its augmentation.
+        seed: Seed of the run.
+        epoch: Which epoch.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dropout(0.5)])
+        >>> reseed(model, seed=7, epoch=2)
+        >>> [ops.convert_to_numpy(state).tolist() for state in model.variables]
+        [[7, 2]]
+    """
+    states = [variable for variable in model.variables if variable.name == "seed_generator_state"]
+    for i, state in enumerate(states):
+        state.assign(np.array([seed + i, epoch], np.uint32))
+
+
 def _fold(model: keras.Model) -> keras.Model:
     """Merge every batch normalisation that follows a convolution into it, and three equal channels into one; the network computes the same function, faster."""
     grey = _seeing_grey(model)

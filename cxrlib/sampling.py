@@ -1,16 +1,18 @@
-"""Which films train and which validate, a patient on one side only, and how much each of them counts."""
+"""Which films train and which validate, a patient on one side only, how much each of them counts, and which ones an epoch draws."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrlib.cache import Films
+from cxrlib.config import TrainConfig
 from cxrlib.data import Dataset
 
 _MOST_CHANGES = 3  # of sides, when a class is on one side only
@@ -62,6 +64,45 @@ class Split:
         return replace(dataset, splits=tuple("val" if away else "train" for away in aside.tolist()))
 
 
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The films of one side of a split.
+
+    Args:
+        pixels: (n, s, s) uint8 of the whole data set, perhaps on disk.
+        index: ndarray of shape (m,), int64, the side's positions in it.
+        films: The m films.
+    """
+
+    pixels: Films
+    index: NDArray[np.int64]
+    films: Dataset
+
+    def batch(self, chosen: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
+        """Read pixels of some of the side's films.
+
+        Args:
+            chosen: ndarray of shape (b,), or a slice: which of them.
+
+        Returns:
+            ndarray of shape (b, s, s, 1), uint8.
+        """
+        return self.pixels[self.index[chosen]][..., None]
+
+    def targets(self, chosen: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Give the targets of some of the side's films.
+
+        Args:
+            chosen: As for `batch`.
+
+        Returns:
+            ndarray of float32: 0 or 1 of shape (b, 1) for two labels, one-hot of shape (b, k) for more.
+        """
+        targets = self.films.targets[chosen]
+        k = len(self.films.labels)
+        return targets.astype(np.float32)[:, None] if k == 2 else np.eye(k, dtype=np.float32)[targets]
+
+
 def split(dataset: Dataset, *, fraction: float = 0.15, seed: int = 0, together: Iterable[Sequence[str]] = ()) -> Split:
     """Set films aside for validation: whole patients, in the same proportion for every class of every source.
 
@@ -88,8 +129,8 @@ def split(dataset: Dataset, *, fraction: float = 0.15, seed: int = 0, together: 
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie in (0, 1). Received: fraction={fraction!r}")
-    groups = _groups(dataset, together)
-    order = sorted(groups, key=lambda group: _draw(seed, min(dataset.patients[i] or dataset.names[i] for i in groups[group])))
+    groups, patients = _groups(dataset, together), dataset.patients_or_names
+    order = sorted(groups, key=lambda group: _lot(seed, min(patients[i] for i in groups[group])))
     strata = list(zip(dataset.sources, dataset.targets.tolist(), strict=True))
     counts = {group: Counter(sorted(strata[i] for i in members)) for group, members in groups.items()}  # sorted, so that sums round alike in any order of films
     in_stratum: dict[tuple[str, int], list[int]] = defaultdict(list)
@@ -154,7 +195,7 @@ def digest(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def _draw(seed: int, patient: str) -> bytes:
+def _lot(seed: int, patient: str) -> bytes:
     return hashlib.sha256(f"{seed}/{patient}".encode(errors="surrogateescape")).digest()
 
 
@@ -249,7 +290,7 @@ def oversample(dataset: Dataset, *, seed: int = 0) -> NDArray[np.int64]:
         >>> oversample(films).tolist()
         [0, 0, 0, 1, 2, 3]
     """
-    draw = np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     strata: dict[tuple[str, int], list[int]] = defaultdict(list)
     for i, stratum in enumerate(zip(dataset.sources, dataset.targets.tolist(), strict=True)):
         strata[stratum].append(i)
@@ -257,5 +298,62 @@ def oversample(dataset: Dataset, *, seed: int = 0) -> NDArray[np.int64]:
     chosen = [np.empty(0, np.int64)]
     for (source, _), members in strata.items():
         whole, rest = divmod(most[source], len(members))
-        chosen += [np.array(members, np.int64)] * whole + [draw.permutation(np.array(members, np.int64))[:rest]]
+        chosen += [np.array(members, np.int64)] * whole + [random.permutation(np.array(members, np.int64))[:rest]]
     return np.sort(np.concatenate(chosen))
+
+
+def importance(films: Dataset, config: TrainConfig, trust: Mapping[str, float]) -> NDArray[np.float64]:
+    """Say how much each film counts.
+
+    Classes count alike within a source, and within each view and framing there (or what else `config.balance_by` names); a source of m films counts as m to
+    the power of `config.source_power`, times how far its labels are believed.
+
+    Args:
+        films: The films.
+        config: The recipe.
+        trust: For each source, how far its labels are believed, in [0, 1]; sources that are not named are believed.
+
+    Returns:
+        ndarray of shape (m,), float64, positive, mean 1.
+
+    Example:
+        >>> films = Dataset(tuple("abcd"), np.array([0, 1, 0, 1]), ("NORMAL", "PNEUMONIA"), (None,) * 4, ("home",) * 2 + ("away",) * 2, (None,) * 4)
+        >>> importance(films, TrainConfig(), {"away": 0.25}).round(2).tolist()
+        [1.6, 1.6, 0.4, 0.4]
+    """
+    _, source, size = np.unique(films.sources, return_inverse=True, return_counts=True)
+    w = (np.ones(len(films)) if config.balance == "none" else weights(films, by=config.balance_by)) * size[source] ** (config.source_power - 1.0)
+    w *= [trust.get(name, 1.0) for name in films.sources]
+    return np.asarray(w * (len(w) / w.sum()), np.float64)
+
+
+def draw(films: Dataset, config: TrainConfig, n: int, epoch: int, trust: Mapping[str, float]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Draw the films of an epoch; the same ones for the same seed and epoch.
+
+    With `balance="sample"` films come the more often the more they count, see `importance`; otherwise every film comes once and weighs more or less.
+
+    Args:
+        films: The films to draw from.
+        config: The recipe.
+        n: How many to draw.
+        epoch: Which epoch.
+        trust: As for `importance`.
+
+    Returns:
+        Positions of shape (n,), int64, and the weight of each, float32 with mean about 1.
+
+    Example:
+        >>> films = Dataset(tuple("abcd"), np.array([0, 1, 1, 1]), ("NORMAL", "PNEUMONIA"), (None,) * 4, ("home",) * 4, (None,) * 4)
+        >>> chosen, _ = draw(films, TrainConfig(), 4, 1, {})
+        >>> int(films.targets[chosen].sum())
+        2
+    """
+    random = np.random.default_rng([config.seed, epoch])
+    w = importance(films, config, trust)
+    order = random.permutation(len(w))
+    if config.balance != "sample":
+        chosen = np.resize(order, n)
+        return chosen, w[chosen].astype(np.float32)
+    edges = np.cumsum(w[order]) * (n / len(w))  # systematic sampling: a film that counts 1.4 comes once or twice
+    chosen = order[np.searchsorted(edges, np.arange(n) + random.random(), side="right").clip(max=len(w) - 1)]
+    return random.permutation(chosen), np.ones(n, np.float32)

@@ -28,12 +28,10 @@ from cxrlib.images import DECODER
 from cxrlib.metrics import Report
 from cxrlib.predictor import Predictor
 from cxrlib.runtime import Runtime
-from cxrlib.sampling import Split, digest, split
+from cxrlib.sampling import Side, Split, digest, split
 
 if TYPE_CHECKING:
     import keras
-
-    from cxrlib.fitting import Side
 
 PREPROCESSING = (
     "grey by declared bit depth in [0, 1], MONOCHROME1 inverted, empty bars cut off, squashed by an antialiased bicubic filter; standardised in the network"
@@ -144,8 +142,8 @@ def train(
         return run
     with contextlib.nullcontext(partial) if machines.rank() else _alone(partial, identity) as work:
         machines.wait("the first process holds the folder")
-        train_side = fitting.Side(decoded.films, sides.train, balanced.take(sides.train))
-        validation = fitting.Side(decoded.films, sides.validation, films.take(sides.validation))
+        train_side = Side(decoded.films, sides.train, balanced.take(sides.train))
+        validation = Side(decoded.films, sides.validation, films.take(sides.validation))
         say(f"{len(sides.train):,} films to train on, {len(sides.validation):,} to validate, {len(set(films.sources))} source(s)")
         for name, column in told.items():
             values = Counter(source for source, _ in set(zip(films.sources, column, strict=True)))

@@ -288,6 +288,11 @@ def test_written_manifests_read_back_the_same(tmp_path: Path) -> None:
 # --- data sets ---
 
 
+def test_a_film_of_nobody_known_counts_as_a_patient_of_its_own() -> None:
+    films = Dataset(("a", "b", "c"), np.array([0, 1, 0]), ("N", "P"), ("1", None, "1"), ("x",) * 3, (None,) * 3, names=("x/a", "x/b", "x/c"))
+    assert films.patients_or_names == ("1", "x/b", "1")
+
+
 def test_take() -> None:
     whole = Dataset(
         ("a", "b", "c"), np.array([0, 1, 0]), ("N", "P"), ("1", None, "3"), ("x", "y", "x"), (None, "test", None), {"age": ("7", "", "9")}, ("k", "l", "m")

@@ -17,7 +17,7 @@ import json, sys
 from pathlib import Path
 import keras
 import numpy as np
-from cxrlib import fitting, machines, phantom
+from cxrlib import fitting, machines, phantom, sampling
 from cxrlib.config import TrainConfig
 from cxrlib.data import Dataset
 from cxrlib.layers import FindLungs, Reframe
@@ -29,7 +29,7 @@ config = TrainConfig(**sizes, dropout=0.2, fine_tune_from="block", mixup=float(s
 films = Dataset(tuple(map(str, range(n))), np.arange(n) % 2, ("NORMAL", "PNEUMONIA"), (None,) * n, ("home",) * n, (None,) * n)
 pixels = np.stack([phantom.draw(i, opacity=bool(i % 2), size=32) for i in range(n)])
 read = []
-class Counted(fitting.Side):
+class Counted(sampling.Side):
     def batch(self, chosen):
         read.append(len(self.index[chosen]))
         return super().batch(chosen)

@@ -15,7 +15,7 @@ import pytest
 
 keras = pytest.importorskip("keras", reason="needs the [train] extra")
 
-from cxrlib import Predictor, TrainConfig, bundle, fitting, images, phantom, train, training  # noqa: E402
+from cxrlib import Predictor, TrainConfig, bundle, fitting, head, images, phantom, sampling, train, training  # noqa: E402
 from cxrlib.cache import Facts  # noqa: E402
 from cxrlib.config import AugmentConfig, BundleError  # noqa: E402
 from cxrlib.data import Dataset, scan  # noqa: E402
@@ -61,7 +61,7 @@ def strata(data: Dataset, chosen: np.ndarray, weights: np.ndarray) -> Counter:
 @pytest.mark.parametrize("balance", ["sample", "weights"])
 def test_classes_count_alike_within_a_source_and_sources_by_their_power(balance):
     data = dataset({("big", 0): 200, ("big", 1): 600, ("small", 0): 30, ("small", 1): 20})
-    chosen, weights = fitting.draw(data, TrainConfig(balance=balance, source_power=0.5), len(data), 1, {})
+    chosen, weights = sampling.draw(data, TrainConfig(balance=balance, source_power=0.5), len(data), 1, {})
     parts = strata(data, chosen, weights)
     assert parts["big", 0] == pytest.approx(parts["big", 1], rel=0.1)
     assert parts["small", 0] == pytest.approx(parts["small", 1], abs=12)
@@ -71,7 +71,7 @@ def test_classes_count_alike_within_a_source_and_sources_by_their_power(balance)
 
 def test_a_source_that_is_believed_less_is_drawn_less():
     data = dataset({("big", 0): 100, ("big", 1): 300, ("small", 0): 50, ("small", 1): 50})
-    parts = strata(data, *fitting.draw(data, TrainConfig(), len(data), 1, {"small": 0.25}))
+    parts = strata(data, *sampling.draw(data, TrainConfig(), len(data), 1, {"small": 0.25}))
     assert parts["big", 0] == pytest.approx(parts["big", 1], abs=2)
     assert (parts["big", 0] + parts["big", 1]) / (parts["small", 0] + parts["small", 1]) == pytest.approx(16, rel=0.1)
 
@@ -79,10 +79,10 @@ def test_a_source_that_is_believed_less_is_drawn_less():
 def test_classes_count_alike_within_a_view():
     data = dataset({("clinic", 0): 100, ("clinic", 1): 100})
     data = dataclasses.replace(data, columns={"view": ("AP",) * 20 + ("PA",) * 80 + ("AP",) * 80 + ("PA",) * 20})
-    chosen, _ = fitting.draw(data, TrainConfig(), len(data), 1, {})
+    chosen, _ = sampling.draw(data, TrainConfig(), len(data), 1, {})
     drawn = Counter(chosen // 20 == 0 for chosen in chosen.tolist() if chosen < 100)
     assert drawn[True] == pytest.approx(50, abs=1)  # of the healthy, the fifth that lie count as much as the others
-    chosen, _ = fitting.draw(data, TrainConfig(balance_by=()), len(data), 1, {})
+    chosen, _ = sampling.draw(data, TrainConfig(balance_by=()), len(data), 1, {})
     assert sorted(chosen.tolist()) == list(range(200))
 
 
@@ -117,34 +117,34 @@ def test_labels_that_the_other_films_contradict_are_believed_less():
     features = random.normal(size=(len(data), 12)).astype(np.float32)
     features[:, :6] += 1.5 * sick[:, None]
     features[:, 6] += np.where(where == "mined", 6.0 * data.targets, 0.0)  # but its own way of making films gives its labels away
-    side = fitting.Side(np.zeros((len(data), 1, 1), np.uint8), np.arange(len(data)), data)
-    trust = fitting._trust(features, side, TrainConfig())
+    side = sampling.Side(np.zeros((len(data), 1, 1), np.uint8), np.arange(len(data)), data)
+    trust = head._trust(features, side, TrainConfig())
     assert trust["big"] > 0.8
     assert trust["mined"] < 0.4
     assert trust["few"] == 1.0  # too few films to say
-    assert fitting._trust(features, side, TrainConfig(source_trust=4.0))["mined"] == pytest.approx(trust["mined"] ** 2, abs=0.001)
-    assert set(fitting._trust(features, side, TrainConfig(source_trust=0.0)).values()) == {1.0}
+    assert head._trust(features, side, TrainConfig(source_trust=4.0))["mined"] == pytest.approx(trust["mined"] ** 2, abs=0.001)
+    assert set(head._trust(features, side, TrainConfig(source_trust=0.0)).values()) == {1.0}
     one_patient = dataclasses.replace(data, patients=tuple("same" if s == "mined" else None for s in data.sources))
-    assert fitting._trust(features, dataclasses.replace(side, films=one_patient), TrainConfig())["mined"] == 1.0
+    assert head._trust(features, dataclasses.replace(side, films=one_patient), TrainConfig())["mined"] == 1.0
     lying = tuple(np.where(np.isin(where, ["big", "mined"]) & (random.random(len(data)) < np.where(sick == 1, 0.9, 0.1)), "AP", "PA").tolist())
     seen = features.copy()
     seen[:, :6] = (4.0 * (np.array(lying) == "AP"))[:, None] + random.normal(size=(len(data), 6))  # the films show nothing but the view
     by_view = dataclasses.replace(side, films=dataclasses.replace(data, columns={"view": lying}))
-    assert fitting._trust(seen, side, TrainConfig())["big"] > 0.4  # which tells the ill from the healthy
-    assert fitting._trust(seen, by_view, TrainConfig())["big"] < 0.1  # unless it may not
+    assert head._trust(seen, side, TrainConfig())["big"] > 0.4  # which tells the ill from the healthy
+    assert head._trust(seen, by_view, TrainConfig())["big"] < 0.1  # unless it may not
     alone = np.flatnonzero(where == "mined")
-    assert fitting._trust(features[alone], fitting.Side(side.pixels, alone, data.take(alone)), TrainConfig()) == {"mined": 1.0}
+    assert head._trust(features[alone], sampling.Side(side.pixels, alone, data.take(alone)), TrainConfig()) == {"mined": 1.0}
 
 
 def test_a_draw_repeats_no_film_more_than_it_must_and_can_be_replayed():
     data = dataset({("a", 0): 50, ("a", 1): 150})
-    chosen, _ = fitting.draw(data, TrainConfig(), 200, 7, {})
+    chosen, _ = sampling.draw(data, TrainConfig(), 200, 7, {})
     times = Counter(chosen.tolist())
     assert {times[i] for i in range(50)} == {2}
     assert {times[i] for i in range(50, 200)} == {0, 1}
-    assert np.array_equal(chosen, fitting.draw(data, TrainConfig(), 200, 7, {})[0])
-    assert not np.array_equal(chosen, fitting.draw(data, TrainConfig(), 200, 8, {})[0])
-    plain, ones = fitting.draw(data, TrainConfig(balance="none", source_power=1.0), 200, 1, {})
+    assert np.array_equal(chosen, sampling.draw(data, TrainConfig(), 200, 7, {})[0])
+    assert not np.array_equal(chosen, sampling.draw(data, TrainConfig(), 200, 8, {})[0])
+    plain, ones = sampling.draw(data, TrainConfig(balance="none", source_power=1.0), 200, 1, {})
     assert sorted(plain.tolist()) == list(range(200))
     assert set(ones.tolist()) == {1.0}
 
@@ -168,16 +168,16 @@ def test_the_head_is_trained_on_films_and_on_augmented_views_of_them():
     films = np.stack([phantom.draw(i, size=32) for i in range(4)])[..., None]
     clean = np.asarray(pooled.predict_on_batch(films.astype(np.float32) / 255))
     still = AugmentConfig(**{f.name: f.name == "never" if f.type == "bool" else 0.0 for f in dataclasses.fields(AugmentConfig)})
-    unchanged = fitting._Views(fitting._trainer(net, dataclasses.replace(TINY, augment=still)), pooled, "augmented")
+    unchanged = head._Views(fitting._trainer(net, dataclasses.replace(TINY, augment=still)), pooled, "augmented")
     assert np.allclose(np.asarray(unchanged.predict_on_batch(films)), clean, atol=1e-5)
     trainer = fitting._trainer(net, TINY)
-    assert np.allclose(np.asarray(fitting._Views(trainer, pooled, "plain").predict_on_batch(films)), clean, atol=1e-5)
-    views = fitting._Views(trainer, pooled, "augmented")
+    assert np.allclose(np.asarray(head._Views(trainer, pooled, "plain").predict_on_batch(films)), clean, atol=1e-5)
+    views = head._Views(trainer, pooled, "augmented")
     one, two = (np.asarray(views.predict_on_batch(films)) for _ in range(2))
     scale = np.abs(clean).max()
     assert np.abs(one - clean).max() > 0.01 * scale
     assert np.abs(one - two).max() > 0.01 * scale  # and every view is another one
-    compressed = np.asarray(fitting._Views(trainer, pooled, "compressed").predict_on_batch(films))
+    compressed = np.asarray(head._Views(trainer, pooled, "compressed").predict_on_batch(films))
     assert 0.001 * scale < np.abs(compressed - clean).max() < np.abs(one - clean).max()
 
 
@@ -196,12 +196,12 @@ def test_the_head_relies_less_on_what_compression_changes(monkeypatch):
             number = np.asarray(films)[:, 0, 0, 0].astype(int)  # of the film
             return (known[number] + self.moved * random.normal(size=(len(number), width))).astype(np.float32)
 
-    monkeypatch.setattr(fitting, "_Views", Views)
+    monkeypatch.setattr(head, "_Views", Views)
     pixels = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None], (n, 32, 32))
     parts = []
     for penalty in (0.0, 10.0):
         config = dataclasses.replace(TINY, compression_penalty=penalty, balance="weights")
-        fitting._fit_head(net, fitting._trainer(net, config), fitting.Side(pixels, np.arange(n), data), config)
+        head.fit_head(net, fitting._trainer(net, config), sampling.Side(pixels, np.arange(n), data), config)
         weight = np.abs(net.get_layer("probability").get_weights()[0][:, 0])
         parts.append(weight[: telling // 2].sum() / weight.sum())
     assert 0.4 < parts[0] < 0.6
@@ -224,12 +224,12 @@ def test_the_head_is_a_logistic_regression_and_the_stronger_its_penalty_the_less
         def predict_on_batch(self, films):
             return features(films)[:, : self.first]
 
-    monkeypatch.setattr(fitting, "_Views", Views)
+    monkeypatch.setattr(head, "_Views", Views)
     reliance = []
     for penalty in (1e-2, 1e3):
         net = build_model(weights=None, image_size=32)
         config = dataclasses.replace(TINY, head_penalty=penalty, balance="weights")
-        loss, _ = fitting._fit_head(net, fitting._trainer(net, config), fitting.Side(pixels, np.arange(n), data), config)
+        loss, _ = head.fit_head(net, fitting._trainer(net, config), sampling.Side(pixels, np.arange(n), data), config)
         kernel, bias = net.get_layer("probability").get_weights()
         x = features(pixels)[:, : len(kernel)]
         margins = np.where(data.targets == 1, 1, -1) * (x @ kernel + bias)[:, 0]
@@ -268,13 +268,13 @@ def test_what_fine_tuning_learnt_to_hear_of_compression_is_shrunk_and_the_mean_l
         def predict_on_batch(self, films):
             return (known[np.asarray(films)[:, 0, 0, 0]] + self.moved * random.normal(size=(len(films), width))).astype(np.float32)
 
-    monkeypatch.setattr(fitting, "_Views", Views)
-    side = fitting.Side(np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None], (n, 32, 32)), np.arange(n), data)
+    monkeypatch.setattr(head, "_Views", Views)
+    side = sampling.Side(np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None], (n, 32, 32)), np.arange(n), data)
     tuned = [np.ones((width, 1), np.float32), np.array([0.5], np.float32)]
     for penalty, least, most in ((0.0, 0.999, 1.001), (1.0, 0.05, 0.6), (1e6, -0.01, 0.01)):
         net.get_layer("probability").set_weights(tuned)
         config = dataclasses.replace(TINY, calm_penalty=penalty, balance="weights")
-        fitting._calm_head(net, fitting._trainer(net, config), side, config, {})
+        head.calm_head(net, fitting._trainer(net, config), side, config, {})
         kernel, bias = net.get_layer("probability").get_weights()
         assert ((kernel[hears] >= least) & (kernel[hears] <= most)).all()
         assert np.allclose(kernel[~hears], 1, atol=1e-4)
@@ -284,7 +284,7 @@ def test_what_fine_tuning_learnt_to_hear_of_compression_is_shrunk_and_the_mean_l
 @pytest.mark.slow
 def test_what_cutting_the_top_off_does_to_features_is_taken_off_them_whatever_the_labels():
     data = dataset({("clinic", 0): 24, ("clinic", 1): 24})
-    side = fitting.Side(np.stack([phantom.draw(i, size=64) for i in range(48)]), np.arange(48), data)
+    side = sampling.Side(np.stack([phantom.draw(i, size=64) for i in range(48)]), np.arange(48), data)
     config = dataclasses.replace(TINY, image_size=64, balance="none")
     keras.utils.set_random_seed(0)
     net = build_model(weights=None, image_size=64, seed=1)
@@ -292,7 +292,7 @@ def test_what_cutting_the_top_off_does_to_features_is_taken_off_them_whatever_th
 
     def slope(part: float, labels: np.ndarray) -> np.ndarray:
         films = dataclasses.replace(side, films=dataclasses.replace(data, targets=labels))
-        fitting._correct_framing(net, trainer, films, dataclasses.replace(config, framing_correction=part), {})
+        head.correct_framing(net, trainer, films, dataclasses.replace(config, framing_correction=part), {})
         return layer.get_weights()[0]
 
     whole = slope(1.0, data.targets)
@@ -451,7 +451,7 @@ def test_leaks_stop_a_training_and_can_be_dropped(films, tmp_path):
 
 
 def test_sources_with_one_class_each_are_refused(tmp_path):
-    side = fitting.Side(np.zeros((4, 32, 32), np.uint8), np.arange(4), dataset({("a", 0): 2, ("b", 1): 2}))
+    side = sampling.Side(np.zeros((4, 32, 32), np.uint8), np.arange(4), dataset({("a", 0): 2, ("b", 1): 2}))
     with pytest.raises(ValueError, match="a class that comes from one hospital alone teaches the hospital"):
         fitting.validate(keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]), side)
 
@@ -460,7 +460,7 @@ STEPS = """
 import json, sys
 import numpy as np
 import keras
-from cxrlib import fitting, phantom
+from cxrlib import fitting, phantom, sampling
 from cxrlib.config import AugmentConfig, TrainConfig
 from cxrlib.data import Dataset
 from cxrlib.model import build_model, set_trainable
@@ -476,7 +476,7 @@ net.set_weights([random.normal(0, (2 / max(1, np.prod(w.shape[:-1]))) ** 0.5 if 
 trainer = fitting._trainer(net, config)
 set_trainable(net, "block_12_expand")
 fitting._compile(trainer, config, 3)
-batches = fitting._Batches(fitting.Side(pixels, np.arange(n), films), config, 3, 1, {})
+batches = fitting._Batches(sampling.Side(pixels, np.arange(n), films), config, 3, 1, {})
 print(json.dumps([float(trainer.train_on_batch(*batches[i])) for i in range(3)]))
 """
 
