@@ -74,6 +74,7 @@ class AugmentConfig:
         strip: Widest border that is painted over, as a part of the side.
         strip_rate: Probability, for each of the four borders, that it is.
         marker_rate: Probability that a letter-sized patch is painted over.
+        local: Strongest local contrast enhancement, 1 giving every part of a film the same contrast; half of the films get none.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -99,12 +100,13 @@ class AugmentConfig:
     strip: float = 0.15
     strip_rate: float = 0.15
     marker_rate: float = 0.25
+    local: float = 1.0
 
     def __post_init__(self) -> None:
         _between(self, "rotation", 0, 180)
         for name in ("zoom", "aspect", "shift", "window", "strip"):
             _between(self, name, 0, 0.45)
-        for name in ("field", "sharpen", "blur", "coarse", "noise_std", "jpeg", "strip_rate", "marker_rate"):
+        for name in ("field", "sharpen", "blur", "coarse", "noise_std", "jpeg", "strip_rate", "marker_rate", "local"):
             _between(self, name, 0, 1)
         _between(self, "gamma", 0, 2)
 
@@ -164,6 +166,8 @@ class TrainConfig:
         framing_correction: How much of what the height of the lungs' apices on the film does to the features is taken off them in the end, in [0, 1]. It is
             measured without a look at labels, by cutting the tops off films: other hospitals frame their films otherwise.
         margin: Part of a film's height and width, at each edge, that the trained network is not shown, in [0, 0.25]. Training shows it whole films.
+        follow: How far what the trained network is shown of a film follows the outer edges of the lungs, in [0, 1]: 0 shows all films alike, 1 shows all lungs
+            equally wide (`cxrlib.layers.Show`).
         detail: How much of the contrast of the finest band of frequencies, as training shows it, the trained network is shown, in [0, 1].
         patience: Fine-tuning stops after so many epochs without a better validation AUROC.
         validation: Part of the patients set aside for validation, in (0, 1).
@@ -204,6 +208,7 @@ class TrainConfig:
     prior_films: float = 2240.0
     framing_correction: float = 0.5
     margin: float = 1 / 16
+    follow: float = 1.0
     detail: float = 0.5
     patience: int = 6
     validation: float = 0.15
@@ -229,6 +234,7 @@ class TrainConfig:
             ("prior_films", 0, 1e9),
             ("framing_correction", 0, 1),
             ("margin", 0, 0.25),
+            ("follow", 0, 1),
             ("detail", 0, 1),
             ("dropout", 0, 0.95),
             ("learning_rate", 1e-8, 1),

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from cxrlib import lungs
 
 # Standard deviation of each octave of spatial frequencies of a film with deviation 1, the finest first; 0 leaves it out
 CONTRASTS = (0.0, 0.04, 0.17)
+# Where the outer edges of the lungs lie on a usual film, in parts of its width
+_USUAL_SIDES = (1 / 8, 7 / 8)
+_BEYOND, _WITHIN = 1 / 16, 0.3  # how far what is shown of a film may reach beyond an edge of it, and how far it may stay within, in parts of its side
 # How far below the film's upper edge the apices of the lungs lie, in parts of its height: usually, and at most
 _USUAL_APEX, _LOWEST_APEX = 0.15, 0.3
 
@@ -168,3 +172,67 @@ class Reframe(keras.layers.Layer):  # type: ignore[misc]
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the features' shape."""
         return input_shape[0]
+
+
+@keras.saving.register_keras_serializable(package="cxrlib")
+class Show(keras.layers.Layer):  # type: ignore[misc]
+    """Show the inner part of each film, made smaller; the part follows the lungs, so that these are shown equally wide, however tightly a film is framed.
+
+    Each pixel is the mean of nine points half a pixel apart, so that fine patterns, compression's above all, do not fold into coarse ones; of a film that is
+    made no smaller, it is one point. Beyond the film its edge is repeated.
+
+    Args:
+        side: Height and width of what is shown, in pixels.
+        margin: Part of the film's height and width, at each edge, that is not shown where the lungs lie as usual, in [0, 0.25].
+        follow: How far the left and the right end of the part follow the outer edges of the lungs, in [0, 1]. Its height changes half as much as its width,
+            about the middle: hospitals frame their films tightly on all sides, and what an apex or the diaphragm says of that depends on the disease.
+
+    Example:
+        >>> import numpy as np
+        >>> usual, wide = np.array([[0.125, 0.875, 0.5, 0.1, 0.7, 0.8], [0.025, 0.975, 0.5, 0.1, 0.7, 0.8]], "float32")
+        >>> layer = Show(112, margin=0.0625, follow=1.0)
+        >>> np.asarray(layer.window(np.stack([usual, wide]))).round(4).tolist()
+        [[0.0625, 0.0625, 0.9375, 0.9375], [-0.0375, 0.0125, 1.0375, 0.9875]]
+        >>> layer([np.ones((2, 224, 224, 1), "float32"), np.stack([usual, wide])]).shape
+        (2, 112, 112, 1)
+    """
+
+    def __init__(self, side: int, margin: float = 0.0, follow: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.side, self.margin, self.follow = side, margin, follow
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what rebuilds the layer."""
+        return {**super().get_config(), "side": self.side, "margin": self.margin, "follow": self.follow}
+
+    def window(self, edges: Any) -> Any:
+        """Say which part of a film is shown, given edges (n, 6): left, top, right and bottom, (n, 4), in parts of its width and height."""
+        ends = []
+        for name, usual, end in zip(("left", "right"), _USUAL_SIDES, (self.margin, 1 - self.margin), strict=True):
+            at = lungs.EDGES.index(name)
+            ends.append(end + self.follow * (edges[:, at : at + 1] - usual))
+        left, right = ends
+        taller = (right - left - (1 - 2 * self.margin)) / 4  # half as much in all, above and below alike
+        top, bottom = self.margin - taller, 1 - self.margin + taller
+        near, far = (ops.clip(ops.concatenate(both, axis=1), -_BEYOND, _WITHIN) for both in ((left, top), (1 - right, 1 - bottom)))
+        return ops.concatenate([near, 1 - far], axis=1)
+
+    def call(self, inputs: Any) -> Any:
+        """Show films (n, s, s, 1), given edges (n, 6): (n, side, side, 1)."""
+        films, edges = inputs
+        window = self.window(edges)
+        rows, columns = (self._means(window[:, i : i + 1], window[:, i + 2 : i + 3], films.shape[1]) for i in (1, 0))
+        return ops.expand_dims(ops.matmul(ops.matmul(rows, films[..., 0]), ops.transpose(columns, (0, 2, 1))), -1)
+
+    def _means(self, start: Any, end: Any, size: int) -> Any:
+        """How much each of `size` pixels counts in each pixel that is shown, along one axis, between two ends (n, 1): (n, side, size)."""
+        points = (0.25, 0.75, 1.25) if self.side < size else (0.5,)  # of each pixel, in pixels; the last is the next one's first
+        at = np.add.outer(np.arange(self.side), points).ravel() / self.side  # in parts of what is shown
+        where = size * (start + (end - start) * ops.convert_to_tensor(at[None], "float32")) - 0.5  # (n, side * points)
+        where = ops.clip(where, ops.maximum(size * start, 0.0), ops.minimum(size * end, float(size)) - 1)
+        near = ops.relu(1 - ops.abs(ops.expand_dims(where, -1) - ops.arange(size, dtype="float32")))
+        return ops.mean(ops.reshape(near, (-1, self.side, len(points), size)), axis=2)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return (n, side, side, 1)."""
+        return input_shape[0][0], self.side, self.side, 1

@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise ImportError('building and training networks needs TensorFlow and Keras: pip install "cxrlib[train]"') from error
 
-from cxrlib.layers import CONTRASTS, FindLungs, LevelBands, Reframe, Standardise
+from cxrlib.layers import CONTRASTS, FindLungs, LevelBands, Reframe, Show, Standardise
 
 # A standardised film has mean 0 and deviation 1. These carry it to the mean and deviation of ImageNet, in the scaling that a backbone was trained with.
 _UNIT = (0.45, -0.05)  # pixels in [-1, 1]
@@ -90,6 +90,7 @@ def build_model(
     weights: str | None = "imagenet",
     dropout: float = 0.3,
     margin: float = 0.0,
+    follow: float = 0.0,
     detail: float = 1.0,
     seed: int = 0,
 ) -> keras.Model:
@@ -107,6 +108,7 @@ def build_model(
         weights: `"imagenet"`, the path of a Keras weights file for the backbone, or `None` for random weights.
         dropout: Part of the pooled features that is dropped while training, in [0, 1).
         margin: Part of a film's height and width, at each edge, that the backbone is not shown, in [0, 0.25]. It changes no weight's shape.
+        follow: How far what the backbone is shown follows the outer edges of the lungs, in [0, 1], see `cxrlib.layers.Show`. Nor does this.
         detail: How much of its usual contrast the finest band of frequencies is given, in [0, 1]. Nor does this.
         seed: Seed of the last layer and of the dropout.
 
@@ -115,7 +117,7 @@ def build_model(
         `(batch, k)` probabilities (softmax) for three or more labels.
 
     Raises:
-        ValueError: If a label, the backbone, the size, the dropout, the margin or the detail is not valid.
+        ValueError: If a label, the backbone, the size, the dropout, the margin, how far it follows or the detail is not valid.
 
     References:
         Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018, arXiv:1801.04381. That the lower layers are what serves in radiographs:
@@ -134,12 +136,13 @@ def build_model(
         raise ValueError(f"dropout must lie in [0, 1). Received: dropout={dropout!r}")
     if not 0 <= margin <= 0.25:
         raise ValueError(f"margin must lie in [0, 0.25]. Received: margin={margin!r}")
-    if not 0 <= detail <= 1:
-        raise ValueError(f"detail must lie in [0, 1]. Received: detail={detail!r}")
+    for name, part in (("follow", follow), ("detail", detail)):
+        if not 0 <= part <= 1:
+            raise ValueError(f"{name} must lie in [0, 1]. Received: {name}={part!r}")
     spec = BACKBONES[backbone]
     films = keras.Input((image_size, image_size, 1), name="film")  # (n, s, s, 1) in [0, 1]
-    x = keras.layers.Cropping2D(round(margin * image_size), data_format="channels_last", name="margin")(films)
-    x = _shrink(x, _side(spec.look, image_size), "")
+    edges, side = FindLungs(name="edges", dtype="float32")(films), _side(spec.look, image_size)
+    x = Show(side, margin, follow, name="shown", dtype="float32")([films, edges]) if margin or follow else _shrink(films, side, "")
     x = Standardise(name="standardise", dtype="float32")(x)
     left_out, finest, *coarser = CONTRASTS
     contrasts = (left_out, detail * finest, *coarser)[round(math.log2(image_size / x.shape[1])) :]
@@ -149,11 +152,12 @@ def build_model(
     maps = _look(spec, spec.look, x, weights, "")
     if spec.coarse:
         maps += _look(spec, spec.coarse, _shrink(x, _side(spec.coarse, image_size), "coarse_"), weights, "coarse_")
-    body = _fold(keras.Model(films, maps))
+    body = _fold(keras.Model(films, [*maps, edges]))
     body.trainable = False
-    pooled = [_pool_lungs(x, i) for i, x in enumerate(body.outputs)]
+    *maps, edges = body.outputs
+    pooled = [_pool_lungs(x, i) for i, x in enumerate(maps)]
     x = keras.layers.Concatenate(name="features")(pooled) if len(pooled) > 1 else pooled[0]  # (n, c)
-    x = Reframe(name="reframe", dtype="float32")([x, FindLungs(name="edges", dtype="float32")(body.inputs[0])])
+    x = Reframe(name="reframe", dtype="float32")([x, edges])
     x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
     units, activation = (1, "sigmoid") if len(labels) == 2 else (len(labels), "softmax")
     x = keras.layers.Dense(units, activation=activation, dtype="float32", kernel_initializer=keras.initializers.GlorotUniform(seed), name="probability")(x)
@@ -171,10 +175,10 @@ def build_served(labels: Sequence[str], recipe: TrainConfig) -> keras.Model:
         As of `build_model`.
 
     Example:
-        >>> build_served(["NORMAL", "PNEUMONIA"], TrainConfig(image_size=64)).get_layer("margin").cropping
-        ((4, 4), (4, 4))
+        >>> build_served(["NORMAL", "PNEUMONIA"], TrainConfig(image_size=64)).get_layer("shown").margin
+        0.0625
     """
-    shown = {"margin": recipe.margin, "detail": recipe.detail}
+    shown = {"margin": recipe.margin, "follow": recipe.follow, "detail": recipe.detail}
     return build_model(labels, backbone=recipe.backbone, image_size=recipe.image_size, weights=None, dropout=recipe.dropout, seed=recipe.seed, **shown)
 
 
@@ -193,13 +197,17 @@ def _shrink(x: Any, side: int, prefix: str) -> Any:
 
 def _look(spec: Backbone, look: Look, x: Any, weights: str | None, prefix: str) -> list[Any]:
     """The feature maps of a backbone for prepared films x (n, s, s, 3); its layers are named with the prefix."""
+    build = getattr(keras.applications, spec.application)
     before = {id(layer) for layer in keras.Model(keras.utils.get_source_inputs(x), x).layers}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # ImageNet weights serve every size
-        body = getattr(keras.applications, spec.application)(input_tensor=x, input_shape=x.shape[1:], include_top=False, weights=weights)
+        plain = build(input_shape=x.shape[1:], include_top=False, weights=weights)  # by itself: Keras counts layers when it loads weights
+        body = build(input_tensor=x, input_shape=x.shape[1:], include_top=False, weights=None)
     maps = [body.get_layer(name).output for name in look.layers] or [body.output]
     for layer in body.layers:
         if id(layer) not in before:
+            if layer.weights:
+                layer.set_weights(plain.get_layer(layer.name).get_weights())
             layer.name = prefix + layer.name
     return maps
 
@@ -211,7 +219,7 @@ def _pool_lungs(x: Any, i: int) -> Any:
 
 
 def hand_over(model: keras.Model, other: keras.Model) -> None:
-    """Give another network of `build_model`, with another margin or detail, all weights of this one.
+    """Give another network of `build_model`, which shows the backbone another part of films, all weights of this one.
 
     Args:
         model: The network that has the weights.
@@ -224,7 +232,8 @@ def hand_over(model: keras.Model, other: keras.Model) -> None:
         True
     """
     for layer in model.layers:
-        other.get_layer(layer.name).set_weights(layer.get_weights())
+        if layer.weights:
+            other.get_layer(layer.name).set_weights(layer.get_weights())
 
 
 def set_trainable(model: keras.Model, first_layer: str) -> None:
@@ -334,7 +343,8 @@ def serving_graph(model: keras.Model) -> keras.Model:
 
     Returns:
         A model with three outputs: `probabilities` (n, k); `evidence` (n, h, w, k), what each place says for each class, and 0 where nothing is pooled: its
-        mean over the pooled places is the logit (class activation mapping, exact for this head where the sides of the pooled maps divide each other);
+        mean over the pooled places is the logit (class activation mapping, exact for this head where the sides of the pooled maps divide each other, and
+        nearly where what is shown follows the lungs);
         `embedding` (n, d), the means of the last tensor at each of the deeper resolutions.
 
     References:
@@ -356,7 +366,9 @@ def serving_graph(model: keras.Model) -> keras.Model:
     evidence = _at_every_place(seen[0].output, parts[0]) + bias - ops.reshape(taken_off, (-1, 1, 1, len(bias)))  # (n, h, w, k)
     for layer, part in zip(seen[1:], parts[1:], strict=True):
         evidence = evidence + ops.image.resize(_at_every_place(layer.output, part), evidence.shape[1:3], interpolation="bilinear", data_format="channels_last")
-    evidence = _on_whole_film(ops.pad(evidence, ((0, 0), *seen[0].cropping, (0, 0))), model.get_layer("margin").cropping[0][0] / model.input_shape[1])
+    evidence = ops.pad(evidence, ((0, 0), *seen[0].cropping, (0, 0)))
+    for shown in (layer for layer in model.layers if isinstance(layer, Show)):
+        evidence = _on_whole_film(evidence, shown.window(reframe.input[1]), shown.margin)
     deepest: dict[int, Any] = {}  # resolution -> the last tensor of that size
     for layer in model.layers:
         shape = not layer.name.startswith(("coarse_", "lungs_")) and getattr(layer, "output", None) is not None and layer.output.shape
@@ -366,15 +378,20 @@ def serving_graph(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, {"probabilities": probabilities, "evidence": evidence, "embedding": embedding})
 
 
-def _on_whole_film(evidence: Any, margin: float) -> Any:
-    """Evidence (n, h, w, k) on what a film shows inside a margin, on all of it: 0 in the margin, which becomes a whole number of places."""
-    if not margin:
-        return evidence
-    side, inner = evidence.shape[1], max(1, round(1 / margin) - 2)  # in places as wide as the margin
-    of_margin = max(1, round(side / inner))
-    if side != inner * of_margin:
-        evidence = ops.image.resize(evidence, (inner * of_margin, inner * of_margin), interpolation="bilinear", data_format="channels_last")
-    return ops.pad(evidence, ((0, 0), (of_margin, of_margin), (of_margin, of_margin), (0, 0)))
+def _on_whole_film(evidence: Any, window: Any, margin: float) -> Any:
+    """Evidence (n, h, w, k) on a part of films, given as (n, 4) in parts of their width and height, on all of them: 0 elsewhere."""
+    side, k = evidence.shape[1], evidence.shape[3]
+    whole = round(side / (1 - 2 * margin))  # as many places in all as make one as large as before
+
+    def along(start: Any, end: Any) -> Any:
+        """How much each place of the part counts in each of the film: (n, whole, side)."""
+        at = side * (ops.convert_to_tensor((np.arange(whole)[None] + 0.5) / whole, "float32") - start) / (end - start) - 0.5
+        return ops.relu(1 - ops.abs(ops.expand_dims(at, -1) - ops.arange(side, dtype="float32")))
+
+    left, top, right, bottom = (window[:, i : i + 1] for i in range(4))
+    evidence = ops.matmul(along(top, bottom), ops.reshape(evidence, (-1, side, side * k)))  # (n, whole, side * k)
+    evidence = ops.reshape(ops.transpose(ops.reshape(evidence, (-1, whole, side, k)), (0, 2, 1, 3)), (-1, side, whole * k))
+    return ops.transpose(ops.reshape(ops.matmul(along(left, right), evidence), (-1, whole, whole, k)), (0, 2, 1, 3))
 
 
 def _at_every_place(features: Any, kernel: NDArray[Any]) -> Any:

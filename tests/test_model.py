@@ -9,8 +9,8 @@ keras = pytest.importorskip("keras", reason="needs the [train] extra")
 
 from cxrlib import framing, lungs  # noqa: E402
 from cxrlib import model as networks  # noqa: E402
-from cxrlib.layers import FindLungs, LevelBands, Reframe, Standardise  # noqa: E402
-from cxrlib.model import build_model, export_litert, hand_over, serving_graph, set_trainable  # noqa: E402
+from cxrlib.layers import FindLungs, LevelBands, Reframe, Show, Standardise  # noqa: E402
+from cxrlib.model import _on_whole_film, build_model, export_litert, hand_over, serving_graph, set_trainable  # noqa: E402
 from cxrlib.phantom import draw  # noqa: E402
 from cxrlib.runtime import Runtime  # noqa: E402
 
@@ -49,6 +49,7 @@ def test_shapes_and_activations():
         ({"image_size": 16}, r"image_size must lie in \[32, 2048\]"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
         ({"margin": 0.3}, r"margin must lie in \[0, 0.25\]"),
+        ({"follow": -0.5}, r"follow must lie in \[0, 1\]"),
         ({"detail": 1.5}, r"detail must lie in \[0, 1\]"),
         ({"labels": ["one"]}, "labels must be two or more"),
     ],
@@ -193,21 +194,81 @@ def test_what_lies_in_the_margin_is_not_seen_and_no_evidence_lies_there():
     assert np.allclose(pooled.sum(), evidence.sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "margin", "side"), [(64, 1 / 16, 16), (448, 1 / 16, 32), (224, 0.1, 20), (32, 0.25, 8)])
-def test_the_margin_is_a_whole_number_of_places(size, margin, side):
+@pytest.mark.parametrize(("size", "margin", "side"), [(64, 1 / 16, 5), (448, 1 / 16, 32), (224, 0.1, 18), (32, 0.25, 8)])
+def test_evidence_in_a_margin_is_none(size, margin, side):
     net = build_model(weights=None, image_size=size, margin=margin)
     evidence = np.asarray(serving_graph(net).predict_on_batch(films(1, size))["evidence"])[0, ..., 1]
     assert evidence.shape == (side, side)
-    of_margin = round(margin * side)
+    of_margin = int(margin * side)
     inside = evidence[of_margin : side - of_margin, of_margin : side - of_margin]
     assert np.allclose(inside.sum(), evidence.sum())
+    assert inside.any()
+
+
+EDGES = np.array([[0.15, 0.85, 0.5, 0.1, 0.7, 0.8], [0.125, 0.875, 0.5, 0.2, 0.6, 0.9]], "float32")
+
+
+@pytest.mark.parametrize("side", [56, 28])
+def test_what_is_shown_lies_where_the_window_says(side):
+    layer = Show(side, margin=0.1, follow=1.0)
+    left, top, right, bottom = np.asarray(layer.window(EDGES))[:, :, None].transpose(1, 0, 2)  # each (n, 1)
+    assert np.allclose(np.hstack([left, top, right, bottom]), [[0.125, 0.1125, 0.875, 0.8875], [0.1, 0.1, 0.9, 0.9]])
+    centre = (np.arange(56) + 0.5) / 56
+    across, down = (np.broadcast_to(ramp, (2, 56, 56))[..., None].astype("float32") for ramp in (centre, centre[:, None]))
+    place = (np.arange(side) + (0.5 if side == 56 else 0.75)) / side  # means of three points half a pixel apart, the last of them the next pixel's first
+    within = slice(1, -1)  # at its ends the part's own edge is repeated
+    for film, start, end, axis in ((across, left, right, 2), (down, top, bottom, 1)):
+        shown = np.asarray(layer([film, EDGES]))[..., 0]
+        assert np.ptp(shown, axis=3 - axis).max() < 1e-6
+        assert np.allclose(shown.mean(axis=3 - axis)[:, within], (start + place * (end - start))[:, within], atol=1e-6)
+
+
+def test_lungs_are_shown_equally_wide_however_tightly_a_film_is_framed():
+    film = np.stack([draw(7, size=448)] * 2)[..., None].astype("float32") / 255
+    tight = np.asarray(keras.ops.image.resize(film[:1, 22:426, 45:403], (448, 448)))  # a tenth less at the left and at the right, a twentieth above and below
+    film[1] = tight[0]
+    edges = np.array([[0.2, 0.8, 0.5, 0.1, 0.7, 0.8], [0.125, 0.875, 0.5, 0.1, 0.7, 0.8]], "float32")
+    same, other = (np.asarray(Show(112, margin=1 / 16, follow=follow)([film, edges])) for follow in (1.0, 0.0))
+    assert np.abs(same[0] - same[1]).mean() < 0.2 * np.abs(other[0] - other[1]).mean()
+
+
+def test_beyond_a_film_its_edge_is_repeated():
+    layer, edges = Show(28, margin=0.0, follow=1.0), np.array([[-0.5, 1.5, 0.5, 0.1, 0.7, 0.8]], "float32")
+    left, top, right, bottom = np.asarray(layer.window(edges))[0]
+    assert (left, top, right, bottom) == (-1 / 16, -1 / 16, 17 / 16, 17 / 16)
+    film = np.random.default_rng(0).random((1, 56, 56, 1)).astype("float32")
+    shown = np.asarray(layer([film, edges]))
+    assert shown[0, 0, 0, 0] == pytest.approx(film[0, 0, 0, 0])
+    assert shown[0, -1, -1, 0] == pytest.approx(film[0, -1, -1, 0])
+    nothing = np.asarray(layer.window(np.array([[0.9, 0.1, 0.5, 0.1, 0.7, 0.8]], "float32")))[0]  # where no lungs are, edges mean nothing
+    assert np.allclose(nothing, [0.3, 0.3, 0.7, 0.7])
+
+
+def test_evidence_lies_on_the_film_where_the_window_was():
+    edges = np.array([[0.225, 0.875, 0.5, 0.1, 0.7, 0.8]], "float32")
+    window = Show(112, margin=1 / 16, follow=1.0).window(edges)
+    evidence = np.zeros((1, 14, 14, 2), "float32")
+    evidence[0, 3, 11] = 1, 2
+    placed = np.asarray(_on_whole_film(evidence, window, 1 / 16))
+    assert placed.shape == (1, 16, 16, 2)
+    assert np.allclose(placed[..., 1], 2 * placed[..., 0])
+    mass = placed[0, ..., 0] / placed[0, ..., 0].sum()
+    left, top, right, bottom = np.asarray(window)[0]
+    at = (np.arange(16) + 0.5) / 16
+    assert mass.sum(axis=1) @ at == pytest.approx(top + (3 + 0.5) / 14 * (bottom - top), abs=0.01)
+    assert mass.sum(axis=0) @ at == pytest.approx(left + (11 + 0.5) / 14 * (right - left), abs=0.01)
+    alike = np.asarray(_on_whole_film(np.ones((1, 14, 14, 1), "float32"), window, 1 / 16))[0, ..., 0]
+    assert np.allclose(alike[3:13, 4:14], 1)  # as strong as it was
+    assert not alike[:, :2].any()
 
 
 def test_weights_are_handed_over_by_name():
     whole, inner = (build_model(weights=None, image_size=64, margin=margin, seed=seed) for margin, seed in ((0, 1), (1 / 16, 2)))
     hand_over(whole, inner)
     assert len(whole.get_weights()) > 50
-    assert all(map(np.array_equal, whole.get_weights(), inner.get_weights()))
+    for layer in whole.layers:
+        if layer.weights:
+            assert all(map(np.array_equal, layer.get_weights(), inner.get_layer(layer.name).get_weights()))
     shown = films(2)
     shown[:, :4] = shown[:, -4:] = shown[:, :, :4] = shown[:, :, -4:] = 0
     assert not np.array_equal(whole.predict_on_batch(shown), inner.predict_on_batch(shown))
@@ -238,10 +299,11 @@ def test_the_same_octaves_are_levelled_whatever_the_backbone_sees(image_size, si
     assert halved == (*bands[:finest], 0.02, *bands[finest + 1 :])
 
 
-def test_both_looks_start_from_the_same_weights(tmp_path):
+@pytest.mark.parametrize("follow", [0.0, 1.0])
+def test_both_looks_start_from_the_same_weights(tmp_path, follow):
     source = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(96, 96, 3))
     source.save_weights(tmp_path / "own.weights.h5")
-    net = build_model(weights=str(tmp_path / "own.weights.h5"), image_size=64)
+    net = build_model(weights=str(tmp_path / "own.weights.h5"), image_size=64, follow=follow)
     for name in ("Conv1", "block_9_depthwise"):
         assert all(np.array_equal(a, b) for a, b in zip(net.get_layer(name).get_weights(), net.get_layer(f"coarse_{name}").get_weights(), strict=True))
 
