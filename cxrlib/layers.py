@@ -220,9 +220,10 @@ class Show(keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: Any) -> Any:
         """Show films (n, s, s, 1), given edges (n, 6): (n, side, side, 1)."""
         films, edges = inputs
-        window = self.window(edges)
-        rows, columns = (self._means(window[:, i : i + 1], window[:, i + 2 : i + 3], films.shape[1]) for i in (1, 0))
-        return ops.expand_dims(ops.matmul(ops.matmul(rows, films[..., 0]), ops.transpose(columns, (0, 2, 1))), -1)
+        window, size = self.window(edges), films.shape[1]
+        rows, columns = (self._means(window[:, i : i + 1], window[:, i + 2 : i + 3], size) for i in (1, 0))
+        shown = ops.matmul(ops.matmul(rows, ops.reshape(films, (-1, size, size))), ops.transpose(columns, (0, 2, 1)))
+        return ops.reshape(shown, (-1, self.side, self.side, 1))
 
     def _means(self, start: Any, end: Any, size: int) -> Any:
         """How much each of `size` pixels counts in each pixel that is shown, along one axis, between two ends (n, 1): (n, side, size)."""
@@ -230,7 +231,7 @@ class Show(keras.layers.Layer):  # type: ignore[misc]
         at = np.add.outer(np.arange(self.side), points).ravel() / self.side  # in parts of what is shown
         where = size * (start + (end - start) * ops.convert_to_tensor(at[None], "float32")) - 0.5  # (n, side * points)
         where = ops.clip(where, ops.maximum(size * start, 0.0), ops.minimum(size * end, float(size)) - 1)
-        near = ops.relu(1 - ops.abs(ops.expand_dims(where, -1) - ops.arange(size, dtype="float32")))
+        near = ops.relu(1 - ops.abs(ops.reshape(where, (-1, where.shape[1], 1)) - ops.arange(size, dtype="float32")))
         return ops.mean(ops.reshape(near, (-1, self.side, len(points), size)), axis=2)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -386,7 +386,7 @@ def _on_whole_film(evidence: Any, window: Any, margin: float) -> Any:
     def along(start: Any, end: Any) -> Any:
         """How much each place of the part counts in each of the film: (n, whole, side)."""
         at = side * (ops.convert_to_tensor((np.arange(whole)[None] + 0.5) / whole, "float32") - start) / (end - start) - 0.5
-        return ops.relu(1 - ops.abs(ops.expand_dims(at, -1) - ops.arange(side, dtype="float32")))
+        return ops.relu(1 - ops.abs(ops.reshape(at, (-1, whole, 1)) - ops.arange(side, dtype="float32")))
 
     left, top, right, bottom = (window[:, i : i + 1] for i in range(4))
     evidence = ops.matmul(along(top, bottom), ops.reshape(evidence, (-1, side, side * k)))  # (n, whole, side * k)
