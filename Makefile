@@ -1,6 +1,8 @@
 # Everything that must hold before a change lands; CI runs the same.
 .PHONY: check format lint types test docs
 PYTHON ?= python
+# test files at once
+JOBS ?= 2
 
 check: lint types test docs
 
@@ -15,7 +17,7 @@ types:
 	$(PYTHON) -m mypy
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses $(JOBS) --dist loadfile
 
 docs:
 	$(PYTHON) -m mkdocs build --strict --quiet --site-dir site

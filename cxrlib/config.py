@@ -207,7 +207,7 @@ class TrainConfig:
     average: int = 2
     prior_films: float = 2240.0
     framing_correction: float = 0.5
-    margin: float = 1 / 16
+    margin: float = 0.05
     follow: float = 1.0
     detail: float = 0.5
     patience: int = 6

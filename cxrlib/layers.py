@@ -191,9 +191,9 @@ class Show(keras.layers.Layer):  # type: ignore[misc]
         >>> import numpy as np
         >>> usual, wide = np.array([[0.125, 0.875, 0.5, 0.1, 0.7, 0.8], [0.025, 0.975, 0.5, 0.1, 0.7, 0.8]], "float32")
         >>> layer = Show(112, margin=0.0625, follow=1.0)
-        >>> np.asarray(layer.window(np.stack([usual, wide]))).round(4).tolist()
+        >>> np.asarray(layer.window(np.stack([usual, wide])), float).round(4).tolist()
         [[0.0625, 0.0625, 0.9375, 0.9375], [-0.0375, 0.0125, 1.0375, 0.9875]]
-        >>> layer([np.ones((2, 224, 224, 1), "float32"), np.stack([usual, wide])]).shape
+        >>> tuple(layer([np.ones((2, 224, 224, 1), "float32"), np.stack([usual, wide])]).shape)
         (2, 112, 112, 1)
     """
 

@@ -353,7 +353,7 @@ def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, t
     # the network was trained on whole films and is shown their inner part, less sharply
     with zipfile.ZipFile(run.bundle / "model.keras") as archive:
         layers = {layer["config"]["name"]: layer["config"] for layer in json.loads(archive.read("config.json"))["config"]["layers"]}
-    assert (layers["shown"]["margin"], layers["shown"]["follow"]) == (1 / 16, 1.0)
+    assert (layers["shown"]["margin"], layers["shown"]["follow"]) == (0.05, 1.0)
     assert layers["level_bands"]["contrasts"] == [0.0, 0.02, 0.17]
 
     # fine-tuning starts from the bundle's weights
