@@ -185,7 +185,7 @@ class Show(keras.layers.Layer):  # type: ignore[misc]
         side: Height and width of what is shown, in pixels.
         margin: Part of the film's height and width, at each edge, that is not shown where the lungs lie as usual, in [0, 0.25].
         follow: How far the left and the right end of the part follow the outer edges of the lungs, in [0, 1]. Its height changes half as much as its width,
-            about the middle: hospitals frame their films tightly on all sides, and what an apex or the diaphragm says of that depends on the disease.
+            about the middle: films are framed tightly on all sides at once, and where the diaphragm lies depends on the disease.
 
     Example:
         >>> import numpy as np
