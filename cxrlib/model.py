@@ -382,11 +382,12 @@ def _on_whole_film(evidence: Any, window: Any, margin: float) -> Any:
     """Evidence (n, h, w, k) on a part of films, given as (n, 4) in parts of their width and height, on all of them: 0 elsewhere."""
     side, k = evidence.shape[1], evidence.shape[3]
     whole = round(side / (1 - 2 * margin))  # as many places in all as make one as large as before
+    centres, places = ((np.arange(whole)[None] + 0.5) / whole).astype(np.float32), np.arange(side, dtype=np.float32)  # arrays: constants of every export
 
     def along(start: Any, end: Any) -> Any:
         """How much each place of the part counts in each of the film: (n, whole, side)."""
-        at = side * (ops.convert_to_tensor((np.arange(whole)[None] + 0.5) / whole, "float32") - start) / (end - start) - 0.5
-        return ops.relu(1 - ops.abs(ops.reshape(at, (-1, whole, 1)) - ops.arange(side, dtype="float32")))
+        at = side * ops.subtract(centres, start) / (end - start) - 0.5
+        return ops.relu(1 - ops.abs(ops.subtract(ops.reshape(at, (-1, whole, 1)), places)))
 
     left, top, right, bottom = (window[:, i : i + 1] for i in range(4))
     evidence = ops.matmul(along(top, bottom), ops.reshape(evidence, (-1, side, side * k)))  # (n, whole, side * k)
