@@ -201,13 +201,14 @@ def _look(spec: Backbone, look: Look, x: Any, weights: str | None, prefix: str) 
     before = {id(layer) for layer in keras.Model(keras.utils.get_source_inputs(x), x).layers}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # ImageNet weights serve every size
-        plain = build(input_shape=x.shape[1:], include_top=False, weights=weights)  # by itself: Keras counts layers when it loads weights
         body = build(input_tensor=x, input_shape=x.shape[1:], include_top=False, weights=None)
+        # by itself, since Keras counts all layers when it loads weights
+        source = build(input_shape=x.shape[1:], include_top=False, weights=weights) if weights else body
     maps = [body.get_layer(name).output for name in look.layers] or [body.output]
     for layer in body.layers:
         if id(layer) not in before:
-            if layer.weights:
-                layer.set_weights(plain.get_layer(layer.name).get_weights())
+            if layer.weights and source is not body:
+                layer.set_weights(source.get_layer(layer.name).get_weights())
             layer.name = prefix + layer.name
     return maps
 
