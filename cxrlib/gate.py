@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cxrlib import cores
 from cxrlib.config import Array
 from cxrlib.images import Film
 from cxrlib.outliers import outliers, variants
@@ -305,7 +306,7 @@ def fit(
     def draw(k: int) -> np.ndarray:
         return np.concatenate([variants(pools[k], of_chests, seed=seed * _FOLDS + k), outliers(pools[k], of_others, seed=seed * _FOLDS + k)])
 
-    with ThreadPoolExecutor(_FOLDS) as threads:
+    with ThreadPoolExecutor(min(_FOLDS, cores.usable())) as threads:
         pictures = np.concatenate([films, *threads.map(draw, range(_FOLDS))])
     kind = np.concatenate([which, np.tile(np.repeat([len(names), len(names) + 1], [of_chests, of_others]), _FOLDS)])  # source; variant; outlier
     fold = np.concatenate([fold, np.repeat(np.arange(_FOLDS), of_chests + of_others)])

@@ -80,12 +80,12 @@ def _vary(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:  # local contrast, as multi-frequency processing gives it
         base = np.asarray(image.filter(ImageFilter.GaussianBlur(float(size * rng.uniform(0.03, 0.15)))), np.float32) / 255
         x = x + rng.uniform(-0.5, 0.8) * (x - base)
-    low, high = np.quantile(x, (rng.uniform(0, 0.05), 1 - rng.uniform(0, 0.05)))
+    low, high = np.quantile(x, (rng.uniform(0, 0.05), 1 - rng.uniform(0, 0.05))).tolist()
     if rng.random() < 0.7 and high > low:
         x = (x - low) / (high - low)
     x = np.clip(x, 0, 1) ** math.exp(rng.normal(0, 0.35))
     x = rng.uniform(0, 0.15) + x * rng.uniform(0.6, 0.85) if rng.random() < 0.4 else x
-    x = x + rng.normal(0, rng.uniform(0, 0.03), x.shape)
+    x = x + rng.uniform(0, 0.03) * _noise_field(rng, size)
     if rng.random() < 0.35:
         _frame(x, rng)
     if rng.random() < 0.5:
@@ -208,9 +208,15 @@ _SPOIL: tuple[Callable[[np.ndarray, np.random.Generator], np.ndarray], ...] = (
 # --- drawings: absorption adds up along a ray, as on a film ---
 
 
+def _axes(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """x to the right, (1, size), and y down, (size, 1), both from -1 to 1."""
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    return axis[None], axis[:, None]
+
+
 def _grid(size: int, rng: np.random.Generator, turn: float = 0.15, zoom: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
     """x to the right and y down, both in [-1, 1]; turned, shifted, scaled and a little bent."""
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    x, y = _axes(size)
     angle, scale = rng.normal(0, turn), math.exp(rng.normal(0, zoom))
     x, y = x + 0.04 * np.sin(rng.uniform(1, 4) * y + rng.uniform(0, 6)), y + 0.04 * np.sin(rng.uniform(1, 4) * x + rng.uniform(0, 6))
     return (x * math.cos(angle) - y * math.sin(angle)) * scale + rng.normal(0, 0.1), (x * math.sin(angle) + y * math.cos(angle)) * scale + rng.normal(0, 0.1)
@@ -218,6 +224,7 @@ def _grid(size: int, rng: np.random.Generator, turn: float = 0.15, zoom: float =
 
 def _radius(x: np.ndarray, y: np.ndarray, cx: float, cy: float, a: float, b: float, power: float = 2.0) -> np.ndarray:
     """1 on the rim of an ellipse, 0 in its centre."""
+    cx, cy, a, b, power = float(cx), float(cy), float(a), float(b), float(power)  # NumPy's own scalars would make it twice as wide and slow
     return (np.abs((x - cx) / a) ** power + np.abs((y - cy) / b) ** power) ** (1 / power)
 
 
@@ -233,9 +240,10 @@ def _thick(r: np.ndarray) -> np.ndarray:
 
 def _rod(x: np.ndarray, y: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Place along a rod, 0 to 1, and distance from it."""
-    d = end - start
-    t = np.clip(((x - start[0]) * d[0] + (y - start[1]) * d[1]) / max(float(d @ d), 1e-6), 0, 1)
-    return t, np.hypot(x - start[0] - t * d[0], y - start[1] - t * d[1])
+    (left, top), (right, down) = start.tolist(), (end - start).tolist()
+    x, y = x - left, y - top
+    t = np.clip((x * right + y * down) / max(right * right + down * down, 1e-6), 0, 1)
+    return t, np.hypot(x - t * right, y - t * down)
 
 
 def _bone(x: np.ndarray, y: np.ndarray, start: np.ndarray, end: np.ndarray, wide: float) -> np.ndarray:
@@ -286,7 +294,7 @@ def _hand(rng: np.random.Generator, size: int) -> np.ndarray:
 def _shoulder(rng: np.random.Generator, size: int) -> np.ndarray:
     """A ball joint beside part of the trunk: shoulder or hip."""
     x, y = _grid(size, rng, turn=0.4)
-    x = x * rng.choice((-1, 1))
+    x = x * int(rng.choice((-1, 1)))
     film = 0.6 * _filled(_radius(x, y, -0.9, 0.5, 1.0, 1.4), 0.05) + 0.4 * _flesh(x, y, np.array((0.3, 0.0)), np.array((0.6, 2.0)), 0.45)
     film += 0.6 * _thick(_radius(x, y, 0.28, -0.05, 0.22, 0.22)) + 0.7 * _bone(x, y, np.array((0.35, 0.0)), np.array((0.6, 2.2)), 0.13)
     film += 0.35 * _filled(_radius(x, y, -0.15, 0.25, 0.3, 0.6), 0.08) + 0.5 * _bone(
@@ -326,7 +334,7 @@ def _abdomen(rng: np.random.Generator, size: int) -> np.ndarray:
 def _lateral(rng: np.random.Generator, size: int) -> np.ndarray:
     """A chest from the side: one field of lung between breastbone and spine, heart in front, two domes below."""
     x, y = _grid(size, rng)
-    x = x * rng.choice((-1, 1))  # front to the left or to the right
+    x = x * int(rng.choice((-1, 1)))  # front to the left or to the right
     deep = rng.uniform(0.6, 0.9)
     body = _thick(_radius(x, y, 0, 0.2, deep + 0.12, 2.0, 3))
     film = rng.uniform(0.6, 0.9) * body
@@ -359,7 +367,7 @@ def _skull(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _breast(rng: np.random.Generator, size: int) -> np.ndarray:
     x, y = _grid(size, rng)
-    x = x * rng.choice((-1, 1)) + 1
+    x = x * int(rng.choice((-1, 1))) + 1
     body = _filled(_radius(x, y, 0, 0, rng.uniform(0.7, 1.5), rng.uniform(0.6, 1)), 0.02)
     drawn: np.ndarray = body * (0.4 + 0.5 * _clouds(rng, size, 1.6) * np.clip(1.2 - x, 0, 1))
     return drawn
@@ -399,7 +407,7 @@ def _brain(rng: np.random.Generator, size: int) -> np.ndarray:
     """A head by magnetic resonance, from any side: winding folds, ventricles, perhaps a cerebellum, the skull, the neck; on black."""
     x, y = _grid(size, rng, turn=0.2, zoom=0.15)
     r = _radius(x, y, 0, rng.uniform(-0.2, 0.1), rng.uniform(0.6, 0.9), rng.uniform(0.65, 0.95), rng.uniform(2, 2.5))
-    white, grey, fluid = rng.uniform(0.2, 1), rng.uniform(0.2, 0.9), rng.choice((rng.uniform(0, 0.2), rng.uniform(0.7, 1)))
+    white, grey, fluid = rng.uniform(0.2, 1), rng.uniform(0.2, 0.9), float(rng.choice((rng.uniform(0, 0.2), rng.uniform(0.7, 1))))
     waves, near_rim = _ring_noise(rng, size, rng.uniform(7, 16)), np.clip(3 * r - rng.uniform(0.3, 1), 0, 1)
     inside = _filled(r / rng.uniform(0.78, 0.95), 0.02)
     film = white + near_rim * ((grey - white) * np.exp(-(waves**2)) + (fluid - grey) * np.exp(-((waves / rng.uniform(0.1, 0.4)) ** 2)))
@@ -420,29 +428,40 @@ def _brain(rng: np.random.Generator, size: int) -> np.ndarray:
     return drawn
 
 
+def _noise_field(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Noise with mean 0 and deviation 1 at every pixel, in single precision like all that is drawn."""
+    return rng.normal(size=(size, size)).astype(np.float32)
+
+
+def _frequencies(size: int) -> np.ndarray:
+    """How many waves a pixel each coefficient of `numpy.fft.rfft2` stands for."""
+    return np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]).astype(np.float32)
+
+
 def _ring_noise(rng: np.random.Generator, size: int, waves: float) -> np.ndarray:
     """Noise of about so many waves a side, with mean 0 and deviation 1: where it crosses 0 run winding lines."""
-    f = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]) * size
-    x = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(size, size))) * np.exp(-(((f - waves) / (0.25 * waves)) ** 2)), (size, size))
+    f = _frequencies(size) * size
+    x = np.fft.irfft2(np.fft.rfft2(_noise_field(rng, size)) * np.exp(-(((f - waves) / (0.25 * waves)) ** 2)), (size, size))
     noise: np.ndarray = (x - x.mean()) / max(float(x.std()), 1e-9)
     return noise
 
 
 def _fan(rng: np.random.Generator, size: int) -> np.ndarray:
     """Ultrasound: a speckled sector on black."""
-    y, x = np.mgrid[0 : 1 : size * 1j, -0.5 : 0.5 : size * 1j]
+    x, y = _axes(size)
+    x, y = x / 2, (y + 1) / 2
     far, angle = np.hypot(x, y + 0.15), np.arctan2(x, y + 0.15)
     inside = (np.abs(angle) < rng.uniform(0.4, 0.9)) & (far > 0.2) & (far < 1.1)
-    drawn: np.ndarray = inside * _clouds(rng, size, rng.uniform(1, 2)) * rng.rayleigh(0.6, (size, size))
+    drawn: np.ndarray = inside * _clouds(rng, size, rng.uniform(1, 2)) * rng.rayleigh(0.6, (size, size)).astype(np.float32)
     return drawn
 
 
 def _clouds(rng: np.random.Generator, size: int, power: float) -> np.ndarray:
     """Noise with a spectrum of 1 / f^power, in [0, 1]: natural images have a power of about 1."""
-    f = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
+    f = _frequencies(size)
     f[0, 0] = 1 / size
-    x = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(size, size))) / f**power, (size, size))
-    low, high = np.quantile(x, (0.01, 0.99))
+    x = np.fft.irfft2(np.fft.rfft2(_noise_field(rng, size)) / f**power, (size, size))
+    low, high = np.quantile(x, (0.01, 0.99)).tolist()
     drawn: np.ndarray = np.clip((x - low) / max(high - low, 1e-9), 0, 1)
     return drawn
 
@@ -453,32 +472,34 @@ def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _leaves(rng: np.random.Generator, size: int) -> np.ndarray:
     """Things in front of each other, each with its own tone and grain: what photographs are made of."""
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    x, y = _axes(size)
     film = _clouds(rng, size, 1.5)
     grain = _clouds(rng, size, 1.0) - 0.5
     for _ in range(rng.integers(8, 90)):
-        a, b = np.minimum(0.04 / rng.random(2) ** 0.7, 1)
+        a, b = np.minimum(0.04 / rng.random(2) ** 0.7, 1).tolist()
         cx, cy, angle = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0, 3)
-        u, v = (x - cx) * math.cos(angle) + (y - cy) * math.sin(angle), (y - cy) * math.cos(angle) - (x - cx) * math.sin(angle)
+        far = 1.5 * math.hypot(a, b)  # beyond which nothing of the thing is left
+        rows, columns = (slice(*np.searchsorted(y[:, 0], (c - far, c + far))) for c in (cy, cx))
+        dx, dy = x[:, columns] - cx, y[rows] - cy
+        u, v = dx * math.cos(angle) + dy * math.sin(angle), dy * math.cos(angle) - dx * math.sin(angle)
         r = _radius(u, v, 0, 0, a, b, rng.choice((1, 2, 2, 8)))
-        mask = _filled(r, 0.01)
-        tone = rng.random() + rng.uniform(-0.3, 0.3) * u / a + rng.uniform(0, 0.5) * grain + rng.uniform(0, 0.3) * _thick(r)
-        film = film * (1 - mask) + mask * tone
+        tone = rng.random() + rng.uniform(-0.3, 0.3) * u / a + rng.uniform(0, 0.5) * grain[rows, columns] + rng.uniform(0, 0.3) * _thick(r)
+        film[rows, columns] += _filled(r, 0.01) * (tone - film[rows, columns])
     return film
 
 
 def _scene(rng: np.random.Generator, size: int) -> np.ndarray:
     """Sky, ridges, ground, and a few things that stand on it."""
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    x, y = _axes(size)
     film = rng.random() + rng.uniform(-0.4, 0.4) * y + 0.3 * (_clouds(rng, size, 1.8) - 0.5)
     for k in range(rng.integers(1, 5)):
         ridge = rng.uniform(-0.5, 0.7) + 0.3 * (_clouds(rng, size, 1.6)[0] - 0.5)[None]
         film = np.where(y > ridge, rng.random() + 0.1 * k + rng.uniform(0.1, 0.7) * (_clouds(rng, size, rng.uniform(0.6, 1.4)) - 0.5), film)
     for _ in range(rng.integers(0, 8)):
         cx, w, top, foot = rng.uniform(-1, 1), rng.uniform(0.03, 0.4), rng.uniform(-0.9, 0.5), rng.uniform(0.3, 1)
-        mask = (np.abs(x - cx) < w * rng.choice((1.0, 0.5)) * np.ones_like(y)) & (y > top) & (y < foot)
+        mask = (np.abs(x - cx) < w * float(rng.choice((1.0, 0.5)))) & (y > top) & (y < foot)
         panes = np.sin(x * rng.uniform(10, 60)) * np.sin(y * rng.uniform(10, 60)) > 0.2
-        film = np.where(mask, rng.random() + 0.2 * panes, film)
+        film = np.where(mask, np.float32(rng.random()) + np.float32(0.2) * panes, film)
     drawn: np.ndarray = film
     return drawn
 
@@ -539,14 +560,14 @@ _DRAW: tuple[_Draw, ...] = (
 
 def _finish(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Give a drawing the tone, softness, grain and frame of a picture that came from somewhere."""
-    low, high = np.quantile(x, (rng.uniform(0, 0.05), 1 - rng.uniform(0, 0.03)))
+    low, high = np.quantile(x, (rng.uniform(0, 0.05), 1 - rng.uniform(0, 0.03))).tolist()
     x = np.clip((x - low) / max(high - low, 1e-6), 0, 1) ** math.exp(rng.normal(0, 0.4))
-    x = rng.choice((0.0, rng.uniform(0, 0.25))) + x * rng.uniform(0.6, 1)
+    x = float(rng.choice((0.0, rng.uniform(0, 0.25)))) + x * rng.uniform(0.6, 1)
     image = Image.fromarray(_bytes(x))
     if rng.random() < 0.5:
         image = image.filter(ImageFilter.GaussianBlur(float(rng.exponential(len(x) / 250))))
     x = np.asarray(image, np.float32) / 255
-    x = x + rng.choice((0.0, rng.uniform(0, 0.06))) * (_clouds(rng, len(x), rng.uniform(0, 1)) - 0.5)
+    x = x + float(rng.choice((0.0, rng.uniform(0, 0.06)))) * (_clouds(rng, len(x), rng.uniform(0, 1)) - 0.5)
     if rng.random() < 0.3:
         _frame(x, rng)
     if rng.random() < 0.4:

@@ -1,13 +1,15 @@
 """What augmentation does to films, and when it does nothing."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("keras", reason="needs the [train] extra")
 
-from cxrlib.augmentation import Augment
+from cxrlib.augmentation import Augment, _compress, _enhance
 from cxrlib.config import AugmentConfig
 from cxrlib.phantom import draw
 
@@ -47,6 +49,32 @@ def test_every_augmentation_does_something_plausible(name):
     if name == "flip":
         whole = [min(np.abs(c - f).max(), np.abs(c - f[:, ::-1]).max()) for c, f in zip(changed, x, strict=True)]
         assert max(whole) < 2e-3
+
+
+@pytest.mark.parametrize(("strength", "quality"), [(0.5, 75), (1.0, 50), (2.0, 25)])
+def test_compression_loses_what_jpeg_loses(strength, quality):
+    x = films(2)
+    compressed = np.asarray(_compress(x, np.full((2, 1, 1), strength, "float32")))
+    for film, ours in zip(x, compressed, strict=True):
+        file = io.BytesIO()
+        Image.fromarray((film[..., 0] * 255).astype("uint8")).save(file, format="JPEG", quality=quality)
+        theirs = np.asarray(Image.open(file), "float32") / 255
+        assert np.abs(ours[..., 0] - theirs).mean() < 0.2 * np.abs(film[..., 0] - theirs).mean() + 0.5 / 255  # files hold whole numbers
+
+
+@pytest.mark.parametrize("size", [64, 60, 44])
+def test_local_contrast_becomes_alike_everywhere(size):
+    grain = np.random.default_rng(0).normal(0, 1, (1, size, size, 1)).astype("float32")
+    left = (np.arange(size) < size // 2)[None, None, :, None]
+    x = 0.5 + np.where(left, 0.02, 0.1).astype("float32") * grain.clip(-2, 2)  # grain that is five times as strong on the right
+    kept, changed = (np.asarray(_enhance(x, np.full((1, 1, 1, 1), strength, "float32"))) for strength in (0.0, 1.0))
+    assert np.abs(kept - x).max() < 1e-6
+
+    def ratio(film):
+        return float(film[~np.broadcast_to(left, film.shape)].std() / film[np.broadcast_to(left, film.shape)].std())
+
+    assert ratio(x) > 3
+    assert ratio(changed) < 0.7 * ratio(x)
 
 
 def test_the_top_is_cut_off_and_nothing_else():
