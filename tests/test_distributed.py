@@ -23,7 +23,7 @@ from cxrlib.data import Dataset
 from cxrlib.layers import FindLungs, Reframe
 
 machines.join()
-folder, n = Path(sys.argv[1]), 28
+folder, n = Path(sys.argv[1]), 32
 sizes = {"image_size": 32, "batch_size": 8, "epochs": 2, "views": 2, "average": 2}
 config = TrainConfig(**sizes, dropout=0.2, fine_tune_from="block", mixup=float(sys.argv[2]))
 films = Dataset(tuple(map(str, range(n))), np.arange(n) % 2, ("NORMAL", "PNEUMONIA"), (None,) * n, ("home",) * n, (None,) * n)
@@ -33,7 +33,7 @@ class Counted(sampling.Side):
     def batch(self, chosen):
         read.append(len(self.index[chosen]))
         return super().batch(chosen)
-sides = [Counted(pixels, index, films.take(index)) for index in (np.arange(20), np.arange(20, n))]
+sides = [Counted(pixels, index, films.take(index)) for index in (np.arange(24), np.arange(24, n))]
 with machines.sharing():
     film = keras.Input((32, 32, 1))
     initial = keras.initializers.GlorotUniform(seed=1)
@@ -49,9 +49,20 @@ print(json.dumps({"processes": machines.count(), "loss": history["loss"], "head"
 """
 
 
-def start(folder: Path, mixup: float = 0.0, **environment: str) -> subprocess.Popen:
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Where what XLA has compiled is kept for the next process: most of the time goes there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+        yield
+
+
+def start(folder: Path, mixup: float = 0.0, devices: int = 1, **environment: str) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
     environment = {**os.environ, "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(Path(__file__).parents[1]), **environment}
+    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     return subprocess.Popen([sys.executable, "-c", FIT, str(folder), str(mixup)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -76,12 +87,13 @@ def names(rank: int, port: int) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
 def test_two_processes_and_two_devices_train_as_one(tmp_path, mixup):
     port = free_port()
     runs = [
         start(tmp_path / "one", mixup),
-        start(tmp_path / "devices", mixup, XLA_FLAGS="--xla_force_host_platform_device_count=2"),
+        start(tmp_path / "devices", mixup, devices=2),
         *(start(tmp_path / "two", mixup, **names(rank, port)) for rank in range(2)),
     ]
     one, devices, first, second = map(result, runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib.util
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 import tiny_network
 from hub_server import HubServer, client_of, serving
 
+import cxrlib
 from cxrlib import Predictor, TrainConfig, bundle, phantom
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -117,6 +119,7 @@ def test_train_default(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_notebook(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook["cells"]), "clear the outputs"
+    monkeypatch.setattr(cxrlib, "TrainConfig", functools.partial(TrainConfig, image_size=64, views=1))
     few = phantom.write
     monkeypatch.setattr(phantom, "write", lambda folder, n, **options: few(folder, n=min(n, 10), size=64, **options))
     names: dict[str, Any] = {}

@@ -14,12 +14,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from cxrlib import Predictor, TrainConfig, bundle, cache, cli, data, evaluate, phantom
+from cxrlib import Predictor, bundle, cache, cli, data, evaluate, phantom
 from cxrlib.remote import cache_folder
 from cxrlib.reports import Report
 from cxrlib.sampling import split
@@ -226,48 +225,6 @@ except PermissionError as error:
 
 
 # --- a training that is killed ---
-
-TINY = TrainConfig(image_size=32, epochs=2, views=1, batch_size=8, fine_tune_from="block_12_expand", average=2, validation=0.25)
-
-
-@pytest.mark.slow
-def test_a_training_killed_between_its_checkpoint_and_its_state_trains_no_epoch_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("keras", reason="needs the [train] extra")
-    from cxrlib import fitting, train
-
-    monkeypatch.setenv("CXRLIB_CACHE", str(tmp_path / "cache"))
-    films = phantom.write(tmp_path / "films", n=12, seed=3, size=64)
-    options: dict[str, Any] = {"config": TINY, "init": None, "progress": False}
-    whole = train(films, output=tmp_path / "whole", **options)
-    write = fitting._write
-
-    def stop_before_the_state(path: Path, state: dict[str, Any]) -> None:
-        if state["epoch"] == 2:
-            raise KeyboardInterrupt
-        write(path, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fitting, "_write", stop_before_the_state)
-        with pytest.raises(KeyboardInterrupt):
-            train(films, output=tmp_path / "broken", **options)
-    record = (tmp_path / "broken.partial" / "run.json").read_text()
-    trained: list[int] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(fitting, "_write", lambda path, state: (trained.append(state["epoch"]), write(path, state)))
-        resumed = train(films, output=tmp_path / "broken", **options)
-    assert trained == [2]
-    assert resumed.history["loss"] == pytest.approx(whole.history["loss"], abs=5e-3)
-
-    left = tmp_path / "broken.partial"  # as when it is killed while it clears up
-    left.mkdir()
-    (left / "run.json").write_text(record)
-    (left / "last-0.weights.h5").write_bytes(b"half of it is gone")
-    train(films, output=tmp_path / "broken", **options)
-    assert not left.exists()
-    left.mkdir()
-    (left / "run.json").write_text("{}")  # another training's, which may want to go on
-    train(films, output=tmp_path / "broken", **options)
-    assert left.exists()
 
 
 def test_a_training_killed_at_its_first_step_can_begin_anew(tmp_path: Path) -> None:

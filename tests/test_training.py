@@ -45,6 +45,15 @@ def films(tmp_path_factory) -> Path:
     return phantom.write(tmp_path_factory.mktemp("films") / "phantoms", n=16, seed=3, size=64)
 
 
+@pytest.fixture(scope="module")
+def whole(films, tmp_path_factory) -> training.TrainingRun:
+    """A run that nothing stopped."""
+    home = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXRLIB_CACHE", str(home / "cache"))
+        return train(films, output=home / "runs" / "first", config=TINY, init=None, formats=("keras", "h5"), progress=False)
+
+
 def dataset(counts: dict[tuple[str, int], int]) -> Dataset:
     rows = [stratum for stratum, n in counts.items() for _ in range(n)]
     n = len(rows)
@@ -316,8 +325,8 @@ def test_what_cutting_the_top_off_does_to_features_is_taken_off_them_whatever_th
     assert not slope(1.0, data.targets).any()
 
 
-def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, tmp_path):
-    run = train(films, output=tmp_path / "runs" / "first", config=TINY, init=None, formats=("keras", "h5"), progress=False)
+def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, whole, tmp_path):
+    run = whole
     assert {"config.json", "model.tflite", "model.keras", "model.h5", "report.json", "README.md", "figures", "run"} == set(os.listdir(run.bundle))
     assert os.listdir(run.bundle.parent) == ["first"]
     config = bundle.load(run.bundle).config
@@ -375,8 +384,7 @@ def test_weights_are_taken_over_from_the_same_architecture_only():
         bundle.load_weights(build_model(weights=None, backbone="resnet50_v2"), bundle.DEFAULT)
 
 
-def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(films, tmp_path, monkeypatch, capsys):
-    whole = train(films, output=tmp_path / "whole", config=TINY, init=None, progress=False)
+def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(films, whole, tmp_path, monkeypatch, capsys):
     write, calls = fitting._write, []
 
     def stop_after_the_first_epoch(path, state):
@@ -401,6 +409,40 @@ def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(films, tmp_path, monk
     one, two = (bundle.load(run.bundle).runtime.run(seen).probabilities for run in (whole, resumed))  # uncalibrated: next to chance a temperature may be any
     assert np.abs(one - two).max() < 0.01
     assert not (tmp_path / "broken.partial").exists()
+
+
+@pytest.mark.slow
+def test_a_run_killed_between_its_checkpoint_and_its_state_trains_no_epoch_twice(films, whole, tmp_path, monkeypatch):
+    options = {"config": TINY, "init": None, "progress": False}
+    write = fitting._write
+
+    def stop_before_the_state(path, state):
+        if state["epoch"] == 2:
+            raise KeyboardInterrupt
+        write(path, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "_write", stop_before_the_state)
+        with pytest.raises(KeyboardInterrupt):
+            train(films, output=tmp_path / "broken", **options)
+    record = (tmp_path / "broken.partial" / "run.json").read_text()
+    trained = []
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "_write", lambda path, state: (trained.append(state["epoch"]), write(path, state)))
+        resumed = train(films, output=tmp_path / "broken", **options)
+    assert trained == [2]
+    assert resumed.history["loss"] == pytest.approx(whole.history["loss"], abs=5e-3)
+
+    left = tmp_path / "broken.partial"  # as when it is killed while it clears up
+    left.mkdir()
+    (left / "run.json").write_text(record)
+    (left / "last-0.weights.h5").write_bytes(b"half of it is gone")
+    train(films, output=tmp_path / "broken", **options)
+    assert not left.exists()
+    left.mkdir()
+    (left / "run.json").write_text("{}")  # another training's, which may want to go on
+    train(films, output=tmp_path / "broken", **options)
+    assert left.exists()
 
 
 def test_two_runs_into_one_output_do_not_mix(films, tmp_path):
