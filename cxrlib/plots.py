@@ -398,7 +398,9 @@ def training_history(history: Mapping[str, Sequence[float]]) -> Figure:
             for i in range(1, n):
                 if phase[i] != phase[i - 1]:
                     axes.axvline(i + 0.5, color=GREY, linestyle=":", linewidth=1.4, label="Next phase")
-            axes.set_title(_wrap(_NAMES.get(name, name.replace("_", " ").capitalize()), 26))
+            quantity, _, source = name.partition(" ")  # "auroc chest_xray" is that of the source chest_xray
+            shown = _NAMES.get(quantity, quantity.replace("_", " ").capitalize())
+            axes.set_title(_wrap(f"{shown}: {source}" if source else shown, 26))
             axes.set_xlabel("Epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
         for axes in list(grid):
