@@ -49,6 +49,7 @@ ORDER = (
         "runtime",
         "framing",
         "audit",
+        "drawings",
         "outliers",
         "gate",
     ),
@@ -72,7 +73,7 @@ ORDER = (
 )  # each imports only from those before it
 LATER = {("reports", "html_report"), ("reports", "plots")}  # inside a function: Report.save draws what it holds
 OWNERS = {  # an outside library, and the modules that may import it
-    "PIL": {"cli", "evaluation", "explain", "framing", "images", "outliers", "phantom", "sources"},
+    "PIL": {"cli", "drawings", "evaluation", "explain", "framing", "images", "outliers", "phantom", "sources"},
     "ai_edge_litert": {"graph", "runtime"},
     "fsspec": {"bulk"},
     "gradio": {"cli"},
