@@ -45,7 +45,8 @@ def _grain(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _frequencies(size: int) -> np.ndarray:
     """How many waves a pixel each coefficient of `numpy.fft.rfft2` stands for."""
-    return np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]).astype(np.float32)
+    frequencies: np.ndarray = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]).astype(np.float32)
+    return frequencies
 
 
 def _waves(coefficients: np.ndarray, size: int) -> np.ndarray:
