@@ -110,7 +110,8 @@ def main() -> None:
         for way in WAYS:
             command = [sys.executable, __file__, folder, options.test, "--epochs", str(options.epochs), "--way", way]
             row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
-            heads += [row["head"]] if "head" in row else []
+            if "head" in row:
+                heads.append(row["head"])
             shown = " | ".join(row[name] for name in METRICS)
             print(f"| {way} | {row['seconds']:.0f} s | {row['rate']:.0f} | {row['memory']:.1f} GB | {shown} |", flush=True)
         print(f"\nFeatures and head by themselves: {' s, '.join(f'{seconds:.0f}' for seconds in heads)} s", flush=True)
