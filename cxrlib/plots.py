@@ -391,7 +391,7 @@ def training_history(history: Mapping[str, Sequence[float]]) -> Figure:
     down = math.ceil(len(names) / across)
     with _figure(max(3.4 * across, 5), 0.6 + 2.6 * down) as figure:
         grid = figure.subplots(down, across, squeeze=False).flat
-        for axes, name in zip(grid, names, strict=False):
+        for name, axes in zip(names, grid, strict=False):  # names first: the other way round an empty panel is taken before it is seen that none is left
             for key, colour, line, marker, label in ((name, BLUE, "-", "o", "Training"), (f"val_{name}", ORANGE, "--", "s", "Validation")):
                 if key in history:
                     axes.plot(range(1, n + 1), history[key], color=colour, linestyle=line, marker=marker, markersize=3.5, label=label)

@@ -249,6 +249,7 @@ def test_history_shares_panels_and_marks_phases() -> None:
     assert [len(a.lines) for a in axes] == [3, 3, 2]
     [of_a_source] = plots.training_history({"val_auroc chest_xray": [0.9, 0.95]}).axes
     assert of_a_source.get_title("left") == "AUROC: chest_xray"
+    assert len(plots.training_history({f"quantity {i}": [0.9, 0.95] for i in range(5)}).axes) == 5  # no empty panel
     for bad in ({}, {"loss": []}, {"loss": [1.0], "val_loss": [1.0, 2.0]}, {"phase": [1.0]}):
         with pytest.raises(ValueError, match=r"history must hold one value per epoch, equally many by each name. Received: "):
             plots.training_history(bad)
