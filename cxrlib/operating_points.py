@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,25 +11,29 @@ from numpy.typing import ArrayLike, NDArray
 from cxrlib.config import OperatingPoint
 
 SCREENING_SENSITIVITY = 0.98
+_HALF = 50  # films of the rarer class of a source that counts half as far as one with any number of them
 
 
-def choose(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str]) -> dict[str, OperatingPoint]:
+def choose(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str], trust: Mapping[str, float] | None = None) -> dict[str, OperatingPoint]:
     """Choose the `screening` and the `balanced` operating point.
 
-    `screening` has the highest threshold, hence the highest specificity, at a sensitivity of at least 0.98; `balanced` maximises Youden's J,
-    sensitivity + specificity - 1, of distributions smoothed by kernels: the maximum of the counts themselves is often one of many nearly as high, and which one
-    it is depends on a few films. All films count alike: were sources to count the same, one with forty films of a class would decide by chance.
+    `screening` has the highest threshold, hence the highest specificity, at a sensitivity of at least 0.98, all films counting alike. `balanced` maximises
+    Youden's J, sensitivity + specificity - 1, in the mean of the sources, so that none is sacrificed to a larger one. A source counts as far as its labels are
+    believed, and with m films of its rarer class by a part of m / (m + 50), so that a handful of films decides nothing; one without films of both classes not
+    at all; where no source counts, all films are taken for one source's. J is that of distributions smoothed by kernels: the maximum of the counts
+    themselves is often one of many nearly as high, and which one it is depends on a few films.
 
     Args:
         truth: ndarray of shape (n,), 1 for positive films and 0 for negative ones.
         probability: ndarray of shape (n,), calibrated probability of the positive class, in [0, 1].
         sources: The n films' sources.
+        trust: By source, how far its labels are believed, not negative; all alike by default.
 
     Returns:
         Both points, with what they achieve on these films.
 
     Raises:
-        ValueError: If shapes differ, a probability is none, or one of the classes is absent.
+        ValueError: If shapes differ, a probability is none, one of the classes is absent, or `trust` is negative or lacks a source.
 
     References:
         Youden, Index for rating diagnostic tests, 1950, doi:10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106>3.0.CO;2-3. With kernels: Fluss, Faraggi and
@@ -40,14 +44,18 @@ def choose(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str]) -> 
         >>> round(points["screening"].threshold, 3), points["balanced"].specificity
         (0.4, 1.0)
     """
-    y, p, _ = _columns(truth, probability, sources)
+    y, p, where = _columns(truth, probability, sources)
     if not ((p >= 0) & (p <= 1)).all():  # nan is not, either
         raise ValueError(f"probability must lie in [0, 1]. Received: from {p.min():g} to {p.max():g}")
     if y.all() or not y.any():
         raise ValueError("operating points need films of both classes")
+    names = np.unique(where).tolist()
+    trusted = dict.fromkeys(names, 1.0) if trust is None else trust
+    if not all(0 <= trusted.get(name, -1) < math.inf for name in names):
+        raise ValueError(f"trust must be a number from 0 for each of {', '.join(names)}. Received: {dict(trusted)}")
     candidates = _between(p)
     enough = np.flatnonzero(_part_from(p[y], candidates) >= SCREENING_SENSITIVITY - 1e-9)
-    best = _smooth_youden(_logit(p[y]), _logit(p[~y]))
+    best = _best_logit(y, _logit(p), where, trusted)
     chosen = {"screening": int(enough[-1]), "balanced": int(np.argmin(np.abs(_logit(candidates) - best)))}
     return {name: measure(y, p, sources, float(candidates[i])) for name, i in chosen.items()}
 
@@ -136,16 +144,23 @@ def _logit(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log(p / (1 - p))
 
 
-def _smooth_youden(sick: NDArray[np.float64], healthy: NDArray[np.float64]) -> float:
-    """The logit with the largest sum of sensitivity and specificity, both smoothed by logistic kernels with Silverman's bandwidth."""
-    places = np.linspace(min(sick.min(), healthy.min()), max(sick.max(), healthy.max()), 1001)
-
-    def below(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The smoothed part of the logits that lies below each place."""
-        quartiles = np.quantile(logits, [0.25, 0.75])
-        deviation = 0.9 * min(logits.std(), float(np.ptp(quartiles)) / 1.34) * len(logits) ** -0.2
-        scale = 2 * max(deviation * math.sqrt(3) / math.pi, 1e-3)
-        return np.array([0.5 + 0.5 * np.tanh((place - logits) / scale).mean() for place in places])
-
-    gain = below(healthy) - below(sick)
+def _best_logit(y: NDArray[np.bool_], logits: NDArray[np.float64], where: NDArray[np.str_], trust: Mapping[str, float]) -> float:
+    """The logit with the largest smoothed Youden index in the mean of the sources, weighted as `choose` says."""
+    counted = {}
+    for name in np.unique(where).tolist():
+        mine = where == name
+        rarer = min(int(y[mine].sum()), int((~y[mine]).sum()))
+        if weight := trust[name] * rarer / (rarer + _HALF):
+            counted[name] = weight, logits[mine & y], logits[mine & ~y]
+    weighted = list(counted.values()) or [(1.0, logits[y], logits[~y])]
+    places = np.linspace(logits.min(), logits.max(), 1001)
+    gain = sum((weight * (_below(healthy, places) - _below(sick, places)) for weight, sick, healthy in weighted), np.zeros(len(places)))
     return float(places[gain > gain.max() - 1e-9].mean())  # the middle of where nothing lies between the classes
+
+
+def _below(logits: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The part of the logits that lies below each place, smoothed by logistic kernels with Silverman's bandwidth."""
+    quartiles = np.quantile(logits, [0.25, 0.75])
+    deviation = 0.9 * min(logits.std(), float(np.ptp(quartiles)) / 1.34) * len(logits) ** -0.2
+    scale = 2 * max(deviation * math.sqrt(3) / math.pi, 1e-3)
+    return np.array([0.5 + 0.5 * np.tanh((place - logits) / scale).mean() for place in places])

@@ -247,7 +247,7 @@ def _network(labels: tuple[str, ...], config: TrainConfig, init: str | os.PathLi
 def _calibrate(folder: Path, train_side: Side, validation: Side) -> None:
     """Fit what turns scores into answers: temperature and operating points on validation films, the gate on both sides; through the runtime that users run.
 
-    In the temperature a source counts as far as its labels are believed: labels that are wrong would make all answers unsure. How much evidence healthy
+    A source counts as far as its labels are believed: labels that are wrong would make all answers unsure, and move the threshold. How much evidence healthy
     validation films have, place by place, is kept too: a heatmap shows what goes beyond it.
     """
     loaded = bundle.load(folder)
@@ -266,7 +266,7 @@ def _calibrate(folder: Path, train_side: Side, validation: Side) -> None:
     if len(healthy):
         changes["usual_evidence"] = Array.pack(healthy.mean(axis=0) + healthy.std(axis=0))
     if len(config.labels) == 2:
-        changes["operating_points"] = operating_points.choose(truth, calibrate(raw, temperature)[:, 1], sources)
+        changes["operating_points"] = operating_points.choose(truth, calibrate(raw, temperature)[:, 1], sources, trust)
         changes["default_point"] = "balanced"
     changes["gate"] = to_dict(_gate(loaded.runtime, train_side, validation, config.training.seed))
     bundle.update(folder, **changes)

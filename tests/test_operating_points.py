@@ -39,7 +39,7 @@ def test_balanced_has_nearly_the_best_sum(seed):
 def test_balanced_depends_less_on_which_films_there_are_than_the_best_sum_does():
     drawn = [films(seed) for seed in range(100, 140)]
     best = [max(np.linspace(0.1, 0.9, 801), key=lambda t: sum(rates(y, p, t))) for y, p, _ in drawn]
-    chosen = [choose(*one)["balanced"].threshold for one in drawn]
+    chosen = [choose(y, p, ["one"] * len(y))["balanced"].threshold for y, p, _ in drawn]
     assert np.std(chosen) < 0.75 * np.std(best)
     assert abs(np.mean(chosen) - np.mean(best)) < 0.03
 
@@ -54,6 +54,51 @@ def test_a_handful_of_films_does_not_decide_for_all():
     y, p, where = [0, 1] * 45 + [1, 1, 1, 0], [0.45, 0.55] * 45 + [0.1, 0.1, 0.1, 0.01], ["large"] * 90 + ["small"] * 4
     assert choose(y, p, where)["balanced"].threshold == pytest.approx(0.5)
     assert choose(y, p, where)["balanced"].by_source["small"] == (0.0, 1.0)
+
+
+def hospitals(n_first=3000, n_second=300, apart=1.0):
+    """Two sources whose best thresholds are logits of `apart` below and above 0."""
+    rng = np.random.default_rng(0)
+    n = n_first + n_second
+    y, where = np.arange(n) % 2, np.array(["first"] * n_first + ["second"] * n_second)
+    logits = rng.normal(0, 1, n) + np.where(y, 2, -2) + np.where(where == "first", -apart, apart)
+    return y, 1 / (1 + np.exp(-logits)), where
+
+
+def logit_of(point):
+    return np.log(point.threshold / (1 - point.threshold))
+
+
+def test_a_small_hospital_is_not_sacrificed_to_a_large_one():
+    y, p, where = hospitals()
+    alone = [logit_of(choose(y[where == name], p[where == name], where[where == name])["balanced"]) for name in ("first", "second")]
+    both = logit_of(choose(y, p, where)["balanced"])
+    assert alone[0] == pytest.approx(-1, abs=0.15)
+    assert alone[1] == pytest.approx(1, abs=0.3)
+    assert both == pytest.approx(0, abs=0.25)  # halfway, though ten of eleven films are the first's
+
+
+def test_a_source_counts_as_far_as_its_labels_are_believed():
+    y, p, where = hospitals()
+    chosen = [logit_of(choose(y, p, where, {"first": trust, "second": 1.0})["balanced"]) for trust in (1.0, 0.5, 0.2, 0.0)]
+    assert chosen == sorted(chosen)
+    second = where == "second"
+    assert chosen[-1] == pytest.approx(logit_of(choose(y[second], p[second], where[second])["balanced"]), abs=0.05)
+    screening = [choose(y, p, where, {"first": trust, "second": 1.0})["screening"] for trust in (1.0, 0.0)]
+    assert screening[0] == screening[1]  # of all films, whoever believes them
+
+
+@pytest.mark.parametrize("trust", [None, {"first": 0.0, "second": 0.0}])
+def test_sources_of_one_class_each_are_taken_for_one(trust):
+    y, p, _ = hospitals(apart=0.0)
+    where = np.where(y, "first", "second")
+    assert choose(y, p, where, trust)["balanced"].threshold == choose(y, p, ["all"] * len(y))["balanced"].threshold
+
+
+@pytest.mark.parametrize("trust", [{"first": 1.0}, {"first": 1.0, "second": -0.1}, {"first": 1.0, "second": float("nan")}])
+def test_a_trust_that_cannot_be_is_refused(trust):
+    with pytest.raises(ValueError, match=r"trust must be a number from 0 for each of first, second\. Received: \{'first': 1\.0"):
+        choose(*hospitals(), trust)
 
 
 def test_thresholds_lie_between_probabilities():
