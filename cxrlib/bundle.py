@@ -122,7 +122,7 @@ def update(folder: str | os.PathLike[str], *, report: Report | None = None, hist
     Args:
         folder: A bundle.
         report: How it was measured, `None` keeps what it has. The rows, which name files and patients, stay out of the bundle.
-        history: The training history, drawn among the report's figures.
+        history: The training history, drawn among the report's figures; `None` keeps the figure it has.
         **changes: Fields of `BundleConfig`.
 
     Returns:
@@ -142,7 +142,9 @@ def update(folder: str | os.PathLike[str], *, report: Report | None = None, hist
             (new / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(target / name, new / name)
         if report is not None:
-            shutil.rmtree(new / "figures", ignore_errors=True)
+            for figure in new.glob("figures/*"):
+                if history is not None or figure.stem != "history":
+                    figure.unlink()
             _save_report(report, new, config, history)
         _seal(new, config, report or old.report)
         _keep_unlisted(target, old.config, new)

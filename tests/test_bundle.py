@@ -130,6 +130,16 @@ def test_an_update_takes_along_what_is_not_the_bundles(made):
         assert not {"run/split.csv", "notes.txt"} & set(bundle.load(made).config.files)
 
 
+def test_another_report_leaves_the_history_where_it_is(made):
+    bundle.update(made, report=report(), history={"loss": [0.5, 0.4]})
+    drawn = (made / "figures" / "history.png").read_bytes()
+    bundle.update(made, report=report())
+    assert (made / "figures" / "history.png").read_bytes() == drawn
+    assert "figures/history.png" in bundle.load(made).config.files
+    bundle.update(made, report=report(), history={"loss": [0.5, 0.4, 0.1]})
+    assert (made / "figures" / "history.png").read_bytes() != drawn
+
+
 def test_no_film_and_no_patient_is_named_in_a_bundle(made):
     bundle.update(made, report=report())
     for path in made.rglob("*"):
