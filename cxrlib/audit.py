@@ -121,6 +121,12 @@ class Audit:
         """The errors as counts without names, fit to be published: `("2 films in two splits",)`."""
         return tuple(text.partition(":")[0] for text in self.errors)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The warnings without names of films, fit to be published: `("1 surplus copy of 1 film with the same pixels",)`."""
+        whole = {str(confounder) for confounder in self.confounders}
+        return tuple(text if text in whole else text.partition(":")[0] for text in self.warnings)
+
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain JSON types.
 

@@ -214,7 +214,8 @@ def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> Bundl
     """
     root = Path(folder)
     if not root.is_dir():
-        raise FileNotFoundError(f"there is no bundle at {root}")
+        hint = f" (one of the Hub would be hf://{root.as_posix()})" if len(root.parts) == 2 and not root.is_absolute() else ""
+        raise FileNotFoundError(f"there is no bundle at {root}{hint}")
     config, network = _read_whole(root)
     runtime = Runtime(network, threads=threads)
     if runtime.input_size != config.image_size or runtime.labels_count != len(config.labels):

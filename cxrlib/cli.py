@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from cxrlib.predictor import Prediction, Predictor
     from cxrlib.sources import ImageError
 
+_Heatmap = dict[str, str | None]  # {"heatmap": where a picture lies}; empty where none were asked for
+
 
 class _UsageError(Exception):
     """Words that do not fit together: the user must call differently."""
@@ -155,7 +157,7 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
 
 def _decision_options(parser: argparse.ArgumentParser) -> None:
     decision = parser.add_mutually_exclusive_group()
-    decision.add_argument("--operating-point", choices=("screening", "balanced"), help="which of the model's thresholds to use")
+    decision.add_argument("--operating-point", metavar="NAME", help="which of the model's thresholds to use, such as screening or balanced")
     decision.add_argument("--threshold", type=_probability, help="a threshold of your own, in [0, 1]")
     parser.add_argument("--no-gate", action="store_true", help="answer even for pictures that are no chest films")
 
@@ -228,20 +230,20 @@ def _predict(options: argparse.Namespace) -> int:
     predictor = _deciding(options)
     failed = 0
     with ExitStack() as stack:
-        row = stack.enter_context(_table(options.csv, predictor.labels)) if options.csv else None
-        answers = _explained(predictor, films, options.heatmaps) if options.heatmaps else predictor.stream(films, errors="return")
-        for film, answer in zip(films, track(answers, "predict", total=len(films), shown=not sys.stdout.isatty()), strict=True):
+        row = stack.enter_context(_table(options.csv, predictor.labels, bool(options.heatmaps))) if options.csv else None
+        answers = _explained(predictor, films, options.heatmaps) if options.heatmaps else ((answer, {}) for answer in predictor.stream(films, errors="return"))
+        for film, (answer, heatmap) in zip(films, track(answers, "predict", total=len(films), shown=not sys.stdout.isatty()), strict=True):
             if isinstance(answer, ImageError):
                 failed += 1
                 answer = _unanswered(film, answer, predictor)
                 _complain(answer.reasons[0].removeprefix(UNREADABLE), 1)
             elif not options.json:
-                sys.stdout.write(_sentence(answer) + "\n")
+                sys.stdout.write(_sentence(answer) + "".join(f"\n  heatmap: {file}" for file in heatmap.values() if file) + "\n")
             if options.json:
-                sys.stdout.write(json.dumps(answer.to_dict()) + "\n")
+                sys.stdout.write(json.dumps(answer.to_dict() | heatmap) + "\n")
             sys.stdout.flush()
             if row:
-                row(answer)
+                row(answer, heatmap)
     if not options.json:
         sys.stderr.write(f"{DISCLAIMER}\n")
     return 1 if failed else 0
@@ -276,16 +278,16 @@ def _unanswered(film: str, error: ImageError, predictor: Predictor) -> Predictio
 
 
 @contextmanager
-def _table(path: Path, labels: Sequence[str]) -> Iterator[Callable[[Prediction], Any]]:
+def _table(path: Path, labels: Sequence[str], heatmaps: bool) -> Iterator[Callable[[Prediction, _Heatmap], Any]]:
     """A function that adds a row to a CSV file; what was added stays, whatever happens next."""
     columns = ("source", "label", "probability", "threshold", "accepted")
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace", buffering=1) as file:
         writer = csv.writer(file)
-        writer.writerow([*columns, *(f"probability_{label}" for label in labels), "reasons"])
+        writer.writerow([*columns, *(f"probability_{label}" for label in labels), "reasons", *["heatmap"] * heatmaps])
 
-        def row(answer: Prediction) -> None:
+        def row(answer: Prediction, heatmap: _Heatmap) -> None:
             fields = answer.to_dict()
-            writer.writerow([*(fields[column] for column in columns), *fields["probabilities"].values(), "; ".join(answer.reasons)])
+            writer.writerow([*(fields[column] for column in columns), *fields["probabilities"].values(), "; ".join(answer.reasons), *heatmap.values()])
 
         yield row
 
@@ -297,8 +299,8 @@ def _check_folder(folder: Path, films: Iterable[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _explained(predictor: Predictor, films: Iterable[str], folder: Path) -> Iterator[Prediction | ImageError]:
-    """Predictions, and beside them a picture for every accepted film, named after it; of two films of one name, the second gets a number."""
+def _explained(predictor: Predictor, films: Iterable[str], folder: Path) -> Iterator[tuple[Prediction | ImageError, _Heatmap]]:
+    """Predictions, each with the place of a picture if the film was accepted, named after it; of two films of one name, the second gets a number."""
     from dataclasses import replace
 
     from cxrlib.sources import ImageError, name_of
@@ -308,16 +310,18 @@ def _explained(predictor: Predictor, films: Iterable[str], folder: Path) -> Iter
         try:
             explanation = predictor.explain(film)
         except (ImageError, ImportError) as error:  # the latter where this film needs an extra, and the others may not
-            yield error if isinstance(error, ImageError) else ImageError(f"{name_of(film)}: {error}")
+            yield error if isinstance(error, ImageError) else ImageError(f"{name_of(film)}: {error}"), {"heatmap": None}
             continue
+        heatmap = None
         if explanation.prediction.accepted:
             stem = Path(name_of(film)).stem
             name = next(name for name in (stem, *(f"{stem}-{i}" for i in range(2, len(taken) + 3))) if name.casefold() not in taken)
             taken.add(name.casefold())
-            part = folder / f"{name}.png.part"  # so that no picture is ever half there
+            part, heatmap = folder / f"{name}.png.part", folder / f"{name}.png"
             explanation.overlay().save(part, "PNG")
-            part.replace(folder / f"{name}.png")
-        yield replace(explanation.prediction, reasons=(*explanation.prediction.reasons, *explanation.warnings))
+            part.replace(heatmap)  # so that no picture is ever half there
+        answer = replace(explanation.prediction, reasons=(*explanation.prediction.reasons, *explanation.warnings))
+        yield answer, {"heatmap": str(heatmap) if heatmap else None}
 
 
 def _sentence(p: Prediction) -> str:

@@ -17,11 +17,12 @@ _HALF = 50  # films of the rarer class of a source that counts half as far as on
 def choose(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str], trust: Mapping[str, float] | None = None) -> dict[str, OperatingPoint]:
     """Choose the `screening` and the `balanced` operating point.
 
-    `screening` has the highest threshold, hence the highest specificity, at a sensitivity of at least 0.98, all films counting alike. `balanced` maximises
-    Youden's J, sensitivity + specificity - 1, in the mean of the sources, so that none is sacrificed to a larger one. A source counts as far as its labels are
-    believed, and with m films of its rarer class by a part of m / (m + 50), so that a handful of films decides nothing; one without films of both classes not
-    at all; where no source counts, all films are taken for one source's. J is that of distributions smoothed by kernels: the maximum of the counts
-    themselves is often one of many nearly as high, and which one it is depends on a few films.
+    `screening` has the highest specificity at a sensitivity of at least 0.98, all films counting alike, and is the lowest threshold that has it.
+
+    `balanced` maximises Youden's J, sensitivity + specificity - 1, in the mean of the sources, so that none is sacrificed to a larger one. A source counts as
+    far as its labels are believed, and with m films of its rarer class by a part of m / (m + 50), so that a handful of films decides nothing; one without films
+    of both classes not at all; where no source counts, all films are taken for one source's. J is that of distributions smoothed by kernels: the maximum of the
+    counts themselves is often one of many nearly as high, and which one it is depends on a few films.
 
     Args:
         truth: ndarray of shape (n,), 1 for positive films and 0 for negative ones.
@@ -55,8 +56,9 @@ def choose(truth: ArrayLike, probability: ArrayLike, sources: Sequence[str], tru
         raise ValueError(f"trust must be a number from 0 for each of {', '.join(names)}. Received: {dict(trusted)}")
     candidates = _between(p)
     enough = np.flatnonzero(_part_from(p[y], candidates) >= SCREENING_SENSITIVITY - 1e-9)
+    alarms = _part_from(p[~y], candidates[enough])
     best = _best_logit(y, _logit(p), where, trusted)
-    chosen = {"screening": int(enough[-1]), "balanced": int(np.argmin(np.abs(_logit(candidates) - best)))}
+    chosen = {"screening": int(enough[alarms == alarms[-1]][0]), "balanced": int(np.argmin(np.abs(_logit(candidates) - best)))}
     return {name: measure(y, p, sources, float(candidates[i])) for name, i in chosen.items()}
 
 

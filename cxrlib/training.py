@@ -169,7 +169,7 @@ def train(
             sources=_summaries(train_side.films, validation.films, trust),
             fingerprint=identity["films"],
             split=sides.digest,
-            notes=found.leaks if leaks == "allow" else (),
+            notes=(*(found.leaks if leaks == "allow" else ()), *found.remarks),
         )
         made = work / "bundle"
         shutil.rmtree(made, ignore_errors=True)

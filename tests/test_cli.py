@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import pytest
 import tiny_network
 from PIL import Image
 
-from cxrlib import ImageError, Predictor, __version__, phantom
+from cxrlib import ImageError, Predictor, __version__, bundle, phantom
 from cxrlib.cli import main
 from cxrlib.config import DISCLAIMER
 
@@ -92,7 +93,10 @@ def test_a_table_has_a_row_for_every_film(gated: Path, films: Path, tmp_path: Pa
     more = ("--heatmaps", tmp_path / "heat") if heatmaps else ()
     assert run("predict", films, "nowhere.png", tmp_path / "empty", films / "film1.png", "--model", gated, "--csv", table, *more) == 1
     found = rows(table)
-    assert list(found[0]) == ["source", "label", "probability", "threshold", "accepted", "probability_NORMAL", "probability_PNEUMONIA", "reasons"]
+    columns = ["source", "label", "probability", "threshold", "accepted", "probability_NORMAL", "probability_PNEUMONIA", "reasons"]
+    assert list(found[0]) == columns + ["heatmap"] * heatmaps
+    painted = [str(tmp_path / "heat" / name) for name in ("film1.png", "film2.png", "film1-2.png")]
+    assert [row.pop("heatmap", "") for row in found] == ([*painted[:2], "", "", "", "", painted[2]] if heatmaps else [""] * 7)
     names = [str(films / name) for name in ("film1.png", "film2.png", "more/blank.png", "more/damaged.png")]
     assert [row["source"] for row in found] == [*names, "nowhere.png", str(tmp_path / "empty"), names[0]]
     assert found[0] == found[6]
@@ -112,6 +116,11 @@ def test_heatmaps(gated: Path, films: Path, tmp_path: Path, capsys: pytest.Captu
     shutil.copytree(films, again)
     folder = tmp_path / "heat"
     assert run("predict", films, again / "film1.png", "--model", gated, "--heatmaps", folder) == 1
+    assert [line for line in capsys.readouterr().out.splitlines() if "heatmap:" in line] == [
+        f"  heatmap: {folder / name}" for name in ("film1.png", "film2.png", "film1-2.png")
+    ]
+    assert run("predict", films / "film1.png", films / "more" / "blank.png", "--model", gated, "--json", "--heatmaps", tmp_path / "new") == 0
+    assert [json.loads(line)["heatmap"] for line in capsys.readouterr().out.splitlines()] == [str(tmp_path / "new" / "film1.png"), None]
     assert sorted(os.listdir(folder)) == ["film1-2.png", "film1.png", "film2.png"]
     with Image.open(folder / "film1.png") as painted:
         assert (painted.mode, painted.size) == ("RGB", (96, 96))
@@ -142,7 +151,11 @@ def test_decisions(tiny: Path, films: Path, capsys: pytest.CaptureFixture[str]) 
     for wrong in ("1.5", "nan", "half"):
         assert f"argument --threshold: must be a number in [0, 1], not '{wrong}'" in usage(capsys, "predict", "x.png", "--threshold", wrong)
     assert "not allowed with argument" in usage(capsys, "predict", "x.png", "--threshold", "0.5", "--operating-point", "balanced")
-    assert "invalid choice: 'best'" in usage(capsys, "predict", "x.png", "--operating-point", "best")
+    assert run("predict", films / "film1.png", "--model", tiny, "--operating-point", "best") == 1
+    assert "operating_point must be one of screening, balanced. Received: 'best'" in capsys.readouterr().err
+    points = bundle.load(tiny).config.operating_points
+    bundle.update(tiny, operating_points={**points, "our ward": dataclasses.replace(points["balanced"], threshold=0.35)})
+    assert threshold("--operating-point", "our ward") == 0.35
 
 
 def test_no_gate(gated: Path, films: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,13 @@ def test_screening_has_the_best_specificity_at_its_sensitivity(seed):
     assert specificity == pytest.approx(max(c for s, c in (rates(y, p, t) for t in np.linspace(0, 1, 1001)) if s >= 0.98))
 
 
+def test_screening_takes_the_more_sensitive_of_equally_specific_thresholds():
+    y, p = [0] * 100 + [1] * 100, [0.1] * 99 + [0.6] + [0.7, 0.8] + [0.9] * 98
+    point = choose(y, p, ["one"] * 200)["screening"]
+    assert point.threshold == pytest.approx(0.65)  # 0.85 would have a sensitivity of 0.98, and no alarm less
+    assert (point.sensitivity, point.specificity) == (1.0, 1.0)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_balanced_has_nearly_the_best_sum(seed):
     y, p, where = films(seed)
