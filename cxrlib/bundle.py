@@ -100,8 +100,7 @@ def save(folder: str | os.PathLike[str], model: keras.Model, config: BundleConfi
     """
     from cxrlib.model import export_litert
 
-    if unknown := set(formats) - {"keras", "h5"}:
-        raise ValueError(f"formats must be 'keras', 'h5' or both. Received: {', '.join(sorted(unknown))}")
+    check_formats(formats)
     target = Path(folder)
     _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +113,22 @@ def save(folder: str | os.PathLike[str], model: keras.Model, config: BundleConfi
         config = dataclasses.replace(config, probe=_probe(Runtime(new / RUNTIME), config.image_size), versions=_versions())
         _seal(new, config, None)
     return target
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Check which Keras files are asked for.
+
+    Args:
+        formats: As for `save`.
+
+    Raises:
+        ValueError: If one is not known, or they are no sequence of names.
+
+    Example:
+        >>> check_formats(("keras", "h5"))
+    """
+    if isinstance(formats, str) or set(formats) - {"keras", "h5"}:
+        raise ValueError(f"formats must be ('keras',), ('h5',) or both. Received: formats={formats!r}")
 
 
 def update(folder: str | os.PathLike[str], *, report: Report | None = None, history: Mapping[str, Sequence[float]] | None = None, **changes: Any) -> Path:

@@ -148,6 +148,20 @@ class Decoded:
     films: Films
     facts: tuple[Facts, ...]
 
+    def check(self, dataset: Dataset) -> None:
+        """Raise if films cannot be read.
+
+        Args:
+            dataset: The films that were decoded.
+
+        Raises:
+            ImageError: The message names them and says why.
+        """
+        bad = [f"{path}: {facts.error}" for path, facts in zip(dataset.paths, self.facts, strict=True) if facts.error]
+        if bad:
+            more = f"\n… and {len(bad) - _LISTED} more; cxrlib audit names all" if len(bad) > _LISTED else ""
+            raise ImageError(f"{len(bad)} of {len(dataset)} films cannot be read:\n" + "\n".join(bad[:_LISTED]) + more)
+
 
 def open_cache(dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[str] | None = None, workers: int | None = None, progress: bool = True) -> Films:
     """Decode the films that are not in the cache yet, and open all of them.
@@ -176,10 +190,7 @@ def open_cache(dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[s
         ((4, 32, 32), dtype('uint8'))
     """
     decoded = decode(dataset, size=size, folder=folder, workers=workers, progress=progress)
-    bad = [f"{path}: {facts.error}" for path, facts in zip(dataset.paths, decoded.facts, strict=True) if facts.error]
-    if bad:
-        more = f"\n… and {len(bad) - _LISTED} more; cxrlib audit names all" if len(bad) > _LISTED else ""
-        raise ImageError(f"{len(bad)} of {len(dataset)} films cannot be read:\n" + "\n".join(bad[:_LISTED]) + more)
+    decoded.check(dataset)
     return decoded.films
 
 

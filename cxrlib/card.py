@@ -180,7 +180,7 @@ def _data(config: BundleConfig, population: str | None) -> str:
         if population
         else "**Population.** Ages, sexes, devices and the way the films were chosen are not recorded in the bundle."
     )
-    if config.split:
+    if _separated(config):
         lines.append("Training and validation films are of different patients, as far as patients are known.")
     prints = {"Films and labels": config.fingerprint, "split": config.split}
     if any(prints.values()):
@@ -190,6 +190,11 @@ def _data(config: BundleConfig, population: str | None) -> str:
     else:
         lines.append("**Audit.** No remark is recorded.")
     return "\n\n".join(lines)
+
+
+def _separated(config: BundleConfig) -> bool:
+    """Whether no patient trained and validated: leaks that were allowed are noted."""
+    return bool(config.split) and not any(note.endswith("in two splits") for note in config.notes)
 
 
 def _performance(report: Report | None) -> str:
@@ -317,7 +322,7 @@ def _checklists(config: BundleConfig, report: Report | None, population: str | N
         ("Whom the films show", "6a, 20b", "Training data" if population else None),
         ("Preparation of the films", "7, 9", "How it was made" if config.preprocessing else None),
         ("Numbers of patients and films", "20a, 21", "Training data" if sources else None),
-        ("Separation of training, validation and test by patient", "12a", "Training data" if config.split else None),
+        ("Separation of training, validation and test by patient", "12a", "Training data" if _separated(config) else None),
         ("Imbalance of the classes", "13", "How it was made"),
         ("Output, thresholds and how they were chosen", "15", "Operating points"),
         ("The whole model, ready to run", "22", "How to use it"),

@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = add("train", _train, "Train on folders of class folders or CSV manifests, one per source.")
     _data_options(train)
+    _labels_option(train)
     train.add_argument("--output", type=Path, required=True, metavar="DIR", help="the bundle's folder")
     train.add_argument("--config", type=Path, metavar="FILE", help="a recipe as JSON, with fields of TrainConfig")
     train.add_argument("--epochs", type=int, help="epochs of fine-tuning; 0 trains the head alone")
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
     audit = add("audit", _audit, "Look for what spoils a data set: copies, leaks, contradictions, confounders.")
     _data_options(audit)
+    _labels_option(audit)
     audit.add_argument("--json", action="store_true", help="print the whole audit as JSON")
 
     publish = add("publish", _publish, "Publish a model on the Hugging Face Hub.")
@@ -153,6 +155,10 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="+", metavar="DATA", help="a folder of class folders, a CSV manifest, or hf://datasets/user/name")
     parser.add_argument("--patient-pattern", metavar="REGEX", help="finds the patient in a film's name")
     parser.add_argument("--columns", type=Path, metavar="FILE", help="a CSV table of what is known of the films, such as their view, one line per film")
+
+
+def _labels_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="the classes, the healthy one first; those found when not given")
 
 
 def _decision_options(parser: argparse.ArgumentParser) -> None:
@@ -361,7 +367,7 @@ def _train(options: argparse.Namespace) -> int:
             raise ValueError(f"{options.config} is no JSON: {error}") from error
     given = {name: value for name in ("epochs", "seed") if (value := getattr(options, name)) is not None}
     run = train(
-        _scan(options),
+        _scan(options, labels=options.labels),
         output=options.output,
         config=dataclasses.replace(config, **given),
         init=None if options.init == "none" else options.init,
@@ -403,7 +409,7 @@ def _figures(report: Any) -> str:
 def _audit(options: argparse.Namespace) -> int:
     from cxrlib.audit import audit
 
-    found = audit(_scan(options))
+    found = audit(_scan(options, labels=options.labels))
     sys.stdout.write((found.to_json() if options.json else str(found)) + "\n")
     return 1 if found.errors or found.unreadable else 0
 

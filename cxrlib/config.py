@@ -103,6 +103,7 @@ class AugmentConfig:
     local: float = 1.0
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _between(self, "rotation", 0, 180)
         for name in ("zoom", "aspect", "shift", "window", "strip"):
             _between(self, name, 0, 0.45)
@@ -218,9 +219,12 @@ class TrainConfig:
     source_trust: float = 2.0
     precision: str = "auto"
     seed: int = 0
-    augment: AugmentConfig = AugmentConfig()
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.balance_by, tuple):
+            raise ValueError(f"balance_by must be a tuple of names of columns. Received: balance_by={self.balance_by!r}")
+        _check_types(self)
         for name, low, high in (
             ("image_size", 32, 2048),
             ("views", 1, 100),
@@ -244,12 +248,11 @@ class TrainConfig:
             ("validation", 0.01, 0.9),
             ("source_power", 0, 1),
             ("source_trust", 0, 8),
+            ("seed", 0, 2**31 - 1),
         ):
             _between(self, name, low, high)
         if self.balance not in ("sample", "weights", "none"):
             raise ValueError(f"balance must be 'sample', 'weights' or 'none'. Received: balance={self.balance!r}")
-        if not isinstance(self.balance_by, tuple):
-            raise ValueError(f"balance_by must be a tuple of names of columns. Received: balance_by={self.balance_by!r}")
 
 
 @dataclass(frozen=True)
@@ -456,6 +459,15 @@ def from_dict(kind: type[T], data: Any, *, where: str = "config") -> T:
     if missing := [name for name in fields if name not in data and name not in optional]:
         raise ValueError(f"{where} lacks: {', '.join(missing)}")
     return kind(**{name: _typed(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+
+
+def _check_types(config: Any) -> None:
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if not dataclasses.is_dataclass(hint):
+            _typed(hint, value, name)
+        elif not isinstance(value, typing.cast(type, hint)):
+            raise ValueError(f"{name} must be of {typing.cast(type, hint).__name__}. Received: {name}={value!r:.80}")
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:

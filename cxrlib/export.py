@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxrlib import bundle, images, phantom
-from cxrlib.predictor import Predictor
+from cxrlib.predictor import Predictor, check_many
 from cxrlib.runtime import Runtime
 from cxrlib.sources import Source
 
@@ -54,7 +54,7 @@ class Exported:
         return f"{self.path}: probabilities within {self.difference:.1e} of the bundle's on {self.films} film{'s' if self.films != 1 else ''}"
 
 
-def export(model: str | os.PathLike[str] | None, output: str | os.PathLike[str], *, format: str, films: Sequence[Source] = ()) -> Exported:
+def export(model: str | os.PathLike[str] | None, output: str | os.PathLike[str], *, format: str, films: Iterable[Source] = ()) -> Exported:
     """Write a bundle's network in another form, and check that it answers as the bundle does.
 
     All forms take films as `images.fit` makes them, (n, s, s, 1) float32 in [0, 1], and give `probabilities` (n, k), calibrated, `evidence` (n, h, w, k) and
@@ -70,6 +70,7 @@ def export(model: str | os.PathLike[str] | None, output: str | os.PathLike[str],
         Where it is, and how well it agrees.
 
     Raises:
+        TypeError: If `films` is a single film.
         ValueError: If the format is not known, the output has another suffix, or int8 gets no films.
         FileExistsError: If a SavedModel's folder exists.
         ImageError: If a film cannot be read.
@@ -88,7 +89,9 @@ def export(model: str | os.PathLike[str] | None, output: str | os.PathLike[str],
         raise ValueError(f"output must end with {_SUFFIX[format]!r} for {format}. Received: {str(target)!r}")
     if format == "saved_model" and target.exists():
         raise FileExistsError(f"{target} exists: choose another folder, nothing was written")
-    if format == "int8" and not len(films):
+    check_many(films)
+    films = list(films)
+    if format == "int8" and not films:
         raise ValueError("int8 takes the ranges of its numbers from films: name some hundred of all sources. Received: films=()")
     _check_installed(format)
     predictor = Predictor(model, gate=False)

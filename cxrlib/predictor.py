@@ -248,7 +248,7 @@ class Predictor:
             TypeError: If `sources` is a single film.
             ValueError: If `batch_size` is below 1 or `errors` is neither of the two.
         """
-        _check_many(sources)
+        check_many(sources)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1. Received: batch_size={batch_size!r}")
         if errors not in ("raise", "return"):
@@ -431,7 +431,15 @@ def unanswered(film: str, reason: str, predictor: Predictor) -> Prediction:
     return Prediction(None, nothing, dict.fromkeys(predictor.labels, nothing), predictor.threshold, False, (f"{UNREADABLE}{reason}",), film)
 
 
-def _check_many(sources: object) -> None:
+def check_many(sources: object) -> None:
+    """Refuse what is a single film where several are asked for.
+
+    Args:
+        sources: What should be an iterable of films.
+
+    Raises:
+        TypeError: If it is none.
+    """
     single = isinstance(sources, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(sources, "read") or hasattr(type(sources), "pixel_array")
     if single or not isinstance(sources, Iterable) or (isinstance(sources, np.ndarray) and sources.ndim < 3 and sources.dtype.kind in "uif"):
         raise TypeError(f"sources must be a list or another iterable of films; call the predictor itself for a single one. Received: {type(sources).__name__}")

@@ -68,13 +68,15 @@ def train(
     leaks: str = "error",
     formats: Sequence[str] = ("keras",),
     patient_pattern: str | None = None,
+    labels: Sequence[str] | None = None,
     progress: bool = True,
 ) -> TrainingRun:
     """Train a classifier and save it as a bundle.
 
     The films are audited and decoded once; patients are set aside for validation; the head is trained on the frozen backbone's features, then the deeper blocks
     are fine-tuned; temperature, operating points and gate are fitted. Started again with the same arguments, a run that was stopped at any moment goes on from
-    its last epoch, and a finished one returns what it made. Where the data has `train`, `val` and `test` splits, `val` validates and `test` is left alone.
+    its last epoch, and a finished one returns what it made, its report without the rows. Where the data has `train`, `val` and `test` splits, `val` validates and
+    `test` is left alone.
 
     Args:
         data: A folder of class folders, a CSV manifest, or a list of them: one entry per source; or a `Dataset` of `cxrlib.data.scan`, to which
@@ -85,6 +87,7 @@ def train(
         leaks: What to do about copies and patients in several splits: `"error"`, `"drop"` the surplus films, or `"allow"` them, which the bundle then says.
         formats: Keras files to write beside `model.tflite`: `"keras"`, `"h5"`.
         patient_pattern: Regular expression that finds the patient in a film's name, see `cxrlib.data.scan`.
+        labels: The classes, the healthy one first; by default as `cxrlib.data.scan` finds them.
         progress: Whether to show what is going on, on stderr.
 
     Returns:
@@ -92,7 +95,7 @@ def train(
 
     Raises:
         FileExistsError: If `output` holds something else than this very training's bundle.
-        ValueError: If the data cannot be trained on, or leak between their splits.
+        ValueError: If an argument cannot be, or the data cannot be trained on, or leak between their splits.
         ImageError: If films cannot be read.
         BlockingIOError: If another process is training into the same output.
         ImportError: If a library of the `train` extra is not installed.
@@ -109,19 +112,25 @@ def train(
     machines.join()  # before anything is computed
     progress = progress and machines.rank() == 0
     config = config or TrainConfig()
-    if leaks not in ("error", "drop", "allow"):
-        raise ValueError(f"leaks must be 'error', 'drop' or 'allow'. Received: leaks={leaks!r}")
+    _check_arguments(config, init, leaks, formats)
+    if isinstance(data, Dataset):
+        if patient_pattern is not None or labels is not None:
+            raise ValueError("a Dataset has its patients and labels: give patient_pattern and labels to `cxrlib.data.scan` instead")
+        films = data
+    else:
+        films = scan(data, patient_pattern=patient_pattern, labels=labels)
 
     def say(line: str) -> None:
         if progress:
             sys.stderr.write(f"{line}\n")
 
     target = Path(os.path.abspath(output))
-    films, found = _prepare(data, leaks, patient_pattern, config, progress)
+    films, found = _prepare(films, leaks, config, progress)
     for warning in found.warnings:
         say(f"note: {warning}")
     sides = _sides(films, found, config)
     decoded = decode(films, size=config.image_size, progress=progress)
+    decoded.check(films)
     films = _with_declared_views(films, decoded.facts)
     balanced = _with_framing(films, decoded.films, config)
     told = {name: balanced.columns[name] for name in config.balance_by if name in balanced.columns}
@@ -135,7 +144,7 @@ def train(
     }
     partial = target.with_name(f"{target.name}.partial")
     if target.exists():
-        run = _finished(target, identity)
+        run = _finished(target, identity, formats)
         if partial.exists():  # it was stopped when all was done but the clearing up
             with contextlib.suppress(FileExistsError, BlockingIOError), _alone(partial, identity):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -157,7 +166,7 @@ def train(
             _wait_for_first(work)
             if not target.exists():
                 raise RuntimeError(f"the first process stopped before {target} was complete: its own output says why")
-            return _finished(target, identity)
+            return _finished(target, identity, formats)
         settings = BundleConfig(
             labels=films.labels,
             image_size=config.image_size,
@@ -169,7 +178,7 @@ def train(
             sources=_summaries(train_side.films, validation.films, trust),
             fingerprint=identity["films"],
             split=sides.digest,
-            notes=(*(found.leaks if leaks == "allow" else ()), *found.remarks),
+            notes=_notes(found, leaks),
         )
         made = work / "bundle"
         shutil.rmtree(made, ignore_errors=True)
@@ -199,15 +208,50 @@ def _check_libraries() -> None:
         raise ImportError(f'training needs {", ".join(missing)}: pip install "cxrlib[train]"')
 
 
-def _prepare(data: Data | Dataset, leaks: str, patient_pattern: str | None, config: TrainConfig, progress: bool) -> tuple[Dataset, Audit]:
-    """Scan and audit; resolve leaks as asked; leave the test split out of it."""
-    films = data if isinstance(data, Dataset) else scan(data, patient_pattern=patient_pattern)
+def _check_arguments(config: TrainConfig, init: str | os.PathLike[str] | None, leaks: str, formats: Sequence[str]) -> None:
+    """Name at once what would be missed only when it is needed."""
+    import keras
+
+    from cxrlib.model import BACKBONES
+
+    if leaks not in ("error", "drop", "allow"):
+        raise ValueError(f"leaks must be 'error', 'drop' or 'allow'. Received: leaks={leaks!r}")
+    bundle.check_formats(formats)
+    if config.backbone not in BACKBONES:
+        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}. Received: backbone={config.backbone!r}")
+    if config.precision != "auto":
+        try:
+            keras.dtype_policies.get(config.precision)
+        except (ValueError, TypeError):
+            raise ValueError(f"precision must be 'auto' or a dtype policy of Keras. Received: precision={config.precision!r}") from None
+    if init not in ("imagenet", None) and not Path(init).is_dir():
+        raise FileNotFoundError(
+            f"init must be 'imagenet', None or a bundle's folder; Predictor.from_hub(...).folder is that of one of the Hub. Received: {init}"
+        )
+
+
+def _notes(found: Audit, leaks: str) -> tuple[str, ...]:
+    """What the card says of the data."""
+    resolved = {"allow": found.leaks, "drop": ("films that were in two splits, and copies, were left out of training",) if found.errors else (), "error": ()}
+    return (*resolved[leaks], *found.remarks)
+
+
+def _prepare(films: Dataset, leaks: str, config: TrainConfig, progress: bool) -> tuple[Dataset, Audit]:
+    """Audit; resolve leaks as asked; leave the test split out of it."""
+    if unknown := Counter(s for s in films.splits if s not in ("train", "val", "test", None)):
+        listed = ", ".join(f"{n:,} films of {name}" for name, n in unknown.items())
+        raise ValueError(f"splits must be train, val and test: what is neither trained on nor validated with belongs in test. Received: {listed}")
+    if absent := sorted(set(config.balance_by) - {"view", "framing", *films.columns}):
+        raise ValueError(f"balance_by names columns that the data do not have: {', '.join(absent)}. Known: {', '.join(films.columns) or 'none'}")
     found = audit(films, size=config.image_size, progress=progress)
     if found.errors and leaks == "error":
         raise ValueError("the data leak between their splits:\n" + "\n".join(found.errors) + '\nResolve it, or train with leaks="drop" (--drop-duplicates)')
     if leaks == "drop":
         films = drop_duplicates(films, found)
-    return films.take(np.array([s != "test" for s in films.splits])), found
+    kept = films.take(np.array([s != "test" for s in films.splits]))
+    if not len(kept):
+        raise ValueError("all films are of the test split, which training leaves alone: there is nothing to train on")
+    return kept, found
 
 
 def _with_declared_views(films: Dataset, facts: Sequence[Facts]) -> Dataset:
@@ -227,7 +271,10 @@ def _with_framing(films: Dataset, pixels: Films, config: TrainConfig) -> Dataset
 def _sides(films: Dataset, found: Audit, config: TrainConfig) -> Split:
     """The data's own validation split where it has one, else patients set aside."""
     own = np.array([s == "val" for s in films.splits])
-    if own.any() and not own.all():
+    if own.any():
+        for side, part in (("train", films.take(~own)), ("val", films.take(own))):
+            if absent := [label for k, label in enumerate(films.labels) if k not in part.targets]:
+                raise ValueError(f"every split needs films of every class. Received: no film of {', '.join(absent)} in {side}")
         return Split.of(films, own)
     return split(films, fraction=config.validation, seed=config.seed, together=[*found.exact_duplicates, *found.near_duplicates])
 
@@ -288,18 +335,20 @@ def _summaries(train_films: Dataset, validation: Dataset, trust: dict[str, float
         return {label: counts[label] for label in films.labels}
 
     summaries = []
-    for source in dict.fromkeys(train_films.sources):
+    for source in dict.fromkeys((*train_films.sources, *validation.sources)):
         patients = [p for films in (train_films, validation) for p, s in zip(films.patients, films.sources, strict=True) if s == source]
         known = len(set(patients)) if None not in patients else None
-        summaries.append(SourceSummary(source, count(train_films, source), count(validation, source), known, trust[source]))
+        summaries.append(SourceSummary(source, count(train_films, source), count(validation, source), known, trust.get(source, 1.0)))
     return tuple(summaries)
 
 
-def _finished(target: Path, identity: dict[str, Any]) -> TrainingRun:
+def _finished(target: Path, identity: dict[str, Any], formats: Sequence[str]) -> TrainingRun:
     record = target / "run" / _RECORD
     made = json.loads(record.read_text("utf-8")) if record.is_file() else {}
     if made.get("identity") != json.loads(json.dumps(identity)):
         raise FileExistsError(f"{target} exists and comes from other data or another recipe: choose another output folder, nothing was written")
+    if absent := [name for name in formats if not (target / f"model.{name}").is_file()]:
+        raise FileExistsError(f"{target} is finished, without {', '.join(f'model.{name}' for name in absent)}: choose another output folder for these formats")
     report = bundle.load(target).report
     if report is None:
         raise FileExistsError(f"{target} exists but lost its report: choose another output folder")

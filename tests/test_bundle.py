@@ -170,7 +170,7 @@ def test_saving_never_overwrites_what_is_no_bundle(tmp_path):
     config = from_dict(BundleConfig, json.loads(tiny_network.files()["config.json"]))
     with pytest.raises(FileExistsError, match="exists and is no cxrlib bundle: choose another folder, nothing was written"):
         bundle.save(tmp_path / "thesis", None, config)
-    with pytest.raises(ValueError, match=r"formats must be 'keras', 'h5' or both\. Received: onnx"):
+    with pytest.raises(ValueError, match=r"formats must be \('keras',\), \('h5',\) or both\. Received: formats="):
         bundle.save(tmp_path / "new", None, config, formats=("onnx",))
     assert sorted(os.listdir(tmp_path)) == ["thesis"]
 

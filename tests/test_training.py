@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,8 @@ import pytest
 
 keras = pytest.importorskip("keras", reason="needs the [train] extra")
 
-from cxrlib import Predictor, TrainConfig, bundle, fitting, head, images, phantom, sampling, train, training  # noqa: E402
+from cxrlib import ImageError, Predictor, TrainConfig, bundle, fitting, head, images, phantom, sampling, train, training  # noqa: E402
+from cxrlib.audit import Audit  # noqa: E402
 from cxrlib.cache import Facts  # noqa: E402
 from cxrlib.config import AugmentConfig, BundleError  # noqa: E402
 from cxrlib.data import Dataset, scan  # noqa: E402
@@ -366,7 +368,10 @@ def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, w
     assert layers["level_bands"]["contrasts"] == [0.0, 0.02, 0.17]
 
     # fine-tuning starts from the bundle's weights
-    tuned = train(films, output=tmp_path / "tuned", config=dataclasses.replace(TINY, epochs=0, learning_rate=1e-8), init=run.bundle, progress=False)
+    frozen = dataclasses.replace(TINY, epochs=0, learning_rate=1e-8)
+    tuned = train(films, output=tmp_path / "tuned", config=frozen, init=run.bundle, progress=False)
+    with pytest.raises(FileExistsError, match=r"is finished, without model\.h5"):
+        train(films, output=tuned.bundle, config=frozen, init=run.bundle, formats=("keras", "h5"), progress=False)
     a, b = (keras.models.load_model(r.bundle / "model.keras", compile=False) for r in (run, tuned))
     assert all(np.array_equal(v, w) for v, w in zip(a.get_layer("block_12_expand").get_weights(), b.get_layer("block_12_expand").get_weights(), strict=True))
 
@@ -476,8 +481,60 @@ def test_mistakes_are_named(films, tmp_path):
         train(films, output=tmp_path / "x", leaks="ignore")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         train(tmp_path / "nowhere", output=tmp_path / "x", progress=False)
-    with pytest.raises(ValueError, match="backbone must be one of"):
-        train(films, output=tmp_path / "x", config=dataclasses.replace(TINY, backbone="alexnet"), init=None, progress=False)
+    for config, message in (
+        (dataclasses.replace(TINY, backbone="alexnet"), "backbone must be one of"),
+        (dataclasses.replace(TINY, precision="float17"), r"precision must be 'auto' or a dtype policy of Keras\. Received: precision='float17'"),
+        (dataclasses.replace(TINY, balance_by=("wiew",)), "balance_by names columns that the data do not have: wiew. Known: none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(films, output=tmp_path / "x", config=config, init=None, progress=False)
+    for formats in ("keras", ("savedmodel",)):
+        with pytest.raises(ValueError, match=r"formats must be \('keras',\), \('h5',\) or both\. Received: formats="):
+            train(films, output=tmp_path / "x", formats=formats, progress=False)
+    with pytest.raises(FileNotFoundError, match=r"init must be 'imagenet', None or a bundle's folder; Predictor\.from_hub"):
+        train(films, output=tmp_path / "x", init="hf://user/repo", progress=False)
+    with pytest.raises(ValueError, match="a Dataset has its patients and labels"):
+        train(scan(films), output=tmp_path / "x", labels=("NORMAL", "PNEUMONIA"), progress=False)
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_films_that_cannot_be_read_are_named(films, tmp_path):
+    data = shutil.copytree(films, tmp_path / "films")
+    (data / "NORMAL" / "bad.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(ImageError, match=r"1 of 33 films cannot be read:\n.*bad\.png: "):
+        train(data, output=tmp_path / "x", config=TINY, init=None, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (["train", "holdout"] * 16, "splits must be train, val and test: .* Received: 16 films of holdout"),
+        (["test"] * 32, "all films are of the test split, which training leaves alone"),
+        (["train"] * 16 + ["val"] * 16, "every split needs films of every class. Received: no film of PNEUMONIA in train"),
+        (["val"] * 32, "every split needs films of every class. Received: no film of NORMAL, PNEUMONIA in train"),
+    ],
+)
+def test_splits_that_cannot_be_trained_with_are_refused(films, tmp_path, splits, message):
+    with pytest.raises(ValueError, match=message):
+        train(dataclasses.replace(scan(films), splits=tuple(splits)), output=tmp_path / "x", config=TINY, init=None, progress=False)
+
+
+def test_what_the_card_says_of_the_data():
+    found = Audit(
+        4, {}, {}, 0, (), (), {}, (), {}, (), ("2 films in two splits: a.png = b.png",), ("1 surplus copy of 1 film with the same pixels: c.png = d.png",)
+    )
+    copies = "1 surplus copy of 1 film with the same pixels"
+    assert training._notes(found, "error") == (copies,)
+    assert training._notes(found, "allow") == ("2 films in two splits", copies)
+    assert training._notes(found, "drop") == ("films that were in two splits, and copies, were left out of training", copies)
+
+
+def test_a_source_may_validate_only(films, tmp_path):
+    both = scan([films, shutil.copytree(films, tmp_path / "elsewhere")])
+    split = tuple("train" if source == films.name else "val" for source in both.sources)
+    summaries = training._summaries(both.take(np.arange(32)), both.take(np.arange(32, 64)), {films.name: 0.8})
+    assert [(source.name, source.trust) for source in summaries] == [(films.name, 0.8), ("elsewhere", 1.0)]
+    assert split.count("val") == summaries[1].validation["NORMAL"] + summaries[1].validation["PNEUMONIA"]
 
 
 def test_leaks_stop_a_training_and_can_be_dropped(films, tmp_path):
@@ -488,7 +545,7 @@ def test_leaks_stop_a_training_and_can_be_dropped(films, tmp_path):
     (data / "val" / "NORMAL" / "copy.png").write_bytes(leaked.read_bytes())
     with pytest.raises(ValueError, match=r"the data leak between their splits:(.|\n)*copy\.png(.|\n)*--drop-duplicates"):
         train(data, output=tmp_path / "x", config=TINY, init=None, progress=False)
-    kept, _ = training._prepare(data, "drop", None, TINY, False)
+    kept, _ = training._prepare(scan(data), "drop", TINY, False)
     assert len(kept) == len(scan(data)) - 1
 
 
