@@ -196,7 +196,7 @@ def _load(model: str | None, **options: Any) -> Predictor:
     if model is not None and model.startswith("hf://"):
         return Predictor(model, **options)
     with _without_greeting():
-        return Predictor(None if model == "default" else model, **options)
+        return Predictor(model, **options)
 
 
 @contextmanager
@@ -383,7 +383,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from cxrlib.predictor import UNREADABLE
 
     predictor = _deciding(options)
-    report = evaluate(predictor, _scan(options, labels=predictor.labels, split=options.split), output=options.output)
+    report = evaluate(predictor, _scan(options, labels=predictor.labels), split=options.split, output=options.output)
     sys.stdout.write(f"{_figures(report)}\n" + (f"{options.output / 'report.html'}\n" if options.output else ""))
     unreadable = [row.refused.removeprefix(UNREADABLE) for row in report.predictions if row.refused.startswith(UNREADABLE)]
     for reason in unreadable:
@@ -442,7 +442,7 @@ def _demo(options: argparse.Namespace) -> int:
     if find_spec("gradio") is None:
         raise ImportError('the demo needs gradio: pip install "cxrlib[demo]"')
     app = runpy.run_path(str(_space() / "app.py"))
-    app["main"](model=None if options.model == "default" else options.model, port=options.port, examples=options.examples)
+    app["main"](model=options.model, port=options.port, examples=options.examples)
     return 0
 
 
@@ -484,7 +484,7 @@ def _export(options: argparse.Namespace) -> int:
     from cxrlib.export import export
 
     films = list(_films(options.films))
-    made = export(None if options.model == "default" else options.model, options.output, format=options.format, films=films)
+    made = export(options.model, options.output, format=options.format, films=films)
     sys.stdout.write(f"{made}\n")
     return 0
 

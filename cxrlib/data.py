@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,7 @@ Data: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test", "testing": "test"}
 _HEALTHY = ("normal", "healthy", "negative", "no finding", "no_finding", "control")  # comes first: the classes behind it are the findings
+_HEALTHY_WORD = re.compile(r"(?:no|non|normal|healthy|negative)(?![^\W_])", re.IGNORECASE)  # begins a name, as in no_pneumonia
 _DEFAULTS = {label.casefold(): label for label in DEFAULT_LABELS}
 _COLUMNS = ("path", "label", "patient", "source", "split")
 _ALIASES = {"file_name": "path"}  # in the metadata.csv of image folders on the Hub
@@ -148,9 +150,13 @@ def scan(data: Data, *, labels: Sequence[str] | None = None, patient_pattern: st
     Patients come from the manifest, else from `patient_pattern`, else from the naming schemes of the public collections (`PATIENT_PATTERNS`). Ids of the
     first two kinds only mean something within their source, so they are prefixed with its name.
 
+    A film's name is its source's and its path below that one's folder. For absolute paths in a manifest that is the manifest's folder where they lie in it,
+    else the folder that the source's other such films have in common: what lies above is nobody's business.
+
     Args:
         data: A folder, a CSV manifest, the address of a data set on the Hub, or a list of them.
-        labels: Class names in the order of the model's outputs; `None` for those found, the healthy class first.
+        labels: Class names in the order of the model's outputs; `None` for those found, the healthy class first: one called so, or that begins with no, non,
+            normal, healthy or negative. Beside `PNEUMONIA` alone any other counts as healthy.
         patient_pattern: Regular expression that finds the patient in a film's path below its source's folder: its first group, or the whole match.
         split: Keep only this split.
 
@@ -159,7 +165,8 @@ def scan(data: Data, *, labels: Sequence[str] | None = None, patient_pattern: st
 
     Raises:
         FileNotFoundError: If a folder, a manifest or a film in it does not exist.
-        ValueError: If there are no films, one class only (unless `labels` are given), films without a label or with another one, or no such split.
+        ValueError: If there are no films, films without a label or with another one, two films of one name, or no such split; unless `labels` are given, also
+            if there is one class only, or two whose names do not tell which is the healthy one.
 
     Example:
         >>> import tempfile
@@ -193,11 +200,32 @@ def scan(data: Data, *, labels: Sequence[str] | None = None, patient_pattern: st
     if pattern and all(row.patient is None for row in rows):
         raise ValueError(f"patient_pattern matches none of {len(rows)} films, {rows[0].name!r} for one. Received: patient_pattern={patient_pattern!r}")
     if split is not None:
-        found = sorted({row.split for row in rows if row.split})
-        rows = [row for row in rows if row.split == SPLITS.get(split.casefold(), split)]
-        if not rows:
-            raise ValueError(f"the data has no split {split!r}; it has {', '.join(found) or 'none at all'}. Received: split={split!r}")
+        rows = [rows[i] for i in of_split([row.split for row in rows], split)]
     return _collect(rows, known)
+
+
+def of_split(splits: Sequence[str | None], split: str) -> list[int]:
+    """Find the films of a split.
+
+    Args:
+        splits: The films' splits, as in `Dataset.splits`.
+        split: Which one, also as spelled otherwise in `SPLITS`.
+
+    Returns:
+        Their positions, at least one.
+
+    Raises:
+        ValueError: If there is no such split.
+
+    Example:
+        >>> of_split(("train", "val", None, "val"), "validation")
+        [1, 3]
+    """
+    chosen = [i for i, one in enumerate(splits) if one == SPLITS.get(split.casefold(), split)]
+    if not chosen:
+        known = ", ".join(sorted({one for one in splits if one}))
+        raise ValueError(f"the data has no split {split!r}; it has {known or 'none at all'}. Received: split={split!r}")
+    return chosen
 
 
 def _compile(pattern: str | None) -> re.Pattern[str] | None:
@@ -251,6 +279,7 @@ def _scan_folder(folder: Path, source: str, labels: tuple[str, ...] | None, patt
 
 def _scan_manifest(file: Path, source: str, pattern: re.Pattern[str] | None) -> list[_Row]:
     rows, unlabelled, missing = [], [], []
+    lines: dict[tuple[str, str], list[int]] = defaultdict(list)  # of a source's path
     for line, row in _read_csv(file):
         path, label, given = row.pop("path"), row.pop("label"), row.pop("patient", "")
         own = row.pop("source", "") or source
@@ -260,10 +289,11 @@ def _scan_manifest(file: Path, source: str, pattern: re.Pattern[str] | None) -> 
             unlabelled.append(f"line {line}")
         elif not os.path.isfile(full):  # also one whose name is too long to be one
             missing.append(path)
+        lines[own, str(full)].append(line)
         rows.append(
             _Row(
                 path=str(full),
-                name=below.name if below.is_absolute() else str(below),
+                name=str(below),
                 label=label,
                 patient=_qualify(given, str(below), own) if given else _patient(str(below), own, pattern),
                 source=own,
@@ -278,7 +308,25 @@ def _scan_manifest(file: Path, source: str, pattern: re.Pattern[str] | None) -> 
         raise FileNotFoundError(f"{file} lists {_films(len(missing))} that cannot be found below {file.parent}: {_some(missing)}")
     if not rows:
         raise ValueError(f"{file} lists no films")
-    return rows
+    if twice := [f"{path} in lines {', '.join(map(str, where))}" for (_, path), where in lines.items() if len(where) > 1]:
+        raise ValueError(f"{file} lists {_films(len(twice))} more than once: {_some(twice, 3)}. Keep one line of each")
+    return _without_machine(rows, file.parent)
+
+
+def _without_machine(rows: list[_Row], folder: Path) -> list[_Row]:
+    """Let names of absolute paths begin below the manifest's folder, else below the folder that the source's other such films have in common."""
+    within = os.path.join(folder, "")
+    absolute = {i: os.path.normpath(row.path) for i, row in enumerate(rows) if os.path.isabs(row.name)}
+    elsewhere: dict[str, list[str]] = defaultdict(list)
+    for i, path in absolute.items():
+        if not path.startswith(within):
+            elsewhere[rows[i].source].append(os.path.dirname(path))
+    roots = {source: os.path.commonpath(folders) for source, folders in elsewhere.items()}
+    named = list(rows)
+    for i, path in absolute.items():
+        below = os.path.relpath(path, folder if path.startswith(within) else roots[rows[i].source])
+        named[i] = replace(rows[i], name=Path(below).as_posix())
+    return named
 
 
 def _read_csv(file: Path, required: Sequence[str] = ("path", "label")) -> Iterator[tuple[int, dict[str, str]]]:
@@ -326,11 +374,16 @@ def _collect(rows: list[_Row], labels: tuple[str, ...] | None) -> Dataset:
         if len(found) < 2:
             text = f"there is one class only, {found.pop()!r} in {_films(len(rows))}, and a classifier needs two"
             raise ValueError(f"{text}: add the other class, or name both with labels=(…) to evaluate on this one")
-        labels = tuple(sorted(found, key=lambda label: (label.casefold() not in _HEALTHY, label)))
+        labels = _healthy_first(found)
     unknown = [row for row in rows if row.label.casefold() not in spelling]
     if unknown:
         names = ", ".join(sorted({repr(row.label) for row in unknown}))
         raise ValueError(f"{_films(len(unknown))} with a label that is none of {', '.join(labels)}: {names}. The first: {unknown[0].where}")
+    named: dict[str, _Row] = {}
+    for row in rows:
+        if (other := named.setdefault(name := f"{row.source}/{row.name}", row)) is not row:
+            how = "list it once" if other.path == row.path else "give them different sources, as in a manifest's column source"
+            raise ValueError(f"two films have one name, {name!r}: {other.where}, and {row.where}. Names must differ: {how}")
     index = {label: i for i, label in enumerate(labels)}
     extra = sorted({name for row in rows for name in row.extra})
     return Dataset(
@@ -341,8 +394,21 @@ def _collect(rows: list[_Row], labels: tuple[str, ...] | None) -> Dataset:
         sources=tuple(row.source for row in rows),
         splits=tuple(row.split for row in rows),
         columns={name: tuple(row.extra.get(name, "") for row in rows) for name in extra},
-        names=tuple(f"{row.source}/{row.name}" for row in rows),
+        names=tuple(named),
     )
+
+
+def _healthy_first(found: set[str]) -> tuple[str, ...]:
+    """Labels in order; which of two is the healthy one is never guessed, for sensitivity and specificity hang on it."""
+    worded = {label for label in found if label.casefold() in _HEALTHY or _HEALTHY_WORD.match(label)}
+    if len(found) == 2 and len(worded) != 1:
+        finding = DEFAULT_LABELS[1]
+        first, second = sorted(found, key=lambda label: (label == finding, label))
+        if second != finding:
+            text = f"the classes are {first!r} and {second!r}, and their names do not tell which is the healthy one"
+            raise ValueError(f"{text}: name both, that one first, with labels=({first!r}, {second!r}) or the other way round, on the command line --labels")
+        return first, second
+    return tuple(sorted(found, key=lambda label: (label.casefold() not in _HEALTHY, label not in worded, label)))
 
 
 def _films(n: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxrlib import images, plots
-from cxrlib.data import Data, Dataset, scan
+from cxrlib.data import Data, Dataset, of_split, scan
 from cxrlib.metrics import Report, make_report
 from cxrlib.predictor import UNREADABLE, Predictor
 from cxrlib.progress import track
@@ -40,7 +40,7 @@ def evaluate(
         output: Folder for `report.json`, `predictions.csv`, the figures and `report.html`; `None` writes nothing.
         split: Measure only this split of the data, such as `"test"`.
         threshold: Another threshold than the model's, in [0, 1].
-        patient_pattern: Regular expression that finds the patient in a film's name, see `cxrlib.data.scan`.
+        patient_pattern: Regular expression that finds the patient in a film's name, see `cxrlib.data.scan`; not with a `Dataset`, which has its patients.
         progress: Whether to show a progress line.
 
     Returns:
@@ -49,7 +49,8 @@ def evaluate(
 
     Raises:
         FileNotFoundError: If the model or the data do not exist.
-        ValueError: If the data have other labels than the model, or no films, or the threshold is no probability.
+        ValueError: If the data have other labels than the model, no films or no such split, a `Dataset` comes with a `patient_pattern`, or the threshold is no
+            probability.
         TypeError: If the model is none of the kinds above.
 
     Example:
@@ -60,8 +61,13 @@ def evaluate(
         >>> report.n, int(report.confusion_matrix.sum())
         (4, 4)
     """
+    if isinstance(data, Dataset) and patient_pattern is not None:
+        raise ValueError(f"a Dataset has its patients: give patient_pattern to `cxrlib.data.scan` instead. Received: patient_pattern={patient_pattern!r}")
     predictor = _predictor(model)
-    films = data if isinstance(data, Dataset) else scan(data, labels=predictor.labels if predictor else None, patient_pattern=patient_pattern, split=split)
+    if isinstance(data, Dataset):
+        films = data if split is None else data.take(of_split(data.splits, split))
+    else:
+        films = scan(data, labels=predictor.labels if predictor else None, patient_pattern=patient_pattern, split=split)
     if not len(films):
         raise ValueError("there are no films to measure on")
     answers = _predictor_rows(predictor, films) if predictor else _keras_rows(model, films)

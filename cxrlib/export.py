@@ -61,7 +61,7 @@ def export(model: str | os.PathLike[str] | None, output: str | os.PathLike[str],
     `embedding` (n, d). The gate and the operating points stay behind: whoever runs the file has to see to them.
 
     Args:
-        model: A bundle's folder, `hf://user/repo[@revision]`, or `None` for the model that comes with cxrlib; it must hold `model.keras`.
+        model: A bundle's folder, `hf://user/repo[@revision]`, or `None` or `"default"` for the model that comes with cxrlib; it must hold `model.keras`.
         output: The file to write, `.onnx` or `.tflite`, or for `"saved_model"` a folder that does not exist yet.
         format: `"onnx"`, `"saved_model"`, `"litert"`, or `"int8"`: LiteRT with weights and activations of 8 bits, a quarter of the size.
         films: What to check on; int8 takes its ranges from them, so they should be many and of all sources. None for drawn phantoms, which int8 refuses.

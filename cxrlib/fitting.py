@@ -208,7 +208,8 @@ def _choose_weights(net: keras.Model, films: Dataset, config: TrainConfig, folde
     believed = sum(state["trust"][source] for source in films.sources)
     kept = believed**2 / (believed**2 + config.prior_films**2)
     net.set_weights([kept * t + (1 - kept) * s for t, s in zip(tuned, read(_HEAD), strict=True)])
-    say(f"keeps {kept:.0%} of the mean of the last {len(recent)} epochs, {1 - kept:.0%} from before fine-tuning")
+    tuning = f"the mean of the last {len(recent)} epochs" if len(recent) > 1 else "the last epoch"
+    say(f"keeps {kept:.0%} of {tuning}, {1 - kept:.0%} from before fine-tuning")
 
 
 def _epochs_without_gain(history: History) -> int:

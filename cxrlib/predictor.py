@@ -94,7 +94,7 @@ class Predictor:
     """Predicts with a bundle. Safe to call from many threads at once; needs no TensorFlow.
 
     Args:
-        model: A bundle's folder, `hf://user/repo[@revision]`, or `None` for the model that comes with cxrlib.
+        model: A bundle's folder, `hf://user/repo[@revision]`, or `None` or `"default"` for the model that comes with cxrlib.
         operating_point: Name of one of the bundle's operating points; `None` for its default.
         threshold: A threshold of your own in [0, 1] instead.
         gate: Whether pictures that are no frontal chest radiographs are refused.
@@ -125,7 +125,7 @@ class Predictor:
         if isinstance(model, str) and model.startswith("hf://"):
             repo_id, wanted = hub.parse_address(model)
             model, revision = hub.pull(repo_id, list_files=bundle.list_files, revision=wanted)
-        self._bundle: Bundle = bundle.load(bundle.DEFAULT if model is None else model, threads=threads)
+        self._bundle: Bundle = bundle.load(bundle.DEFAULT if model in (None, "default") else model, threads=threads)
         self._threshold = _choose(self.config, operating_point, threshold)
         self._gate = _gate_of(self._bundle) if gate else None
         self._usual = _usual_of(self._bundle)

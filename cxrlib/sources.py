@@ -77,7 +77,8 @@ def find(folder: str | os.PathLike[str]) -> list[Path]:
     """Find the films below a folder.
 
     Args:
-        folder: Where to look, recursively. Hidden files and folders and `__MACOSX` are left out.
+        folder: Where to look, recursively and through links to folders; what is reached in several ways counts once, best by no link. Hidden files and
+            folders, `__MACOSX`, and links to a folder that they lie in are left out.
 
     Returns:
         Sorted paths of files with one of `EXTENSIONS`, and of files of any other name that begin as DICOM files do.
@@ -93,11 +94,23 @@ def find(folder: str | os.PathLike[str]) -> list[Path]:
     """
     if not os.path.isdir(folder):
         raise NotADirectoryError(f"no such folder: {os.fspath(folder)}")
-    found = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".") and f != "__MACOSX"]
-        paths = [Path(root, f) for f in files if not f.startswith(".")]
-        found += [p for p in paths if p.suffix.lower() in EXTENSIONS or _begins_as_dicom(p)]
+    found: list[Path] = []
+    seen: set[str] = set()
+    places = [os.fspath(folder)]
+    while places:  # the folder itself, then what its links lead to, then what theirs do
+        links = []
+        for place in places:
+            for root, folders, files in os.walk(place):
+                real = os.path.realpath(root)
+                folders[:] = [f for f in folders if not f.startswith(".") and f != "__MACOSX"] if real not in seen else []
+                if real in seen:
+                    continue
+                seen.add(real)
+                linked = (path for f in folders if os.path.islink(path := os.path.join(root, f)))
+                links += [path for path in linked if not real.startswith(os.path.join(os.path.realpath(path), ""))]
+                paths = [Path(root, f) for f in files if not f.startswith(".")]
+                found += [p for p in paths if p.suffix.lower() in EXTENSIONS or _begins_as_dicom(p)]
+        places = sorted(links)
     return sorted(found)
 
 

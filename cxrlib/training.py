@@ -75,8 +75,8 @@ def train(
 
     The films are audited and decoded once; patients are set aside for validation; the head is trained on the frozen backbone's features, then the deeper blocks
     are fine-tuned; temperature, operating points and gate are fitted. Started again with the same arguments, a run that was stopped at any moment goes on from
-    its last epoch, and a finished one returns what it made, its report without the rows. Where the data has `train`, `val` and `test` splits, `val` validates and
-    `test` is left alone.
+    its last epoch, and a finished one returns what it made, its report without the rows. Where the data has `train`, `val` and `test` splits, `val`
+    validates and `test` is left alone.
 
     Args:
         data: A folder of class folders, a CSV manifest, or a list of them: one entry per source; or a `Dataset` of `cxrlib.data.scan`, to which

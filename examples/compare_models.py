@@ -1,6 +1,6 @@
 """Which of two models ranks the films of a hospital better, and is the difference more than chance?
 
-python examples/compare_models.py runs/first runs/second hospital-c
+python examples/compare_models.py default runs/second hospital-c
 """
 
 import sys
@@ -18,6 +18,8 @@ def main(first: str, second: str, data: str) -> Estimate:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     difference = main(*sys.argv[1:])
     print(f"AUROC of the first less that of the second: {difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})")
     print("no difference is shown" if difference.low <= 0 <= difference.high else "the difference is more than chance")

@@ -32,5 +32,7 @@ def main(folder: str, table: str, model: str | None = None) -> Counter[str]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
     for answer, number in main(*sys.argv[1:]).most_common():
         print(f"{number:6} {answer}")

@@ -61,7 +61,10 @@ def build(desk: Desk) -> gr.Blocks:
 
     def one(files: list[dict[str, Any]]) -> tuple[str, str]:
         try:
-            return answered(desk.take(files[0]))
+            film = desk.take(files[0])
+            if film.zipped:
+                raise FilmError(f"{film.name}: it is a zip archive. The page “Batch” takes those.")
+            return answered(film)
         except FilmError as error:
             return pages.viewer(unread=True), pages.answer(error=str(error))
 

@@ -54,6 +54,10 @@ class Upload(io.BytesIO):
         super().__init__(data)
         self.name = name
 
+    @property
+    def zipped(self) -> bool:
+        return self.getbuffer()[:4] == b"PK\3\4"
+
 
 class Uploads:
     """Uploads on their way to an answer: each lies in a folder of its own that nobody can guess, and is gone once it was read."""
@@ -313,7 +317,7 @@ class Desk:
             except FilmError as error:
                 yield _name(file.get("orig_name") or file["path"]), error
                 continue
-            if upload.getbuffer()[:4] == b"PK\3\4":
+            if upload.zipped:
                 yield from _unzip(upload)
             else:
                 yield upload.name, upload

@@ -19,6 +19,7 @@ window.cxr = (() => {
     async function send(list) {
       const files = many ? [...list] : [...list].slice(0, 1);
       const large = files.find((file) => file.size > limit);
+      const only = files.length < list.length ? `Only ${files[0].name} was taken, the first of ${list.length}. The page “Batch” takes many.` : "";
       if (!files.length) return;
       if (large) return say(`${large.name} is larger than ${limit >> 20} MB.`, true);
       busy(true);
@@ -31,7 +32,7 @@ window.cxr = (() => {
         }
         props.value = sent;
         trigger("upload");
-        say("");
+        say(only, only !== "");
       } catch (error) {
         busy(false);
         say(`That could not be sent: ${String(error?.message || error).replace(/^Error:\s*/, "") || "is the network there?"}`, true);
@@ -54,6 +55,7 @@ window.cxr = (() => {
       target(false);
       send(e.dataTransfer.files);
     });
+    listen("click", (e) => e.target.closest("[data-index]") && say("")); // an example: what was said of an earlier film, or of the camera, is over
     listen("paste", (e) => e.clipboardData?.files.length && send(e.clipboardData.files));
     if (!many) camera(element, send, say);
   }

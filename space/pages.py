@@ -178,11 +178,12 @@ class Pages:
         return f'<dl class="cx-glance">{tiles}</dl><p class="cx-fine">On {self.report.n:,} films{where}, with 95 % intervals. Trained on: {trained}.</p>'
 
     def card(self) -> str:
-        """The model card, its figures put into the text."""
+        """The model card, its figures put into the text and its numbers kept on one line."""
         card = self.folder / "README.md"
         if not card.is_file():
             return "This model has no card."
         text = re.sub(r"\A---\n.*?\n---\n", "", card.read_text("utf-8"), flags=re.DOTALL)  # metadata for the Hub
+        text = re.sub(r"(?<=\| )\d[^|A-Za-z\n]*(?= \|)", r'<span class="cx-number">\g<0></span>', text)  # cells of tables
 
         def figure(match: re.Match[str]) -> str:
             file = self.folder / "figures" / match[2]

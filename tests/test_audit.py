@@ -85,6 +85,7 @@ def test_exact_copies_whatever_their_file(tmp_path: Path, look: Callable[..., Au
         "3 surplus copies of 2 films with the same pixels: clinic/NORMAL/000.png = clinic/NORMAL/zz.bmp = clinic/NORMAL/zz.png; "
         "clinic/PNEUMONIA/001.png = clinic/PNEUMONIA/zz.png"
     )
+    assert found.remarks[0] == "3 surplus copies of 2 films with the same pixels"
 
 
 def jpeg(picture: Image.Image, quality: int) -> Image.Image:
@@ -167,10 +168,11 @@ def test_copies_are_found_at_the_size_that_is_trained(tmp_path: Path, look: Call
     assert names(look(root, size=size).near_duplicates) == [["copy.png", "003.png"]]
 
 
-def test_a_path_listed_twice(tmp_path: Path, look: Callable[..., Audit]) -> None:
+def test_a_path_in_two_sources(tmp_path: Path, look: Callable[..., Audit]) -> None:
     plant(tmp_path / "clinic", 8)
     (tmp_path / "films.csv").write_text(
-        "path,label\nclinic/NORMAL/000.png,NORMAL\nclinic/PNEUMONIA/001.png,PNEUMONIA\nclinic/NORMAL/002.png,NORMAL\nclinic/NORMAL/000.png,PNEUMONIA\n"
+        "path,label,source\nclinic/NORMAL/000.png,NORMAL,a\nclinic/PNEUMONIA/001.png,PNEUMONIA,a\n"
+        "clinic/NORMAL/002.png,NORMAL,a\nclinic/NORMAL/000.png,PNEUMONIA,b\n"
     )
     found = look(tmp_path / "films.csv")
     assert names(found.exact_duplicates) == [["000.png", "000.png"]]
@@ -231,6 +233,7 @@ def test_a_patient_in_two_splits_is_an_error(tmp_path: Path, look: Callable[...,
     found = look(root)
     assert found.errors == ("1 patient in two splits: person0_virus",)
     assert found.leaks == ("1 patient in two splits",)  # names nobody
+    assert not any(name in text for text in found.remarks for name in ("person", ".png"))
     assert {split: names((paths,))[0] for split, paths in found.patient_overlap["person0_virus"].items()} == {
         "test": ["person0_virus_99.png"],
         "train": ["person0_virus_0.png"],

@@ -45,14 +45,33 @@ def test_class_folders(tmp_path: Path) -> None:
     [
         (("covid", "NORMAL", "TB"), ("NORMAL", "TB", "covid")),
         (("positive", "negative"), ("negative", "positive")),
-        (("B", "A"), ("A", "B")),
         (("Sick", "Healthy"), ("Healthy", "Sick")),
+        (("no pneumonia", "pneumonia"), ("no pneumonia", "PNEUMONIA")),
+        (("NonCOVID", "Non-COVID"), ("Non-COVID", "NonCOVID")),
+        (("TB", "normal chest"), ("normal chest", "TB")),
+        (("Covid", "NEGATIVE_pcr"), ("NEGATIVE_pcr", "Covid")),
+        (("nodule", "healthy_adults"), ("healthy_adults", "nodule")),
+        (("clear", "Pneumonia"), ("clear", "PNEUMONIA")),
+        (("Pneumonia", "other"), ("other", "PNEUMONIA")),
+        (("TB", "COVID", "viral"), ("COVID", "TB", "viral")),
+        (("TB", "no TB", "Normal", "COVID"), ("NORMAL", "no TB", "COVID", "TB")),
     ],
 )
 def test_the_healthy_class_comes_first(tmp_path: Path, folders: tuple[str, ...], labels: tuple[str, ...]) -> None:
     found = scan(plant(tmp_path, *(f"{name}/x.png" for name in folders)))
     assert found.labels == labels
-    assert [found.labels[t] for t in found.targets] == [Path(path).parent.name for path in found.paths]
+    assert [found.labels[t].casefold() for t in found.targets] == [Path(path).parent.name.casefold() for path in found.paths]
+
+
+@pytest.mark.parametrize(("first", "second"), [("A", "B"), ("COVID", "TB"), ("Normal", "no finding"), ("nodule", "normality"), ("clear", "viral pneumonia")])
+def test_which_of_two_classes_is_the_healthy_one_is_not_guessed(tmp_path: Path, first: str, second: str) -> None:
+    plant(tmp_path, f"{first}/x.png", f"{second}/x.png")
+    a, b = first.replace("Normal", "NORMAL"), second
+    message = rf"the classes are '{a}' and '{b}', and their names do not tell .* healthy.*labels=\('{a}', '{b}'\) or the other way round, .*--labels"
+    with pytest.raises(ValueError, match=message):
+        scan(tmp_path)
+    for labels in ((a, b), (b, a)):
+        assert scan(tmp_path, labels=labels).labels == labels
 
 
 def test_given_labels_fix_the_order(tmp_path: Path) -> None:
@@ -90,6 +109,16 @@ def test_a_split_folder_by_itself_is_named_after_the_folder_above(tmp_path: Path
 def test_several_sources_get_names_of_their_own(tmp_path: Path) -> None:
     places = [plant(tmp_path / name, "NORMAL/a.png", "PNEUMONIA/b.png") for name in ("x/clinic", "y/clinic", "z/clinic")]
     assert scan(places).sources == ("clinic", "clinic", "clinic-2", "clinic-2", "clinic-3", "clinic-3")
+
+
+def test_class_folders_and_splits_that_are_links(tmp_path: Path) -> None:
+    plant(tmp_path / "pool", "a/1.png", "b/2.png", "held out/NORMAL/3.png", "held out/PNEUMONIA/4.png")
+    for link, target in {"train/NORMAL": "a", "train/PNEUMONIA": "b", "val": "held out"}.items():
+        (tmp_path / "clinic" / link).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "clinic" / link).symlink_to(tmp_path / "pool" / target)
+    found = scan(tmp_path / "clinic")
+    assert found.names == ("clinic/train/NORMAL/1.png", "clinic/train/PNEUMONIA/2.png", "clinic/val/NORMAL/3.png", "clinic/val/PNEUMONIA/4.png")
+    assert found.splits == ("train", "train", "val", "val")
 
 
 def test_labels_of_several_sources_are_one_list(tmp_path: Path) -> None:
@@ -200,13 +229,56 @@ def test_manifest(tmp_path: Path) -> None:
     assert found.sources == ("clinic", "other", "clinic")
     assert found.splits == ("train", "val", "test")
     assert found.columns == {"Age": ("4", "", "70")}
-    assert found.names == ("clinic/films/x.png", "other/y.png", "clinic/films/z.png")
+    assert found.names == ("clinic/films/x.png", "other/films/y.png", "clinic/films/z.png")
+
+
+def test_absolute_paths_are_named_by_what_tells_them_apart_and_not_by_where_they_lie(tmp_path: Path) -> None:
+    films = [f"patient0000{i}/study1/view1_frontal.png" for i in range(2)]
+    plant(tmp_path / "Dr. Mabuse" / "CheXpert", *films)
+    rows = "".join(f"{tmp_path / 'Dr. Mabuse' / 'CheXpert' / film},{label}\n" for film, label in zip(films, ("NORMAL", "PNEUMONIA"), strict=True))
+    for place, wanted in (("Dr. Mabuse/all.csv", "all/CheXpert/"), ("Dr. Mabuse/CheXpert/all.csv", "all/"), ("elsewhere/all.csv", "all/")):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text("path,label\n" + rows)
+        found = scan(tmp_path / place)
+        assert found.names == tuple(wanted + film for film in films)
+        assert found.patients == ("patient00000", "patient00001")
+
+
+def test_every_source_of_a_manifest_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    plant(tmp_path, "me/x/a.png", "me/x/b.png", "me/you/y/c/a.png", "me/you/y/d/a.png", "list/a.png", "list/b.png")
+    rows = [("me/x/a.png", "x"), ("me/x/b.png", "x"), ("me/you/y/c/a.png", "y"), ("me/you/../you/y/d/a.png", "y"), ("list/./a.png", "z"), ("list/b.png", "x/")]
+    lines = [f"{tmp_path}/{path},{'AB'[i % 2]},{source}\n" for i, (path, source) in enumerate(rows)]
+    (tmp_path / "list" / "films.csv").write_text("path,label,source\n" + "".join(lines) + "a.png,A,\n../me/x/a.png,B,\n")
+    found = scan(tmp_path / "list" / "films.csv", labels=("A", "B"))
+    assert found.names == ("x/a.png", "x/b.png", "y/c/a.png", "y/d/a.png", "z/a.png", "x//b.png", "films/a.png", "films/../me/x/a.png")
+
+
+def test_one_film_in_two_sources(tmp_path: Path) -> None:
+    plant(tmp_path / "clinic", "NORMAL/x.png", "PNEUMONIA/y.png")
+    (tmp_path / "more.csv").write_text("path,label,source\nclinic/NORMAL/x.png,NORMAL,\nclinic/NORMAL/x.png,NORMAL,third\n")
+    found = scan([tmp_path / "clinic", tmp_path / "more.csv"])
+    assert found.names == ("clinic/NORMAL/x.png", "clinic/PNEUMONIA/y.png", "more/clinic/NORMAL/x.png", "third/clinic/NORMAL/x.png")
+    assert len(set(found.paths)) == 2
+
+
+def test_names_must_differ(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        plant(tmp_path / place, "x.png", "y.png")
+        (tmp_path / place / f"{place}.csv").write_text("path,label,source\nx.png,NORMAL,clinic\ny.png,PNEUMONIA,clinic\n")
+    message = r"two films have one name, 'clinic/x\.png': .*a\.csv, line 2, and .*b\.csv, line 2\. Names must differ: give them different sources"
+    with pytest.raises(ValueError, match=message):
+        scan([tmp_path / "a" / "a.csv", tmp_path / "b" / "b.csv"])
+    with pytest.raises(ValueError, match=r"one name, 'clinic/x\.png': .*Names must differ: list it once"):
+        scan([tmp_path / "a" / "a.csv", tmp_path / "a" / "a.csv"])
+    plant(tmp_path / "c", "NORMAL/x.png", "PNEUMONIA/y.png")
+    with pytest.raises(ValueError, match=r"one name, 'c/NORMAL/x\.png': .*Names must differ: list it once"):
+        scan([tmp_path / "c", tmp_path / "c"])
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_manifests_of_spreadsheets(tmp_path: Path, delimiter: str) -> None:
     plant(tmp_path, "x.png", "y,1.png")
-    rows = [("path", "label", "note"), ('"x.png"', "A", '"two\nlines"'), ('"y,1.png"', "B", "")]
+    rows = [("path", "label", "note"), ('"x.png"', "NORMAL", '"two\nlines"'), ('"y,1.png"', "TB", "")]
     (tmp_path / "films.csv").write_text("\r\n".join(delimiter.join(row) for row in rows) + "\r\n", newline="")
     found = scan(tmp_path / "films.csv")
     assert [Path(path).name for path in found.paths] == ["x.png", "y,1.png"]
@@ -215,13 +287,13 @@ def test_manifests_of_spreadsheets(tmp_path: Path, delimiter: str) -> None:
 
 def test_metadata_of_image_folders_on_the_hub(tmp_path: Path) -> None:
     plant(tmp_path, "x.png", "y.png")
-    (tmp_path / "metadata.csv").write_text("file_name,label\nx.png,A\ny.png,B\n")
-    assert scan(tmp_path / "metadata.csv").labels == ("A", "B")
+    (tmp_path / "metadata.csv").write_text("file_name,label\nx.png,TB\ny.png,NORMAL\n")
+    assert scan(tmp_path / "metadata.csv").labels == ("NORMAL", "TB")
 
 
 def test_a_manifest_called_test_is_the_test_split(tmp_path: Path) -> None:
     plant(tmp_path / "clinic", "x.png", "y.png")
-    (tmp_path / "clinic" / "test.csv").write_text("path,label\nx.png,A\ny.png,B\n")
+    (tmp_path / "clinic" / "test.csv").write_text("path,label\nx.png,NORMAL\ny.png,TB\n")
     found = scan(tmp_path / "clinic" / "test.csv")
     assert found.splits == ("test", "test")
     assert found.sources == ("clinic", "clinic")
@@ -244,6 +316,7 @@ def test_manifest_and_folder_together(tmp_path: Path) -> None:
         ("path,label\n", ValueError, r"films\.csv lists no films"),
         ("path,label\nx.png\n", ValueError, r"films\.csv, line 2: expected 2 cells as in the first line. Received: 1"),
         ("path,label\nx.png,A\nx.png,\nx.png, \n", ValueError, r"has 2 films without a label: line 3, line 4$"),
+        ("path,label\nx.png,A\nx.png,B\n./x.png,B\n", ValueError, r"lists 1 film more than once: .*x\.png in lines 2, 3, 4\. Keep one line of each$"),
         ("path,label\nx.png,A\nlost.png,B\n", FileNotFoundError, r"lists 1 film that cannot be found below .*: lost\.png$"),
         ("path,label\nx.png,A\n", ValueError, r"there is one class only, 'A' in 1 film, and a classifier needs two"),
         ('path,label\n"x.png,A' + "x" * 200_000, ValueError, r"no CSV \(field larger than"),
@@ -263,8 +336,8 @@ def test_a_film_is_no_manifest(tmp_path: Path) -> None:
 
 
 def test_a_label_that_is_not_asked_for_is_named_with_its_line(tmp_path: Path) -> None:
-    plant(tmp_path, "x.png")
-    (tmp_path / "films.csv").write_text("path,label\nx.png,NORMAL\nx.png,TB\nx.png,COVID\n")
+    plant(tmp_path, "x.png", "y.png", "z.png")
+    (tmp_path / "films.csv").write_text("path,label\nx.png,NORMAL\ny.png,TB\nz.png,COVID\n")
     with pytest.raises(ValueError, match=r"2 films with a label that is none of NORMAL, PNEUMONIA: 'COVID', 'TB'. The first: .*films\.csv, line 3$"):
         scan(tmp_path / "films.csv", labels=("NORMAL", "PNEUMONIA"))
 

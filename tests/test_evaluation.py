@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,23 @@ def test_sources_splits_and_subgroups(tiny: Path, films: Path, tmp_path: Path) -
     assert "(test)" in report.data
     with pytest.raises(ValueError, match="the data has no split 'val'; it has test, train"):
         evaluate(tiny, table, split="val", progress=False)
+
+
+def test_a_split_of_films_that_were_listed_before(tiny: Path, films: Path) -> None:
+    whole = scan(films)
+    whole = replace(whole, splits=tuple("val" if i % 4 else None for i in range(len(whole))))
+    report = evaluate(tiny, whole, split="validation", progress=False)
+    assert [row.name for row in report.predictions] == [name for i, name in enumerate(whole.names) if i % 4]
+    assert report.data == "hospital (validation)"
+    with pytest.raises(ValueError, match=r"the data has no split 'nonsense'; it has val\. Received: split='nonsense'"):
+        evaluate(tiny, whole, split="nonsense", progress=False)
+    with pytest.raises(ValueError, match="the data has no split 'test'; it has none at all"):
+        evaluate(tiny, scan(films), split="test", progress=False)
+
+
+def test_patients_are_found_when_films_are_listed(tiny: Path, films: Path) -> None:
+    with pytest.raises(ValueError, match=r"a Dataset has its patients: give patient_pattern to `cxrlib\.data\.scan` instead\. Received: patient_pattern='x'"):
+        evaluate(tiny, scan(films), patient_pattern="x", progress=False)
 
 
 def test_nothing_to_measure(tiny: Path, films: Path) -> None:

@@ -186,3 +186,4 @@ def test_any_manifest_is_read_or_refused_with_a_reason(content: bytes, header: b
             films = scan(manifest)
             assert len(films) > 0
             assert all(Path(path).is_file() for path in films.paths)
+            assert len(set(films.names)) == len(films)

@@ -115,12 +115,12 @@ def test_parquet(hub: HubServer) -> None:
 
 
 def test_parquet_is_unpacked_once_and_anew_after_a_commit(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.plant(REPO, {"train.parquet": table([row(1, "A"), row(2, "B")])}, kind="dataset")
+    hub.plant(REPO, {"train.parquet": table([row(1, "NORMAL"), row(2, "TB")])}, kind="dataset")
     first = scan(ADDRESS)
     with monkeypatch.context() as patch:
         patch.setattr(remote, "_rows", lambda *_: pytest.fail("unpacked again"))
         assert scan(ADDRESS).paths == first.paths
-    hub.plant(REPO, {"train.parquet": table([row(5, "A"), row(6, "B")])}, kind="dataset")
+    hub.plant(REPO, {"train.parquet": table([row(5, "NORMAL"), row(6, "TB")])}, kind="dataset")
     assert levels(scan(ADDRESS).paths) == [5, 6]
     assert levels(first.paths) == [1, 2]
 
@@ -133,7 +133,7 @@ def test_parquet_that_fails_leaves_nothing(hub: HubServer) -> None:
 
 
 def test_parquet_in_folders_by_split_and_by_configuration(hub: HubServer) -> None:
-    one = table([row(1, "A"), row(2, "B")])
+    one = table([row(1, "NORMAL"), row(2, "TB")])
     hub.plant(REPO, {"child/train/0000.parquet": one, "child/test/0000.parquet": one}, kind="dataset")
     assert scan(ADDRESS).splits == ("test", "test", "train", "train")
     hub.plant(REPO, {"adult/train-0.parquet": one}, kind="dataset")
@@ -143,7 +143,7 @@ def test_parquet_in_folders_by_split_and_by_configuration(hub: HubServer) -> Non
 
 
 def test_films_of_one_name_do_not_overwrite_each_other(hub: HubServer) -> None:
-    hub.plant(REPO, {"train.parquet": table([row(1, "A", "x.png"), row(2, "A", "x.png"), row(3, "B", ".hidden/x.png")])}, kind="dataset")
+    hub.plant(REPO, {"train.parquet": table([row(1, "NORMAL", "x.png"), row(2, "NORMAL", "x.png"), row(3, "TB", ".hidden/x.png")])}, kind="dataset")
     assert levels(scan(ADDRESS).paths) == [1, 2, 3]
 
 

@@ -118,7 +118,7 @@ def test_connected() -> None:
 
 
 def test_a_split_is_written_down(tmp_path: Path) -> None:
-    for label in ("A", "B"):
+    for label in ("NORMAL", "TB"):
         (tmp_path / label).mkdir()
         for i in range(4):
             (tmp_path / label / f"{i}.png").touch()

@@ -213,3 +213,26 @@ def test_find(tmp_path: Path) -> None:
         find(tmp_path / "none")
     with pytest.raises(NotADirectoryError, match=r"no such folder: .*a\.jpg"):
         find(tmp_path / "a.jpg")
+
+
+def test_find_follows_links_and_meets_every_folder_once(tmp_path: Path) -> None:
+    for name in ("films/b/1.png", "pool/p/2.png", "pool/q/3.png", "pool/.hidden/4.png", "beside/5.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    links = {
+        "films/a": "films/b",  # has a path without links
+        "films/z": "pool/p",  # lies in pool, which comes first
+        "films/c": "pool",
+        "films/d": "pool",
+        "films/b/self": "films/b",
+        "films/b/up": "",  # must not bring what lies beside
+        "pool/q/back": "films",
+        "pool/q/on": "beside",
+        "films/lost": "nowhere",
+    }
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    wanted = ["b/1.png", "c/p/2.png", "c/q/3.png", "c/q/on/5.png"]
+    assert [path.relative_to(tmp_path / "films").as_posix() for path in find(tmp_path / "films")] == wanted
+    (tmp_path / "door").symlink_to(tmp_path / "films")
+    assert [path.relative_to(tmp_path / "door").as_posix() for path in find(tmp_path / "door")] == wanted

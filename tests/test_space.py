@@ -245,6 +245,12 @@ def test_the_card_shows_figures_and_no_other_file(pages: Pages, tmp_path: Path) 
     assert base64.b64encode(b"secret").decode() not in card
 
 
+def test_numbers_of_the_card_stay_on_one_line(pages: Pages, tmp_path: Path) -> None:
+    pages.folder = tmp_path
+    (tmp_path / "README.md").write_text("| Source | Films | AUROC |\n| --- | --- | --- |\n| a | 1,140 NORMAL | 0.994 (0.988–0.997) |\n\n2 of 3 | 4\n")
+    assert pages.card().endswith('| a | 1,140 NORMAL | <span class="cx-number">0.994 (0.988–0.997)</span> |\n\n2 of 3 | 4\n')
+
+
 @pytest.mark.parametrize(
     ("p", "said"), [(0.0, "0.0"), (0.0005, "under 0.1"), (0.042, "4.2"), (0.5, "50"), (0.934, "93.4"), (0.9996, "over 99.9"), (1.0, "100.0")]
 )

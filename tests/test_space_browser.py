@@ -72,6 +72,14 @@ class Visit:
     def send(self, *files: Path, to: str = "#cx-drop") -> None:
         self.page.set_input_files(f"{to} input[type=file]", [str(file) for file in files])
 
+    def put(self, event: str, *files: Path) -> None:
+        """Paste or drop."""
+        self.page.evaluate(PUT, [event, [[file.name, list(file.read_bytes())] for file in files]])
+
+    def said(self) -> str:
+        """What stands beside the button."""
+        return str(self.page.inner_text("#cx-drop .cx-said"))
+
     def answer(self) -> str:
         """The verdict, once there is one."""
         self.page.wait_for_function("() => document.querySelector('#cx-side[aria-busy=false]') && document.querySelector('.cx-word').innerText !== '–'")
@@ -151,7 +159,7 @@ def test_a_file_that_is_too_large_is_not_even_sent(visit: Visit, tmp_path: Path)
         file.truncate(64 * 2**20 + 1)
     visit.send(tmp_path / "large.png")
     visit.page.wait_for_selector(".cx-said.cx-wrong")
-    assert visit.page.inner_text("#cx-drop .cx-said") == "large.png is larger than 64 MB."
+    assert visit.said() == "large.png is larger than 64 MB."
 
 
 def test_an_example_is_one_click(visit: Visit) -> None:
@@ -159,9 +167,9 @@ def test_an_example_is_one_click(visit: Visit) -> None:
     assert "Pneumonia" in visit.answer()
 
 
-PUT = """([name, bytes, event]) => {
+PUT = """([event, files]) => {
     const data = new DataTransfer();
-    data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+    for (const [name, bytes] of files) data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
     const kind = { bubbles: true, cancelable: true };
     const made = event === "paste" ? new ClipboardEvent(event, { ...kind, clipboardData: data }) : new DragEvent(event, { ...kind, dataTransfer: data });
     document.body.dispatchEvent(made);
@@ -170,8 +178,22 @@ PUT = """([name, bytes, event]) => {
 
 @pytest.mark.parametrize("event", ["paste", "drop"])
 def test_a_film_is_pasted_or_dropped_anywhere(visit: Visit, films: Path, event: str) -> None:
-    visit.page.evaluate(PUT, ["film.png", list((films / "film.png").read_bytes()), event])
+    visit.put(event, films / "film.png")
     assert "Pneumonia" in visit.answer()
+
+
+def test_of_several_films_one_is_taken_and_says_so(visit: Visit, films: Path) -> None:
+    visit.put("drop", films / "film.png", films / "cat.png")
+    assert "Pneumonia" in visit.answer()
+    assert visit.said() == "Only film.png was taken, the first of 2. The page “Batch” takes many."
+    visit.put("drop", films / "film.png")
+    visit.page.wait_for_selector("#cx-drop .cx-said:not(.cx-wrong)")
+    assert visit.said() == "or drop it anywhere on this page, or paste it"
+
+
+def test_a_zip_is_pointed_to_the_batch(visit: Visit, films: Path) -> None:
+    visit.put("drop", films / "films.zip")
+    assert "films.zip: it is a zip archive. The page “Batch” takes those." in visit.answer()
 
 
 def test_the_camera_takes_a_picture(visit: Visit) -> None:
@@ -180,6 +202,16 @@ def test_the_camera_takes_a_picture(visit: Visit) -> None:
     visit.page.get_by_role("button", name="Take the picture").click()
     assert visit.answer()
     assert not visit.page.evaluate("() => document.querySelector('dialog').open || document.querySelector('video').srcObject")
+
+
+def test_what_was_said_of_the_camera_goes_with_the_next_example(visit: Visit) -> None:
+    visit.page.evaluate("() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new Error('none')); }")
+    visit.page.get_by_role("button", name="Camera").click()
+    visit.page.wait_for_selector("#cx-drop .cx-said.cx-wrong")
+    assert visit.said() == "There is no camera here, or this page may not use it."
+    visit.page.get_by_role("button", name="With an opacity").click()
+    assert "Pneumonia" in visit.answer()
+    assert visit.said() == "or drop it anywhere on this page, or paste it"
 
 
 # --- a batch ---
@@ -214,6 +246,18 @@ def test_a_batch_becomes_a_table_that_sorts_and_a_csv(visit: Visit, films: Path,
     assert [row["source"] for row in table] == sent
     assert [row["label"] for row in table].count("NORMAL") == 3
     assert demo.uploads() == []
+
+
+def test_a_long_name_breaks_and_no_answer_does(visit: Visit, films: Path, tmp_path: Path) -> None:
+    names = [shutil.copy(films / name, tmp_path / f"{'x' * 80}{name}") for name in ("film.png", "broken.png")]
+    visit.open("Batch")
+    visit.send(*names, to="#cx-many")
+    visit.page.wait_for_selector("#cx-batch table")
+    for width in (1280, 768):
+        visit.page.set_viewport_size({"width": width, "height": 800})
+        lines = visit.page.locator("#cx-batch td:nth-child(3) [data-point]:visible").evaluate_all("(all) => all.map((e) => e.getClientRects().length)")
+        assert lines == [1], width
+        assert visit.page.evaluate("() => { const box = document.querySelector('.cx-scroll'); return box.scrollWidth <= box.clientWidth; }"), width
 
 
 # --- how it looks, sounds and feels ---
@@ -341,6 +385,6 @@ def test_the_server_is_gone(browser: Any, films: Path, tmp_path: Path) -> None:
         visit = Visit(browser, demo.url)
     visit.send(films / "film.png")
     visit.page.wait_for_selector(".cx-said.cx-wrong")
-    assert "That could not be sent" in visit.page.inner_text("#cx-drop .cx-said")
+    assert "That could not be sent" in visit.said()
     assert visit.page.locator("#cx-viewer[aria-busy=true]").count() == 0
     visit.context.close()

@@ -190,7 +190,7 @@ def manifests() -> list[bytes]:
         "\ufeff" + head.replace("path", "file_name") + rows.format('"1"', '"2, 3"'),
     ]
     texts += [
-        "path,label\n" + "a.png,NORMAL\nb.png,PNEUMONIA\n" * 3,
+        "path,label,source\n" + "".join(f"a.png,NORMAL,{i}\nb.png,PNEUMONIA,{i}\n" for i in range(3)),
         'path,label,source\r\n"a.png","Nörmal","süd"\r\nb.png,ill,\r\n',
         "path,label\n" + "x" * 300 + ",NORMAL\n",
     ]
