@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxrlib import __version__
-from cxrlib.config import DISCLAIMER, TrainConfig
+from cxrlib.config import DISCLAIMER, BundleError, TrainConfig
 
 if TYPE_CHECKING:
     from cxrlib.data import Dataset
     from cxrlib.predictor import Prediction, Predictor
     from cxrlib.sources import ImageError
-
-_Heatmap = dict[str, str | None]  # {"heatmap": where a picture lies}; empty where none were asked for
 
 
 class _UsageError(Exception):
@@ -40,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["info", "--model", "nowhere"])
         1
     """
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # it was closed
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
     try:
@@ -218,7 +219,12 @@ def _without_greeting() -> Iterator[None]:
 
 
 def _deciding(options: argparse.Namespace) -> Predictor:
-    return _load(options.model, operating_point=options.operating_point, threshold=options.threshold, gate=not options.no_gate)
+    try:
+        return _load(options.model, operating_point=options.operating_point, threshold=options.threshold, gate=not options.no_gate)
+    except BundleError:
+        raise
+    except ValueError as error:  # such as a point that the model does not have
+        raise _UsageError(str(error)) from None
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -231,22 +237,26 @@ def _predict(options: argparse.Namespace) -> int:
     if options.output or options.workers:
         raise _UsageError("--output and --workers go with --engine ray")
     films = list(_films(options.paths))
+    if options.csv:
+        _check_table(options.csv, films)
     if options.heatmaps:
         _check_folder(options.heatmaps, films)
     predictor = _deciding(options)
     failed = 0
     with ExitStack() as stack:
         row = stack.enter_context(_table(options.csv, predictor.labels, bool(options.heatmaps))) if options.csv else None
-        answers = _explained(predictor, films, options.heatmaps) if options.heatmaps else ((answer, {}) for answer in predictor.stream(films, errors="return"))
+        answers = (
+            _explained(predictor, films, options.heatmaps) if options.heatmaps else ((answer, None) for answer in predictor.stream(films, errors="return"))
+        )
         for film, (answer, heatmap) in zip(films, track(answers, "predict", total=len(films), shown=not sys.stdout.isatty()), strict=True):
             if isinstance(answer, ImageError):
                 failed += 1
                 answer = _unanswered(film, answer, predictor)
                 _complain(answer.reasons[0].removeprefix(UNREADABLE), 1)
             elif not options.json:
-                sys.stdout.write(_sentence(answer) + "".join(f"\n  heatmap: {file}" for file in heatmap.values() if file) + "\n")
+                sys.stdout.write(_sentence(answer) + (f"\n  heatmap: {heatmap}" if heatmap else "") + "\n")
             if options.json:
-                sys.stdout.write(json.dumps(answer.to_dict() | heatmap) + "\n")
+                sys.stdout.write(json.dumps(answer.to_dict()) + "\n")
             sys.stdout.flush()
             if row:
                 row(answer, heatmap)
@@ -284,18 +294,26 @@ def _unanswered(film: str, error: ImageError, predictor: Predictor) -> Predictio
 
 
 @contextmanager
-def _table(path: Path, labels: Sequence[str], heatmaps: bool) -> Iterator[Callable[[Prediction, _Heatmap], Any]]:
+def _table(path: Path, labels: Sequence[str], heatmaps: bool) -> Iterator[Callable[[Prediction, Path | None], Any]]:
     """A function that adds a row to a CSV file; what was added stays, whatever happens next."""
     columns = ("source", "label", "probability", "threshold", "accepted")
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace", buffering=1) as file:
         writer = csv.writer(file)
         writer.writerow([*columns, *(f"probability_{label}" for label in labels), "reasons", *["heatmap"] * heatmaps])
 
-        def row(answer: Prediction, heatmap: _Heatmap) -> None:
+        def row(answer: Prediction, heatmap: Path | None) -> None:
             fields = answer.to_dict()
-            writer.writerow([*(fields[column] for column in columns), *fields["probabilities"].values(), "; ".join(answer.reasons), *heatmap.values()])
+            writer.writerow([*(fields[column] for column in columns), *fields["probabilities"].values(), "; ".join(answer.reasons), *[heatmap] * heatmaps])
 
         yield row
+
+
+def _check_table(table: Path, films: Iterable[str]) -> None:
+    from cxrlib.sources import EXTENSIONS
+
+    place = table.resolve()
+    if table.suffix.lower() in EXTENSIONS or any("://" not in film and Path(film).resolve() == place for film in films):
+        raise _UsageError(f"--csv needs a file of its own, so that no film is overwritten, with another ending than a film's. Received: {table}")
 
 
 def _check_folder(folder: Path, films: Iterable[str]) -> None:
@@ -305,7 +323,7 @@ def _check_folder(folder: Path, films: Iterable[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _explained(predictor: Predictor, films: Iterable[str], folder: Path) -> Iterator[tuple[Prediction | ImageError, _Heatmap]]:
+def _explained(predictor: Predictor, films: Iterable[str], folder: Path) -> Iterator[tuple[Prediction | ImageError, Path | None]]:
     """Predictions, each with the place of a picture if the film was accepted, named after it; of two films of one name, the second gets a number."""
     from dataclasses import replace
 
@@ -316,18 +334,17 @@ def _explained(predictor: Predictor, films: Iterable[str], folder: Path) -> Iter
         try:
             explanation = predictor.explain(film)
         except (ImageError, ImportError) as error:  # the latter where this film needs an extra, and the others may not
-            yield error if isinstance(error, ImageError) else ImageError(f"{name_of(film)}: {error}"), {"heatmap": None}
+            yield error if isinstance(error, ImageError) else ImageError(f"{name_of(film)}: {error}"), None
             continue
         heatmap = None
         if explanation.prediction.accepted:
-            stem = Path(name_of(film)).stem
+            stem = os.fsencode(Path(name_of(film)).stem)[:200].decode("utf-8", "ignore")  # a name may have 255 bytes
             name = next(name for name in (stem, *(f"{stem}-{i}" for i in range(2, len(taken) + 3))) if name.casefold() not in taken)
             taken.add(name.casefold())
-            part, heatmap = folder / f"{name}.png.part", folder / f"{name}.png"
+            part, heatmap = folder / f".{os.getpid()}.part", folder / f"{name}.png"
             explanation.overlay().save(part, "PNG")
             part.replace(heatmap)  # so that no picture is ever half there
-        answer = replace(explanation.prediction, reasons=(*explanation.prediction.reasons, *explanation.warnings))
-        yield answer, {"heatmap": str(heatmap) if heatmap else None}
+        yield replace(explanation.prediction, reasons=(*explanation.prediction.reasons, *explanation.warnings)), heatmap
 
 
 def _sentence(p: Prediction) -> str:

@@ -119,8 +119,10 @@ def test_heatmaps(gated: Path, films: Path, tmp_path: Path, capsys: pytest.Captu
     assert [line for line in capsys.readouterr().out.splitlines() if "heatmap:" in line] == [
         f"  heatmap: {folder / name}" for name in ("film1.png", "film2.png", "film1-2.png")
     ]
-    assert run("predict", films / "film1.png", films / "more" / "blank.png", "--model", gated, "--json", "--heatmaps", tmp_path / "new") == 0
-    assert [json.loads(line)["heatmap"] for line in capsys.readouterr().out.splitlines()] == [str(tmp_path / "new" / "film1.png"), None]
+    long = shutil.copy(films / "film1.png", tmp_path / f"{'ä' * 120}.png")
+    assert run("predict", long, films / "film1.png", "--model", gated, "--json", "--heatmaps", tmp_path / "new") == 0
+    assert all(list(json.loads(line)) == KEYS for line in capsys.readouterr().out.splitlines())
+    assert sorted(os.listdir(tmp_path / "new")) == ["film1.png", f"{'ä' * 100}.png"]
     assert sorted(os.listdir(folder)) == ["film1-2.png", "film1.png", "film2.png"]
     with Image.open(folder / "film1.png") as painted:
         assert (painted.mode, painted.size) == ("RGB", (96, 96))
@@ -151,11 +153,27 @@ def test_decisions(tiny: Path, films: Path, capsys: pytest.CaptureFixture[str]) 
     for wrong in ("1.5", "nan", "half"):
         assert f"argument --threshold: must be a number in [0, 1], not '{wrong}'" in usage(capsys, "predict", "x.png", "--threshold", wrong)
     assert "not allowed with argument" in usage(capsys, "predict", "x.png", "--threshold", "0.5", "--operating-point", "balanced")
-    assert run("predict", films / "film1.png", "--model", tiny, "--operating-point", "best") == 1
-    assert "operating_point must be one of screening, balanced. Received: 'best'" in capsys.readouterr().err
+    message = usage(capsys, "predict", films / "film1.png", "--model", tiny, "--operating-point", "best")
+    assert "operating_point must be one of screening, balanced. Received: 'best'" in message
     points = bundle.load(tiny).config.operating_points
     bundle.update(tiny, operating_points={**points, "our ward": dataclasses.replace(points["balanced"], threshold=0.35)})
     assert threshold("--operating-point", "our ward") == 0.35
+
+
+def test_a_table_never_takes_the_place_of_a_film(tiny: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = shutil.copy(films / "film1.png", tmp_path / "film")
+    before = {path: path.read_bytes() for path in (films / "film1.png", odd)}
+    for words in (("--csv", films / "film1.png", films / "film2.png"), (odd, "--csv", odd)):
+        assert "--csv needs a file of its own, so that no film is overwritten" in usage(capsys, "predict", "--model", tiny, *words)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_whoever_closes_a_stream_still_gets_a_table(tiny: Path, films: Path, tmp_path: Path, closed: str) -> None:
+    words = f'"{sys.executable}" -m cxrlib predict "{films / "film1.png"}" --model "{tiny}" --csv "{tmp_path / "table.csv"}" {closed}'
+    assert subprocess.run(["sh", "-c", words], check=False, capture_output=True).returncode == 0
+    assert [row["source"] for row in rows(tmp_path / "table.csv")] == [str(films / "film1.png")]
 
 
 def test_no_gate(gated: Path, films: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,7 +353,7 @@ def test_a_lost_demo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 def test_no_such_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("predict", "x.png", "--model", "nowhere") == 1
     assert capsys.readouterr().err == "cxrlib: there is no bundle at nowhere\n"
-    assert run("predict", "x.png", "--model", "hf://x") == 1
+    assert run("predict", "x.png", "--model", "hf://x") == 2
     assert "hf://" in capsys.readouterr().err
 
 
