@@ -245,9 +245,7 @@ def _predict(options: argparse.Namespace) -> int:
     failed = 0
     with ExitStack() as stack:
         row = stack.enter_context(_table(options.csv, predictor.labels, bool(options.heatmaps))) if options.csv else None
-        answers = (
-            _explained(predictor, films, options.heatmaps) if options.heatmaps else ((answer, None) for answer in predictor.stream(films, errors="return"))
-        )
+        answers = _answers(predictor, films, options.heatmaps)
         for film, (answer, heatmap) in zip(films, track(answers, "predict", total=len(films), shown=not sys.stdout.isatty()), strict=True):
             if isinstance(answer, ImageError):
                 failed += 1
@@ -323,12 +321,15 @@ def _check_folder(folder: Path, films: Iterable[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _explained(predictor: Predictor, films: Iterable[str], folder: Path) -> Iterator[tuple[Prediction | ImageError, Path | None]]:
-    """Predictions, each with the place of a picture if the film was accepted, named after it; of two films of one name, the second gets a number."""
+def _answers(predictor: Predictor, films: Iterable[str], folder: Path | None) -> Iterator[tuple[Prediction | ImageError, Path | None]]:
+    """Predictions; with a folder, each accepted one with the place of its picture, named after the film: of two of one name, the second gets a number."""
     from dataclasses import replace
 
     from cxrlib.sources import ImageError, name_of
 
+    if folder is None:
+        yield from ((answer, None) for answer in predictor.stream(films, errors="return"))
+        return
     taken: set[str] = set()
     for film in films:
         try:
