@@ -62,8 +62,9 @@ def make_report(
     """Measure predictions against the truth.
 
     Intervals hold 95 %. Where each film is its own patient, proportions of films have Wilson's. Everything else has the standard error of resamples, drawn by
-    whole patients where they are known, on the logit scale: near 1, percentiles of resamples miss the truth far more often. The calibration error, which
-    noise can only raise, is lowered by all the noise that resamples show before the interval claims that it is not 0.
+    whole patients where they are known, on the logit scale: near 1, percentiles of resamples miss the truth far more often. What is exactly 0 or 1, as it
+    then is in every resample, is bounded as a proportion of those patients would be whose films it is made of. The calibration error, which noise can only
+    raise, is lowered by all the noise that resamples show before the interval claims that it is not 0.
 
     Args:
         truth: ndarray of shape (n,), integers: the index of each film's true label.
@@ -186,26 +187,30 @@ def _summarise(
     value = {name: float(v[0]) for name, v in measure(np.ones((1, len(y)))).items()}
     del value["ece_noise"]
     blocks = [measure(weights) for weights in resamples(persons, n_bootstrap, seed)] if accepted.any() else []
-    patients = len(np.unique(persons))
+    patients, answered = len(np.unique(persons)), len(np.unique(persons[accepted]))
     plain = _proportions(matrix, y, accepted) if patients == len(y) else {}  # no patient has two films
-    smallest = min(len(np.unique(persons[y == c])) for c in np.unique(y))  # patients in the smallest class
+    bases = _bases(y, predicted, accepted, persons, k)
     estimates: dict[str, Estimate] = {}
     for name, v in value.items():
         samples = np.concatenate([block[name] for block in blocks]) if blocks else np.empty(0)
         samples = samples[~np.isnan(samples)]
-        top = 2.0 if name == "brier" and k > 2 else 1.0
+        top, counted = 2.0 if name == "brier" and k > 2 else 1.0, patients if name in WITH_REFUSALS else answered
         if name in plain:
             estimates[name] = wilson(*plain[name])
-        elif math.isnan(v) or patients < 2 or len(samples) < n_bootstrap / 2:
+        elif math.isnan(v) or counted < 2:
             estimates[name] = Estimate(v, math.nan, math.nan)
-        elif v in (0, top):  # resamples of perfection are perfect: bounded as a proportion of the patients of the smallest class would be
-            bound = wilson(v / top * smallest, smallest)
-            estimates[name] = Estimate(v, bound.low * top, bound.high * top)
+        elif v in (0, top):  # every class's is, and so in resamples; only the calibration error can be 0 by luck, and then they move it
+            bounds = [wilson(v / top * base, base) for base in bases[name] if base]
+            low, high = np.mean([(bound.low * top, bound.high * top) for bound in bounds], axis=0).tolist()
+            few, many = np.quantile([*samples, v], [0.025, 0.975]).tolist()
+            estimates[name] = Estimate(v, min(low, few), max(high, many))
+        elif len(samples) < n_bootstrap / 2:
+            estimates[name] = Estimate(v, math.nan, math.nan)
         elif name == "ece":  # |estimate - truth| is at most the sum of the bins' errors; noise raises the estimate as often again as it raised the resamples'
             noise = np.concatenate([block["ece_noise"] for block in blocks])
             estimates[name] = Estimate(v, max(v - float(np.nanquantile(noise, 0.975)), 0.0), max(min(2 * v - float(np.quantile(samples, 0.025)), 1.0), v))
         else:
-            estimates[name] = on_logit_scale(v, float(samples.std()) * math.sqrt(patients / (patients - 1)), top=top)
+            estimates[name] = on_logit_scale(v, float(samples.std()) * math.sqrt(counted / (counted - 1)), top=top)
     if missing := [name for name, e in estimates.items() if math.isnan(e.value)]:
         statements.append(f"Undefined on these films: {', '.join(missing)}.")
     if missing := [name for name, e in estimates.items() if math.isnan(e.low) and not math.isnan(e.value)]:
@@ -274,6 +279,32 @@ def _proportions(matrix: Ints, y: Ints, accepted: Bools) -> dict[str, tuple[int,
         pairs |= {"precision": (tp, tp + fp), "recall": (tp, tp + fn), "specificity": (tn, tn + fp), "npv": (tn, tn + fn)}
         pairs["sensitivity_with_refusals_missed"] = (tp, int((y == 1).sum()))
     return pairs
+
+
+def _bases(y: Ints, predicted: Ints, accepted: Bools, persons: Ints, k: int) -> dict[str, list[float]]:
+    """How many patients' films bound each metric where it is 0 or 1: of each class that it is the mean of, 0 where the class's is undefined."""
+
+    def count(films: Bools) -> int:
+        return len(np.unique(persons[films]))
+
+    bases: dict[str, list[float]] = {name: [count(accepted)] for name in ("accuracy", "brier", "ece")}
+    bases["accuracy_with_refusals_wrong"] = [count(persons >= 0)]
+    for c in range(k) if k > 2 else (1,):
+        true, called = accepted & (y == c), accepted & (predicted == c)
+        false = accepted & ~true
+        smallest = min(count(true), count(false) or count(true))  # so many pairs without a film in common are all in order, or none is
+        for name, base in (
+            ("auroc", smallest),
+            ("average_precision", smallest),
+            ("precision", count(called)),
+            ("recall", count(true)),
+            ("specificity", count(false)),
+            ("f1", smallest if (true & called).any() else count(true | called) / 2),  # F1 is 2 J / (1 + J), J the part of them that are both
+            ("npv", count(accepted & ~called)),
+            ("sensitivity_with_refusals_missed", count(y == c)),
+        ):
+            bases.setdefault(name, []).append(base)
+    return bases
 
 
 def _mean(values: Floats) -> Floats:

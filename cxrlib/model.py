@@ -110,14 +110,14 @@ def build_model(
         margin: Part of a film's height and width, at each edge, that the backbone is not shown, in [0, 0.25]. It changes no weight's shape.
         follow: How far what the backbone is shown follows the outer edges of the lungs, in [0, 1], see `cxrlib.layers.Show`. Nor does this.
         detail: How much of its usual contrast the finest band of frequencies is given, in [0, 1]. Nor does this.
-        seed: Seed of the last layer and of the dropout.
+        seed: Of the random weights, the last layer's among them, and of the dropout, in [0, 2^31 - 1].
 
     Returns:
         A `keras.Model` from `(batch, image_size, image_size, 1)` float32 in [0, 1] to `(batch, 1)` probabilities of the second class (sigmoid), or to
         `(batch, k)` probabilities (softmax) for three or more labels.
 
     Raises:
-        ValueError: If a label, the backbone, the size, the dropout, the margin, how far it follows or the detail is not valid.
+        ValueError: If a label, the backbone, the size, the dropout, the margin, how far it follows, the detail or the seed is not valid.
 
     References:
         Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018, arXiv:1801.04381. That the lower layers are what serves in radiographs:
@@ -139,6 +139,8 @@ def build_model(
     for name, part in (("follow", follow), ("detail", detail)):
         if not 0 <= part <= 1:
             raise ValueError(f"{name} must lie in [0, 1]. Received: {name}={part!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be an integer in [0, 2**31 - 1]. Received: seed={seed!r}")
     spec = BACKBONES[backbone]
     films = keras.Input((image_size, image_size, 1), name="film")  # (n, s, s, 1) in [0, 1]
     edges, side = FindLungs(name="edges", dtype="float32")(films), _side(spec.look, image_size)
@@ -152,7 +154,10 @@ def build_model(
     maps = _look(spec, spec.look, x, weights, "")
     if spec.coarse:
         maps += _look(spec, spec.coarse, _shrink(x, _side(spec.coarse, image_size), "coarse_"), weights, "coarse_")
-    body = _fold(keras.Model(films, [*maps, edges]))
+    body = keras.Model(films, [*maps, edges])
+    if weights is None:
+        _draw_kernels(body, seed)
+    body = _fold(body)
     body.trainable = False
     *maps, edges = body.outputs
     pooled = [_pool_lungs(x, i) for i, x in enumerate(maps)]
@@ -211,6 +216,16 @@ def _look(spec: Backbone, look: Look, x: Any, weights: str | None, prefix: str) 
                 layer.set_weights(source.get_layer(layer.name).get_weights())
             layer.name = prefix + layer.name
     return maps
+
+
+def _draw_kernels(model: keras.Model, seed: int) -> None:
+    """Draw every kernel again by its layer's own initializer, each from a seed of its own: `keras.applications` takes none."""
+    seeds = np.random.default_rng(seed)
+    for layer in model.layers:
+        kind = getattr(layer, "depthwise_initializer", None) or getattr(layer, "kernel_initializer", None)
+        if kind is not None:
+            draw = kind.from_config({**kind.get_config(), "seed": int(seeds.integers(2**31))})
+            layer.kernel.assign(draw(layer.kernel.shape, layer.kernel.dtype))
 
 
 def _pool_lungs(x: Any, i: int) -> Any:

@@ -253,6 +253,98 @@ def test_perfection_is_not_certain() -> None:
     assert r.recall == wilson(30, 30)
 
 
+def answers(y: Any, called: Any) -> np.ndarray:
+    """Probabilities by which the films that are called class c are called it, the surer the truer."""
+    k = max(2, np.max(y) + 1, np.max(called) + 1)
+    sure = np.where(np.asarray(y) == called, 0.9, 0.8)[:, None]
+    return np.where(np.arange(k) == np.asarray(called)[:, None], sure, (1 - sure) / (k - 1))
+
+
+@pytest.mark.parametrize("right", [0, 1])
+def test_certainty_rests_on_the_patients_that_a_metric_is_made_of(right: int) -> None:
+    y, patients = np.repeat([0, 1], 400), np.arange(800) // 2
+    called = np.zeros(800, int)
+    called[-1 if right else 0] = 1
+    r, turned = (report(y, p, patients=patients) for p, y in ((answers(y, called), y), (answers(1 - y, 1 - called), 1 - y)))
+    assert r.precision == turned.npv == wilson(right, 1)
+    of_class = (r.specificity, turned.recall) if right else (r.recall, turned.specificity)
+    assert set(of_class) == {wilson(200 * right, 200)}
+    pairs = report(np.repeat([0, 1], 6), answers(np.repeat([0, 1], 6), np.repeat([0, 1], 6)), patients=np.arange(12) // 2)
+    assert pairs.recall == pairs.specificity == pairs.precision == pairs.npv == pairs.f1 == pairs.auroc == wilson(3, 3)
+    assert pairs.accuracy == wilson(6, 6)
+
+
+def test_refused_films_add_no_certainty() -> None:
+    y = np.repeat([0, 1], 100)
+    p = answers(y, y)
+    p[5:-4] = np.nan
+    r = report(y, p)
+    assert r.auroc == r.average_precision == r.f1 == r.recall == wilson(4, 4)
+    assert r.specificity == wilson(5, 5)
+    by_patient = report(y, p, patients=np.arange(200) // 2)
+    assert by_patient.auroc == by_patient.recall == by_patient.f1 == wilson(2, 2)
+    assert by_patient.accuracy == wilson(5, 5)
+    assert by_patient.accuracy_with_refusals_wrong.high < 0.2
+    p[:] = np.nan
+    nothing = report(y, p, patients=np.arange(200) // 2)
+    assert nothing.sensitivity_with_refusals_missed == wilson(0, 50)
+    assert nothing.accuracy_with_refusals_wrong == wilson(0, 100)
+
+
+def test_refused_patients_do_not_make_one_patient_two() -> None:
+    p = np.full((40, 2), np.nan)
+    p[:2] = [[0.7, 0.3], [0.6, 0.4]]
+    r = report(np.repeat([0, 1], 20), p, patients=np.arange(40) // 2)
+    for name in ("accuracy", "specificity", "npv", "brier", "ece"):
+        assert str(getattr(r, name)).endswith("(no interval)"), name
+    assert r.accuracy_with_refusals_wrong.high < 1
+
+
+def test_certainty_about_many_classes_is_the_mean_of_that_about_each() -> None:
+    y = np.repeat([0, 1, 2], [40, 20, 4])
+    r = report(y, answers(y, y), ("A", "B", "C"), patients=np.arange(64) // 2)
+    assert r.recall.low == pytest.approx(np.mean([wilson(n, n).low for n in (20, 10, 2)]))
+    assert r.specificity.low == pytest.approx(np.mean([wilson(n, n).low for n in (12, 22, 30)]))
+    assert r.auroc.low == r.f1.low == pytest.approx(np.mean([wilson(n, n).low for n in (12, 10, 2)]))
+    assert r.precision.high == r.auroc.high == 1
+    wrong = report(y, np.eye(3)[(y + 1) % 3], ("A", "B", "C"), patients=np.arange(64) // 2)
+    assert (wrong.brier.value, wrong.brier.low) == (2, pytest.approx(2 * wilson(32, 32).low))
+    assert wrong.precision.high == pytest.approx(np.mean([wilson(0, n).high for n in (2, 20, 10)]))
+    absent = report(y[:60], answers(y, y)[:60], ("A", "B", "C"), patients=np.arange(60) // 2)
+    assert absent.recall.low == pytest.approx(np.mean([wilson(n, n).low for n in (20, 10)]))
+
+
+def test_an_f1_of_0_may_be_twice_as_much_as_the_recall() -> None:
+    y = np.repeat([0, 1], 200)
+    f1 = report(y, answers(y, np.zeros(400, int)), patients=np.arange(400) // 2).f1
+    sensitivity = wilson(0, 100).high  # if who is called so is so
+    assert (f1.value, f1.low, f1.high) == (0, 0, pytest.approx(2 * sensitivity / (1 + sensitivity)))
+
+
+def test_a_calibration_error_of_0_by_luck_is_not_certain() -> None:
+    lucky = report(np.repeat([0, 1], 200), np.full((400, 2), 0.5), n_bootstrap=1000)
+    assert (lucky.ece.value, lucky.ece.low) == (0, 0)
+    assert lucky.ece.high > 1.96 * 0.5 / math.sqrt(400)
+    y = np.repeat([0, 1], 200)
+    assert report(y, np.eye(2)[y]).ece == wilson(0, 400)
+
+
+@pytest.mark.parametrize("films", [1, 2])
+def test_intervals_at_0_and_1_cover_the_truth(films: int) -> None:
+    """One person in twenty is called ill, rightly in nine cases of ten; half of the films are refused."""
+
+    def drawn(seed: int) -> tuple[np.ndarray, np.ndarray, Any]:
+        rng = np.random.default_rng(seed)
+        y = np.repeat([0, 1], 200)
+        p = answers(y, rng.random(400) < np.where(y == 1, 0.09, 0.01))
+        p[rng.permutation(400)[:200]] = np.nan
+        return np.repeat(y, films), np.repeat(p, films, axis=0), np.arange(400 * films) // films
+
+    truth = {"precision": 0.9, "recall": 0.09, "specificity": 0.99, "f1": 0.18 / 1.1, "npv": 0.99 / 1.9}
+    held = coverage(drawn, truth, tuple(truth), 100)
+    assert all(share >= 0.88 for share in held.values()), held
+
+
 def test_a_single_patient_gives_no_interval() -> None:
     r = report([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], patients=["a", "a", "a"])
     assert str(r.recall) == "0.500 (no interval)"

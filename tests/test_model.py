@@ -51,6 +51,7 @@ def test_shapes_and_activations():
         ({"margin": 0.3}, r"margin must lie in \[0, 0.25\]"),
         ({"follow": -0.5}, r"follow must lie in \[0, 1\]"),
         ({"detail": 1.5}, r"detail must lie in \[0, 1\]"),
+        *(({"seed": seed}, r"seed must be an integer in \[0, 2\*\*31 - 1\]\. Received: seed=") for seed in (-1, 2**31, 2**32 - 1, 0.5, True)),
         ({"labels": ["one"]}, "labels must be two or more"),
     ],
 )
@@ -59,6 +60,19 @@ def test_mistakes_are_named(options, message):
         build_model(**options, weights=None)
     with pytest.raises(ValueError, match="no layer to fine-tune from of that name"):
         set_trainable(build_model(weights=None, image_size=32), "nowhere")
+
+
+@pytest.mark.parametrize("backbone", networks.BACKBONES)
+def test_the_seed_decides_all_random_weights(backbone):
+    one, again = (build_model(weights=None, image_size=32, backbone=backbone, seed=2**31 - 1) for _ in range(2))
+    assert all(map(np.array_equal, one.get_weights(), again.get_weights()))
+    kernels = [keras.ops.convert_to_numpy(layer.kernel).tobytes() for layer in one.layers if hasattr(layer, "kernel")]
+    assert len(set(kernels)) == len(kernels) > 50
+
+
+def test_another_seed_is_another_network():
+    one, other = (build_model(weights=None, image_size=32, seed=seed) for seed in (3, 4))
+    assert not any(np.array_equal(layer.kernel, other.get_layer(layer.name).kernel) for layer in one.layers if hasattr(layer, "kernel"))
 
 
 def test_merging_batch_normalisation_changes_nothing():

@@ -74,6 +74,20 @@ def test_the_order_of_the_films_changes_no_value(films: Films, seed: int) -> Non
 
 
 @bounded
+@given(FILMS, st.integers(1, 40))
+def test_refused_films_add_no_certainty_to_what_is_0_or_1(films: Films, refused: int) -> None:
+    r = report(films)
+    p = np.array([row.probabilities for row in r.predictions] + refused * [(math.nan, math.nan)])
+    y, names = [film[0] for film in films] + refused * [1], [f"film{i}" for i in range(len(p))]
+    patients = [film[3] for film in films] + refused * [None]
+    more = make_report(y, p, labels=r.labels, threshold=0.5, names=names, patients=patients, n_bootstrap=100)
+    for name in set(METRICS) - {"ece"}:
+        before, after = getattr(r, name), getattr(more, name)
+        if before.value in (0, 1):
+            assert str(after) == str(before), name
+
+
+@bounded
 @given(FILMS)
 def test_auroc_is_the_part_of_the_pairs_that_are_in_order(films: Films) -> None:
     r = report(films)
