@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -34,7 +34,7 @@ _FIGURES = {
     "precision_recall": ("Precision and recall", "Precision against sensitivity at every threshold, with a 95 % band and the operating points."),
     "reliability": ("Calibration", "How often the label was true against the probability it was given, above the number of films."),
     "decision_curve": ("Decision curve", "Net benefit of acting on the model, on every film and on none. It assumes the prevalence of these films."),
-    "groups": ("Apart", "AUROC, sensitivity and specificity of every part of the films, with 95 % intervals. The dotted line is all films together."),
+    "groups": ("By label, source and subgroup", "AUROC, sensitivity and specificity of each, with 95 % intervals. The dotted line is all films together."),
     "samples": ("Samples", "Some films, the surest errors first, each beside itself under its heatmap."),
     "history": ("Training", "How the training went, epoch by epoch."),
 }
@@ -75,7 +75,7 @@ def render(report: Report, figures: Mapping[str, Path | bytes], *, title: str = 
 
 
 def _subtitle(report: Report) -> str:
-    patients = "" if report.n_patients is None else f" of {report.n_patients:,} patients"
+    patients = "" if report.n_patients is None else f" of {_count(report.n_patients, 'patient')}"
     refused = f", {report.n_refused:,} of them refused" if report.n_refused else ""
     rule = (
         "the most probable label is predicted"
@@ -83,7 +83,7 @@ def _subtitle(report: Report) -> str:
         else f"{report.labels[1]} is predicted from a probability of {report.threshold:.3g} on"
     )
     data = f"{report.data} · " if report.data else ""
-    return f"{data}{' versus '.join(report.labels)} · {report.n:,} films{patients}{refused} · {rule}"
+    return f"{data}{' versus '.join(report.labels)} · {_count(report.n, 'film')}{patients}{refused} · {rule}"
 
 
 def _tile(name: str, estimate: Estimate) -> str:
@@ -104,7 +104,7 @@ def _metrics(report: Report) -> str:
     mean = (
         " Where it says positive, this is the mean over the labels, each against the others." if len(report.labels) > 2 else f" Positive is {report.labels[1]}."
     )
-    return _table(f"All films, with 95 % intervals.{mean}", ["Metric", "Value", "95 % interval", "What it is"], rows, numbers={1, 2})
+    return _table(f"All films, with 95 % intervals.{mean}", ["Metric", "Value", "95 % interval", "What it is"], rows, numbers={1, 2}, prose={3})
 
 
 def _estimate(e: Estimate) -> list[str]:
@@ -142,10 +142,10 @@ def _lists(report: Report) -> str:
     html = []
     if wrong:
         rows = [[row.name, row.truth, str(row.label), f"{row.probabilities[report.labels.index(str(row.label))]:.3f}", *_origin(row)] for row in wrong]
-        html.append(_listing("wrong predictions, the surest first", ["Film", "True", "Predicted", "Probability", "Source", "Patient"], rows, {3}))
+        html.append(_listing("wrong prediction", ", the surest first", ["Film", "True", "Predicted", "Probability", "Source", "Patient"], rows, numbers={3}))
     if refused:
         rows = [[row.name, row.truth, row.refused or "no reason given", *_origin(row)] for row in refused]
-        html.append(_listing("refused films", ["Film", "True", "Why", "Source", "Patient"], rows, set()))
+        html.append(_listing("refused film", "", ["Film", "True", "Why", "Source", "Patient"], rows, prose={2}))
     return "<h2>Films to look at</h2>\n" + "\n".join(html) if html else ""
 
 
@@ -153,9 +153,9 @@ def _origin(row: Row) -> list[str]:
     return [row.source, row.patient or ""]
 
 
-def _listing(what: str, head: Sequence[str], rows: Sequence[Sequence[str]], numbers: set[int]) -> str:
+def _listing(thing: str, order: str, head: Sequence[str], rows: Sequence[Sequence[str]], **columns: set[int]) -> str:
     more = f"The first {LISTED} of {len(rows):,}; predictions.csv holds all." if len(rows) > LISTED else ""
-    return f"<details><summary>{len(rows):,} {what}</summary>{_table(more, head, rows[:LISTED], numbers=numbers)}</details>"
+    return f"<details><summary>{_count(len(rows), thing)}{order}</summary>{_table(more, head, rows[:LISTED], **columns)}</details>"
 
 
 def _method(report: Report) -> str:
@@ -170,12 +170,18 @@ def _method(report: Report) -> str:
     return f"<p>{escape(' '.join(sentences))}</p>"
 
 
-def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: set[int]) -> str:
+def _count(n: int, thing: str) -> str:
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+
+
+def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Container[int] = (), prose: Container[int] = ()) -> str:
+    """A table in a box of its own that scrolls on a narrow page; columns of prose stay wide enough to be read, the words above it stay in view."""
+
     def cell(tag: str, i: int, text: str) -> str:
-        kind = ' class="n"' if i in numbers else ' class="name"' if tag == "td" and i == 0 else ""
+        kind = ' class="n"' if i in numbers else ' style="min-width: 15rem"' if i in prose else ' class="name"' if tag == "td" and i == 0 else ""
         return f"<{tag}{kind}>{escape(text).replace(chr(10), '<br>')}</{tag}>"
 
     lines = "\n".join(f"<tr>{''.join(cell('td', i, text) for i, text in enumerate(row))}</tr>" for row in rows)
     top = "".join(cell("th", i, text) for i, text in enumerate(head))
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{title}<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
+    title = f'<p class="soft">{escape(caption)}</p>' if caption else ""
+    return f'{title}<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrlib.metrics import BINS, Estimate, Report, Row, Summary, curves, net_benefit, reliability
+from cxrlib.metrics import BINS, Curves, Estimate, Report, Row, Summary, curves, net_benefit, reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +156,7 @@ def confusion_matrix(report: Report) -> Figure:
         axes.spines[:].set_visible(False)
         refused = f", {report.n_refused:,} refused and not shown" if report.n_refused else ""
         rule = "The most probable label" if report.threshold is None else f"Threshold {report.threshold:.3g}"
-        axes.set_title(f"{report.n:,} films{refused}\n{rule}; percentages are of each row", fontsize=10)
+        axes.set_title(f"{_films(report.n)}{refused}\n{rule}; percentages are of each row", fontsize=10)
     return figure
 
 
@@ -180,24 +180,18 @@ def roc(report: Report, points: Mapping[str, float] | None = None) -> Figure:
         >>> roc(r).axes[0].get_ylabel()
         'Sensitivity'
     """
-    with _figure(5.4, 6.6) as figure:
-        axes = figure.add_subplot()
-        shown = [report.labels[-1]] if len(report.labels) == 2 else list(report.labels)
-        curved = [(label, c) for label in shown if (c := curves(report, label)) is not None]
-        drawn = [axes, _corner(axes, 0.36, (-0.004, 0.2))] if all(c.auroc > 0.94 for _, c in curved) else [axes]
+    with _figure(5.4, 5.4) as figure:
+        axes, curved = _square(figure, report, "Receiver operating characteristic", "1 − specificity", "Sensitivity")
+        drawn = [axes, _corner(axes, 0.36, (-0.004, 0.2))] if min((c.auroc for _, c in curved), default=0) > 0.94 else [axes]
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="Chance")
         for i, (label, c) in enumerate(curved):
-            area = report.auroc if len(shown) == 1 else report.by_label[label].auroc
+            name = f"{_short(label)}: AUROC {_interval(report.by_label.get(label, report).auroc)}"
+            colour, line = _pick(_COLOURS, i), _pick(_LINES, i)
             for a in drawn:
                 if a is axes or len(curved) == 1:
-                    _band(a, c.grid, c.roc_band, i)
-                a.plot(
-                    np.r_[0, c.fpr], np.r_[0, c.tpr], color=_pick(_COLOURS, i), linestyle=_pick(_LINES, i), label=f"{_short(label)}: AUROC {_interval(area)}"
-                )
-        for i, (name, x, y) in enumerate(_operating_points(report, points)):
-            for a in drawn:
-                _mark(a, 1 - x, y, i, name)
-        _finish(figure, axes, curved, "Receiver operating characteristic", "1 − specificity", "Sensitivity")
+                    a.fill_between(c.grid, *c.roc_band, color=colour, alpha=0.16, linewidth=0)
+                a.plot(np.r_[0, c.fpr], np.r_[0, c.tpr], color=colour, linestyle=line, label=name)
+        _finish(figure, drawn, _operating_points(report, points))
     return figure
 
 
@@ -221,23 +215,19 @@ def precision_recall(report: Report, points: Mapping[str, float] | None = None) 
         >>> precision_recall(r).axes[0].get_xlabel()
         'Recall (sensitivity)'
     """
-    with _figure(5.4, 6.6) as figure:
-        axes = figure.add_subplot()
-        shown = [report.labels[-1]] if len(report.labels) == 2 else list(report.labels)
-        curved = [(label, c) for label in shown if (c := curves(report, label)) is not None]
-        drawn = [axes, _corner(axes, 0.2, (0.8, 1.004))] if all(c.average_precision > 0.95 for _, c in curved) else [axes]
+    with _figure(5.4, 5.4) as figure:
+        axes, curved = _square(figure, report, "Precision and recall", "Recall (sensitivity)", "Precision (positive predictive value)")
+        drawn = [axes, _corner(axes, 0.2, (0.8, 1.004))] if min((c.average_precision for _, c in curved), default=0) > 0.95 else [axes]
         for i, (label, c) in enumerate(curved):
-            area = report.average_precision if len(shown) == 1 else report.by_label[label].average_precision
+            name = f"{_short(label)}: AP {_interval(report.by_label.get(label, report).average_precision)}"
             colour, line = _pick(_COLOURS, i), _pick(_LINES, i)
             recall, precision = np.r_[0, c.tpr], np.r_[c.precision[0], c.precision]
             for a in drawn:
-                _band(a, c.grid, c.pr_band, i)
-                a.plot(recall, precision, color=colour, linestyle=line, drawstyle="steps-pre", label=f"{_short(label)}: AP {_interval(area)}")
-            axes.axhline(c.prevalence, color=colour if len(shown) > 1 else GREY, linewidth=1, linestyle=":", label="" if i else "Chance: the prevalence")
-        for i, (name, x, y) in enumerate(_operating_points(report, points, precision=True)):
-            for a in drawn:
-                _mark(a, x, y, i, name)
-        _finish(figure, axes, curved, "Precision and recall", "Recall (sensitivity)", "Precision (positive predictive value)")
+                a.fill_between(c.grid, *c.pr_band, color=colour, alpha=0.16, linewidth=0)
+                a.plot(recall, precision, color=colour, linestyle=line, drawstyle="steps-pre", label=name)
+            chance = "Chance: the prevalence" if label == curved[-1][0] else ""
+            axes.axhline(c.prevalence, color=colour if len(curved) > 1 else GREY, linewidth=1, linestyle=":", label=chance)
+        _finish(figure, drawn, _operating_points(report, points, precision=True))
     return figure
 
 
@@ -265,14 +255,16 @@ def reliability_diagram(report: Report) -> Figure:
     with _figure(5.4, 6.9) as figure:
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="Perfect calibration")
-        for part, ground, label in ((b.count >= 10, BLUE, "Observed, with 95 % interval"), (b.count < 10, "white", "the same, of fewer than 10 films")):
-            ends = np.clip([b.observed - b.low, b.high - b.observed], 0, 1)[:, part]
-            style = {"fmt": "o", "color": BLUE, "markerfacecolor": ground, "capsize": 2.5, "elinewidth": 1, "markersize": 6}
-            axes.errorbar(b.probability[part], b.observed[part], ends, label=label, alpha=1 if ground == BLUE else 0.55, **style)
+        ends = np.clip([b.observed - b.low, b.high - b.observed], 0, 1)
+        for part, ground, label in ((b.count >= 10, BLUE, "Observed, with 95 % interval"), (b.count < 10, "white", "Observed in fewer than 10 films")):
+            if part.any():
+                style = {"fmt": "o", "color": BLUE, "markerfacecolor": ground, "capsize": 2.5, "elinewidth": 1, "markersize": 6}
+                axes.errorbar(b.probability[part], b.observed[part], ends[:, part], label=label, alpha=1 if ground == BLUE else 0.55, **style)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.03, 1.03), ylabel="Part of films where it was true")
         below.bar(b.centre, b.count, width=0.9 / BINS, color=SKY, edgecolor=BLUE, linewidth=0.6)
-        below.set(yscale="log", ylim=(0.8, None))
-        below.yaxis.set_major_formatter("{x:g}")
+        below.set(yscale="log", ylim=(0.8, 1.5 * np.max(b.count, initial=8)))  # up to 12 at least: two ticks, 1 and 10
+        below.yaxis.set_major_formatter("{x:,.0f}")
+        below.yaxis.set_minor_formatter("")
         below.set_ylabel("Films")
         below.set_xlabel(_wrap(f"Probability of {what}", 60))
         axes.set_title(f"Calibration: ECE {_interval(report.ece)}\nBrier score {_interval(report.brier)}", fontsize=10)
@@ -313,7 +305,7 @@ def decision_curve(report: Report, points: Mapping[str, float] | None = None) ->
         axes.axhline(0, color=GREY, linestyle="-.", linewidth=1.2, label="Act on none")
         for i, (name, threshold) in enumerate(_thresholds(report, points).items()):
             axes.axvline(threshold, color=_pick(_COLOURS, i + 2), linestyle=":", linewidth=1.4, label=f"{name} ({threshold:.2g})")
-        axes.set(xlim=(0, 1), ylim=(-0.15 * top, 1.1 * top), ylabel="Net benefit")
+        axes.set(xlim=(0, 1), ylim=(-max(0.15 * top, 0.05), 1.1 * top), ylabel="Net benefit")
         axes.set_xlabel(_wrap(f"Threshold probability of {what}", 60))
         axes.set_title("Decision curve")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -345,7 +337,7 @@ def groups(report: Report) -> Figure:
     names = []
     for name, part in rows:
         positive = f", {part.confusion_matrix[1].sum():,} positive" if len(part.confusion_matrix) == 2 else ""
-        names.append(f"{_wrap(name, 30)}\n{part.n:,} films{positive}")
+        names.append(f"{_wrap(name, 30)}\n{_films(part.n)}{positive}")
     with _figure(9, 1.3 + sum(0.12 + 0.17 * (1 + name.count("\n")) for name in names)) as figure:
         for axes, (field, title) in zip(
             figure.subplots(1, 3, sharey=True), (("auroc", "AUROC"), ("recall", "Sensitivity"), ("specificity", "Specificity")), strict=True
@@ -355,7 +347,9 @@ def groups(report: Report) -> Figure:
             low, high = (np.array([getattr(e, end) for e in estimates]) for end in ("low", "high"))
             ends = np.nan_to_num([value - low, high - value])
             axes.axvline(value[0], color=GREY, linewidth=1, linestyle=":")
-            axes.errorbar(value, range(len(rows)), xerr=ends, fmt="o", color=BLUE, markersize=4.5, capsize=2.5, elinewidth=1.2)
+            axes.errorbar(value, range(len(rows)), xerr=ends, fmt="o", color=BLUE, markersize=4.5, capsize=2.5, elinewidth=1.2, clip_on=False)
+            for i in np.flatnonzero(np.isnan(value)):
+                axes.text(0.5, i, "undefined", transform=axes.get_yaxis_transform(), ha="center", va="center", color=GREY, fontsize=9, backgroundcolor="white")
             axes.set_title(title)
             axes.set_xlim(min(0.5, np.floor(np.nanmin(np.r_[low, value, 0.5]) * 10) / 10) - 0.01, 1.01)
             axes.set_yticks(range(len(rows)), names, fontsize=9)
@@ -367,8 +361,8 @@ def training_history(history: Mapping[str, Sequence[float]]) -> Figure:
     """Draw how each quantity went over the epochs of a training, on the training films and on the validation films.
 
     Args:
-        history: One value per epoch by name, a name and the same with `val_` before it sharing a panel. The values of `phase`, if given, name the phase of
-            training each epoch belongs to: a line is drawn where it changes.
+        history: One value per epoch by name. A name and the same with `val_` before it share a panel; `auroc <source>` has one of its own, unless `auroc`
+            is the mean of that one source. A line is drawn where the value of `phase` changes. `seconds` are not drawn.
 
     Returns:
         The figure.
@@ -381,28 +375,33 @@ def training_history(history: Mapping[str, Sequence[float]]) -> Figure:
         >>> len(training_history({"loss": [0.7, 0.5], "val_loss": [0.6, 0.5], "auroc": [0.8, 0.9]}).axes)
         2
     """
-    names = [n for n in dict.fromkeys(name.removeprefix("val_") for name in history) if n != "phase"]
+    given = dict.fromkeys(name.removeprefix("val_") for name in history if name not in ("phase", "seconds"))
+    quantities = [name.partition(" ")[0] for name in given]  # "auroc chest_xray" is that of the source chest_xray
+    names = [n for n, q in zip(given, quantities, strict=True) if n == q or q not in given or quantities.count(q) > 2]  # the mean of one source is that source
     epochs = {len(values) for values in history.values()}
     if not names or len(epochs) != 1 or not min(epochs):
         raise ValueError(f"history must hold one value per epoch, equally many by each name. Received: { {n: len(v) for n, v in history.items()} }")
     n = min(epochs)
     phase = list(history.get("phase", [0] * n))
-    across = min(len(names), 3)
-    down = math.ceil(len(names) / across)
+    down = math.ceil(len(names) / 3)
+    across = math.ceil(len(names) / down)
     with _figure(max(3.4 * across, 5), 0.6 + 2.6 * down) as figure:
         grid = figure.subplots(down, across, squeeze=False).flat
         for name, axes in zip(names, grid, strict=False):  # names first: the other way round an empty panel is taken before it is seen that none is left
             for key, colour, line, marker, label in ((name, BLUE, "-", "o", "Training"), (f"val_{name}", ORANGE, "--", "s", "Validation")):
                 if key in history:
-                    axes.plot(range(1, n + 1), history[key], color=colour, linestyle=line, marker=marker, markersize=3.5, label=label)
+                    axes.plot(range(1, n + 1), history[key], color=colour, linestyle=line, marker=marker, markersize=3.5, label=label, clip_on=False)
             for i in range(1, n):
                 if phase[i] != phase[i - 1]:
                     axes.axvline(i + 0.5, color=GREY, linestyle=":", linewidth=1.4, label="Next phase")
-            quantity, _, source = name.partition(" ")  # "auroc chest_xray" is that of the source chest_xray
+            quantity, _, source = name.partition(" ")
             shown = _NAMES.get(quantity, quantity.replace("_", " ").capitalize())
+            source = source or ("mean of sources" if quantities.count(quantity) > 2 else "")
             axes.set_title(_wrap(f"{shown}: {source}" if source else shown, 26))
-            axes.set_xlabel("Epoch")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            if shown == "AUROC":
+                axes.set_ylim(top=min(axes.get_ylim()[1], 1))
+            axes.set(xlabel="Epoch", xlim=(0.5, n + 0.5))
+            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         for axes in list(grid):
             axes.remove()
         handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -521,6 +520,10 @@ def _short(text: str, width: int = 34) -> str:
     return text if len(text) <= width else f"{text[: width // 2 - 1]}…{text[-(width - width // 2) :]}"
 
 
+def _films(n: int) -> str:
+    return f"{n:,} film{'' if n == 1 else 's'}"
+
+
 def _wrap(text: str, width: int) -> str:
     """Lines of at most `width` characters, broken after spaces, hyphens, slashes and underscores where there are some."""
     lines = [""]
@@ -543,7 +546,7 @@ def _thresholds(report: Report, points: Mapping[str, float] | None) -> dict[str,
 
 
 def _operating_points(report: Report, points: Mapping[str, float] | None, *, precision: bool = False) -> list[tuple[str, float, float]]:
-    """A caption and a place each: (specificity, sensitivity), or (recall, precision)."""
+    """A caption and a place in the figure each: (1 - specificity, sensitivity), or (recall, precision)."""
     told = [row for row in report.predictions if row.label is not None]
     y = np.array([report.labels.index(row.truth) for row in told], np.int64)
     called: dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
@@ -554,35 +557,15 @@ def _operating_points(report: Report, points: Mapping[str, float] | None, *, pre
             called[_short(label, 20)] = (y == c, np.array([row.label == label for row in told], bool))
     placed = []
     for name, (positive, said) in called.items():
-        hits, misses = int((positive & said).sum()), int((positive & ~said).sum())
         if not positive.any() or positive.all() or (precision and not said.any()):
             continue
-        recall = hits / (hits + misses)
-        specificity = float((~said)[~positive].mean())
+        recall, specificity = float(said[positive].mean()), float((~said)[~positive].mean())
         if precision:
-            placed.append((f"{name}: recall {recall:.3f}, precision {hits / said.sum():.3f}", recall, float(hits / said.sum())))
+            true = float(positive[said].mean())
+            placed.append((f"{name}: recall {recall:.3f}, precision {true:.3f}", recall, true))
         else:
-            placed.append((f"{name}: sens. {recall:.3f}, spec. {specificity:.3f}", specificity, recall))
+            placed.append((f"{name}: sens. {recall:.3f}, spec. {specificity:.3f}", 1 - specificity, recall))
     return placed
-
-
-def _band(axes: Axes, grid: NDArray[np.float64], band: NDArray[np.float64], i: int) -> None:
-    axes.fill_between(grid, band[0], band[1], color=_pick(_COLOURS, i), alpha=0.16, linewidth=0)
-
-
-def _mark(axes: Axes, x: float, y: float, i: int, name: str) -> None:
-    axes.plot(
-        [x],
-        [y],
-        linestyle="",
-        marker=_pick(_MARKERS, i),
-        markersize=8,
-        markerfacecolor="white",
-        markeredgecolor="black",
-        markeredgewidth=1.4,
-        label=name,
-        zorder=5,
-    )
 
 
 def _corner(axes: Axes, left: float, across: tuple[float, float]) -> Axes:
@@ -597,9 +580,25 @@ def _corner(axes: Axes, left: float, across: tuple[float, float]) -> Axes:
     return corner
 
 
-def _finish(figure: Figure, axes: Axes, curved: Sequence[object], title: str, x: str, y: str) -> None:
-    if not curved:
-        axes.text(0.5, 0.55, "Undefined: all films\nare of one class", ha="center", va="center", bbox={"facecolor": "white", "edgecolor": "none"})
+def _square(figure: Figure, report: Report, title: str, x: str, y: str) -> tuple[Axes, list[tuple[str, Curves]]]:
+    """Axes for the unit square, and the curves that are defined by their label: of the last of two, of each of more."""
+    axes = figure.add_subplot()
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x, ylabel=y, aspect="equal")
     axes.set_title(title)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center")
+    curved = [(label, c) for label in report.labels[-1 if len(report.labels) == 2 else 0 :] if (c := curves(report, label)) is not None]
+    if not curved:
+        axes.text(0.5, 0.55, "Undefined: all films\nare of one class", ha="center", va="center", bbox={"facecolor": "white", "edgecolor": "none"})
+    return axes, curved
+
+
+def _finish(figure: Figure, drawn: Sequence[Axes], marks: Sequence[tuple[str, float, float]]) -> None:
+    """Mark the operating points, each where it is in view, and make room for the legend."""
+    style: dict[str, Any] = {"linestyle": "", "markersize": 8, "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 1.4}
+    for i, (name, x, y) in enumerate(marks):
+        for axes in drawn:
+            if axes.viewLim.contains(x, y):  # whole on the border, and none of a point outside
+                axes.plot([x], [y], marker=_pick(_MARKERS, i), label=name, zorder=5, clip_on=False, **style)
+    handles, labels = drawn[0].get_legend_handles_labels()
+    figure.set_figheight(5.4 + 0.21 * len(labels))
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center")

@@ -144,3 +144,20 @@ def test_long_lists_are_cut() -> None:
     page = Page(html_report.render(r, {}))
     assert "The first 100 of 250; predictions.csv holds all." in page.texts
     assert sum(bool(re.fullmatch(r"film\d+", text)) for text in page.texts) == html_report.LISTED
+
+
+def test_one_is_not_many() -> None:
+    r = make_report([0], [[0.1, 0.9]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="a", patients="p", n_bootstrap=100)
+    texts = Page(html_report.render(r, {})).texts
+    assert "1 wrong prediction, the surest first" in texts
+    assert any("1 film of 1 patient ·" in text for text in texts)
+
+
+def test_prose_can_be_read_on_a_phone() -> None:
+    p = [[0.2, 0.8], [np.nan] * 2]
+    r = make_report([1, 1], p, labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", refused=["", "a hand, not a chest"], n_bootstrap=100)
+    text = html_report.render(r, {"groups": PNG})
+    for prose in ("What it is", "Part of the films with the right label", "Why", "a hand, not a chest"):
+        assert re.search(rf'<t[hd] style="min-width: 15rem">{prose}</t[hd]>', text)
+    assert 'Positive is PNEUMONIA.</p><div class="scroll">' in text  # above the box that scrolls, not in it
+    assert "<b>By label, source and subgroup.</b>" in text

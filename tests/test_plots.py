@@ -150,10 +150,44 @@ def test_the_corner_is_enlarged_only_for_good_models() -> None:
     assert len(plots.roc(report(separation=0.7)).axes[0].child_axes) == 0
 
 
+def test_operating_points_on_the_border_are_whole_and_none_leaves_the_enlargement() -> None:
+    for axes in (plots.roc(report(separation=20)).axes[0], plots.precision_recall(report(separation=20)).axes[0]):
+        marks = [line for a in (axes, *axes.child_axes) for line in a.lines if line.get_marker() == "o"]
+        assert [line.get_clip_on() for line in marks] == [False, False]
+    axes = plots.roc(report(separation=2.5), {"all but the surest": 0.001}).axes[0]
+    marked, enlarged = ({line.get_marker() for line in a.lines} - {"None"} for a in (axes, *axes.child_axes))
+    assert (marked, enlarged) == ({"o", "s"}, {"s"})
+
+
 @pytest.mark.parametrize("draw", [plots.roc, plots.precision_recall])
 def test_one_class_is_said_to_be_undefined(draw: Callable[[Report], Figure]) -> None:
     r = make_report([1, 1], [[0.2, 0.8], [0.3, 0.7]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", n_bootstrap=100)
-    assert draw(r).axes[0].texts[0].get_text() == "Undefined: all films\nare of one class"
+    axes = draw(r).axes[0]
+    assert axes.texts[0].get_text() == "Undefined: all films\nare of one class"
+    assert not axes.child_axes  # nothing lies over it
+
+
+def test_the_legend_of_the_reliability_diagram_lists_what_is_drawn() -> None:
+    few, many = "Observed in fewer than 10 films", "Observed, with 95 % interval"
+    for r, names in ((report(n=5), [few]), (report(separation=20), [many]), (report(), [many, few])):
+        figure = plots.reliability_diagram(r)
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Perfect calibration", *names]
+        assert not any(text.get_text() for text in figure.axes[1].get_yticklabels(minor=True))  # no 2 × 10⁰ among few films
+
+
+def test_a_single_film_and_what_is_undefined_are_worded() -> None:
+    r = report(n=3, sources=["a", "a", "b"])
+    axes = plots.groups(r).axes[0]
+    assert [label.get_text().split("\n")[1].split(",")[0] for label in axes.get_yticklabels()] == ["3 films", "2 films", "1 film"]
+    undefined = [i for i, part in enumerate((r, *r.by_source.values())) if math.isnan(part.auroc.value)]
+    assert 2 in undefined
+    assert [(text.get_text(), text.get_position()[1]) for text in axes.texts] == [("undefined", i) for i in undefined]
+    assert plots.confusion_matrix(report(n=1)).axes[0].get_title("left").startswith("1 film\n")
+
+
+def test_acting_on_healthy_films_shows_its_harm() -> None:
+    axes = plots.decision_curve(make_report([0] * 20, [[0.9, 0.1]] * 20, labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names=range(20))).axes[0]
+    assert all((line.get_ydata() >= axes.get_ylim()[0]).sum() > 1 for line in axes.lines[:2])
 
 
 def test_save_draws_what_there_is(tmp_path: Any) -> None:
@@ -250,9 +284,19 @@ def test_history_shares_panels_and_marks_phases() -> None:
     [of_a_source] = plots.training_history({"val_auroc chest_xray": [0.9, 0.95]}).axes
     assert of_a_source.get_title("left") == "AUROC: chest_xray"
     assert len(plots.training_history({f"quantity {i}": [0.9, 0.95] for i in range(5)}).axes) == 5  # no empty panel
-    for bad in ({}, {"loss": []}, {"loss": [1.0], "val_loss": [1.0, 2.0]}, {"phase": [1.0]}):
+    for bad in ({}, {"seconds": [9.0]}, {"loss": []}, {"loss": [1.0], "val_loss": [1.0, 2.0]}, {"phase": [1.0]}):
         with pytest.raises(ValueError, match=r"history must hold one value per epoch, equally many by each name. Received: "):
             plots.training_history(bad)
+
+
+def test_history_of_one_epoch_and_one_source() -> None:
+    history = {"loss": [0.5], "val_auroc": [0.99], "val_auroc rsna": [0.99], "seconds": [30.0]}
+    loss, auroc = plots.training_history(history).axes
+    assert [a.get_title("left") for a in (loss, auroc)] == ["Loss", "AUROC"]
+    assert [tick for tick in loss.get_xticks() if 0.5 <= tick <= 1.5] == [1]
+    assert auroc.get_ylim()[1] == 1
+    two = plots.training_history({**history, "val_auroc nih": [0.9]}).axes
+    assert [a.get_title("left") for a in two] == ["Loss", "AUROC: mean of sources", "AUROC: rsna", "AUROC: nih"]
 
 
 def test_curves_need_the_predictions() -> None:
