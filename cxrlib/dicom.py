@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import struct
@@ -18,6 +19,7 @@ _TAGS = [  # all that is read: no tag here says who the patient is
     *("ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
 ]
+MAX_SCANS = 32  # of a JPEG; progressive ones have about ten, a bomb thousands
 _MAX_BYTES = 2**28  # of an inflated file
 _CODECS = {  # transfer syntax -> decoder of imagecodecs, whether it is lossy
     "1.2.840.10008.1.2.4.51": ("jpeg8", True),
@@ -27,10 +29,12 @@ _CODECS = {  # transfer syntax -> decoder of imagecodecs, whether it is lossy
     "1.2.840.10008.1.2.4.81": ("jpegls", True),
     "1.2.840.10008.1.2.4.90": ("jpeg2k", False),
     "1.2.840.10008.1.2.4.91": ("jpeg2k", True),
+    "1.2.840.10008.1.2.5": ("packbits", False),
 }
-_FRAMES = {"": b"\xc0\xc1\xc2", "jpeg8": b"\xc0\xc1\xc3", "jpegls": b"\xf7"}  # decoder -> the start-of-frame markers of its streams
+_FRAMES = {"": b"\xc0\xc1", "jpeg8": b"\xc0\xc1\xc3", "jpegls": b"\xf7"}  # decoder -> the start-of-frame markers of its streams
 _BEFORE_FRAME = b"\xc4\xcc\xdb\xdd\xf8\xfe\xff"  # markers, and the filling, that may come before it; others would lead our reading apart from the decoder's
 _SEGMENTS = b"\x51\x52\x53\x55\x57\x58\x5c\x5d\x5e\x5f\x60\x61\x63\x64"  # all that JPEG 2000 headers are made of
+_PADDING = 64  # bytes that some writers add to a run-length encoded segment
 _MAX_TILES, _MAX_PRECINCTS = 2**13, 2**17  # of a JPEG 2000 stream: OpenJPEG keeps 9 kB for each tile, 2 kB for each precinct
 
 
@@ -201,7 +205,7 @@ def _frame(data: Any, height: int, width: int, bits: int, allocated: int) -> np.
     from pydicom.encaps import get_frame
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import as_pixel_options
-    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
+    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
     little = data.original_encoding[1] is not False
     syntax = UID(getattr(data, "file_meta", {}).get("TransferSyntaxUID") or (ExplicitVRLittleEndian if little else ExplicitVRBigEndian))
@@ -215,20 +219,21 @@ def _frame(data: Any, height: int, width: int, bits: int, allocated: int) -> np.
             raise ValueError(f"it is not complete: {len(data.PixelData)} of {height * width * dtype.itemsize} bytes of pixels are there")
         return np.frombuffer(data.PixelData, dtype, height * width).reshape(height, width)
     codec, lossy = _CODECS.get(syntax, ("", False))
-    if not codec and syntax not in (JPEGBaseline8Bit, RLELossless):
+    if not codec and syntax != JPEGBaseline8Bit:
         raise ValueError(f"its transfer syntax is not supported: {syntax.name}")
     try:
         options = as_pixel_options(data)
         if codec:
             import imagecodecs
-        if syntax != RLELossless:
-            frame = get_frame(data.PixelData, 0, number_of_frames=options["number_of_frames"], extended_offsets=options.get("extended_offsets"))
+        frame = get_frame(data.PixelData, 0, number_of_frames=options["number_of_frames"], extended_offsets=options.get("extended_offsets"))
+        if codec == "packbits":
+            stored: np.ndarray = _from_run_lengths(frame, imagecodecs.packbits_decode, height, width, allocated)
+        else:
             frame = _stream(frame, codec, height, width, allocated)
-        if codec:
-            stored: np.ndarray = getattr(imagecodecs, f"{codec}_decode")(frame)
-        else:  # Pillow is the decoder of JPEG files, too
-            plugin = "pydicom" if syntax == RLELossless else "pillow"
-            stored = decoder.as_array(data, index=0, raw=True, decoding_plugin=plugin, **options)[0]
+            if codec:
+                stored = getattr(imagecodecs, f"{codec}_decode")(frame)
+            else:  # Pillow is the decoder of JPEG files, too
+                stored = decoder.as_array(data, index=0, raw=True, decoding_plugin="pillow", **options)[0]
         if stored.shape != (height, width):
             raise ValueError(f"the header says {height} x {width} pixels, the compressed picture {' x '.join(map(str, stored.shape))}")
     except ImportError as error:
@@ -240,6 +245,26 @@ def _frame(data: Any, height: int, width: int, bits: int, allocated: int) -> np.
         low, most = -(2 ** (bits - 1)) if signed else 0, np.iinfo(stored.dtype)  # a value that rounding led beyond the bits stored would turn over
         stored = stored.clip(max(low, most.min), min(low + 2**bits - 1, most.max))
     return stored.view(f"u{stored.dtype.itemsize}")
+
+
+def _from_run_lengths(frame: bytes, unpack: Callable[..., Any], height: int, width: int, allocated: int) -> np.ndarray:
+    """Bytes of one significance after the other, the most significant first, each run-length encoded -> stored values (H, W).
+
+    References:
+        DICOM PS3.5, annex G.
+    """
+    if len(frame) < 64:
+        raise ValueError("it is cut short")
+    count, *starts = struct.unpack_from("<16I", frame)
+    if count != allocated // 8:
+        raise ValueError(f"the header says 1 value of {allocated} bits, the compressed picture has {count} segments of 8")
+    places = np.empty((height * width, count), np.uint8)
+    for k, (start, end) in enumerate(itertools.pairwise([*starts[:count], len(frame)])):
+        segment: np.ndarray = unpack(frame[start:end], out=np.empty(height * width + _PADDING, np.uint8))  # no more than that is unpacked
+        if len(segment) < height * width:
+            raise ValueError(f"it is not complete: {len(segment)} of {height * width} values are there")
+        places[:, count - 1 - k] = segment[: height * width]
+    return places.view(f"<u{count}").reshape(height, width)
 
 
 def _stream(frame: bytes, codec: str, height: int, width: int, allocated: int) -> bytes:
@@ -256,6 +281,8 @@ def _stream(frame: bytes, codec: str, height: int, width: int, allocated: int) -
             at += 1 if frame[at + 1] == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
         if frame[:2] != b"\xff\xd8" or len(frame) < at + 10 or frame[at] != 0xFF or frame[at + 1] not in _FRAMES[codec]:
             raise ValueError("it is no JPEG stream of this kind")
+        if (scans := frame.count(b"\xff\xda")) > MAX_SCANS:
+            raise ValueError(f"it is a JPEG of {scans} scans; at most {MAX_SCANS} are read")
         precision, coded_height, coded_width, components = struct.unpack_from(">BHHB", frame, at + 4)
         if codec:  # beyond the end libjpeg-turbo makes up the rest, and CharLS counts for seconds
             frame = frame[: frame.rfind(b"\xff\xd9") + 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from cxrlib.predictor import Prediction
 
 _FULL = 8.0  # evidence that looks strong: half of the lungs full of it move the logit by 4, from sure health to doubt; what is weaker everywhere stays pale
+_STRIP = 64  # columns worked on at once: whole large films in floating point, three colours of each pixel, would take a gigabyte
 _BORDER, _TOLERATED, _FAINT = 0.1, 0.4, 0.25  # part of a side that is border; part of the heat that may lie there; heat that says nothing
 # Nine stops of a perceptually uniform map from black over red to pale yellow (inferno, by S. van der Walt and N. Smith, CC0)
 _STOPS = np.array(
@@ -70,14 +72,15 @@ class Explanation:
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must lie in [0, 1]. Received: alpha={alpha!r}")
         height, width = self.heatmap.shape
-        grey = np.clip(self.film.pixels.astype(np.float32) * np.float32(255 / self.film.white), 0, 255)
-        if grey.shape != (height, width):
-            grey = np.asarray(Image.fromarray(grey).resize((width, height), Image.Resampling.BILINEAR))
         levels = np.arange(256) / 255
         colours = np.stack([np.interp(levels, np.linspace(0, 1, len(_STOPS)), _STOPS[:, c]) for c in range(3)], axis=1).astype(np.float32)  # (256, 3)
-        opacity = (np.float32(alpha) * self.heatmap)[..., None]
-        painted = grey[..., None] * (1 - opacity) + colours[(self.heatmap * 255).astype(np.uint8)] * opacity  # (H, W, 3)
-        return Image.fromarray(painted.round().astype(np.uint8))
+        canvas = Image.new("RGB", (width, height))
+        for left, grey in _grey(self.film, height, width):  # (H, w)
+            heat = self.heatmap[:, left : left + _STRIP]
+            opacity = (np.float32(alpha) * heat)[..., None]
+            painted = grey[..., None] * (1 - opacity) + colours[(heat * 255).astype(np.uint8)] * opacity  # (H, w, 3)
+            canvas.paste(Image.fromarray(painted.round().astype(np.uint8)), (left, 0))
+        return canvas
 
 
 def heatmap(evidence: np.ndarray, film: Film) -> np.ndarray:
@@ -102,8 +105,29 @@ def heatmap(evidence: np.ndarray, film: Film) -> np.ndarray:
     scaled = positive / max(_FULL, float(positive.max(initial=0.0)))
     left, top, right, bottom = _shown(film)
     heat = np.zeros(film.size, np.float32)
-    heat[top:bottom, left:right] = np.clip(np.asarray(Image.fromarray(scaled).resize((right - left, bottom - top), Image.Resampling.BICUBIC)), 0, 1)
+    for start, strip in _stretched(scaled, bottom - top, right - left, Image.Resampling.BICUBIC):
+        heat[top:bottom, left + start : left + start + strip.shape[1]] = np.clip(strip, 0, 1)
     return heat
+
+
+def _stretched(grid: np.ndarray, height: int, width: int, resample: Image.Resampling) -> Iterator[tuple[int, np.ndarray]]:
+    """Resize (h, w) to (height, width), in strips of columns, each with where it begins: the same values as at once, for Pillow resizes one axis at a time."""
+    wide = Image.fromarray(grid).resize((width, grid.shape[0]), resample)
+    for left in range(0, width, _STRIP):
+        right = min(left + _STRIP, width)
+        yield left, np.asarray(wide.crop((left, 0, right, wide.height)).resize((right - left, height), resample))
+
+
+def _grey(film: Film, height: int, width: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Grey levels of a film, float32 in [0, 255], at the given size, in strips of columns as above."""
+
+    def levels(pixels: np.ndarray) -> np.ndarray:
+        grey: np.ndarray = np.clip(pixels.astype(np.float32) * np.float32(255 / film.white), 0, 255)
+        return grey
+
+    if film.pixels.shape == (height, width):
+        return ((left, levels(film.pixels[:, left : left + _STRIP])) for left in range(0, width, _STRIP))
+    return _stretched(levels(film.pixels), height, width, Image.Resampling.BILINEAR)
 
 
 def _shown(film: Film) -> tuple[int, int, int, int]:

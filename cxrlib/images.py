@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cxrlib.dicom import MAX_SCANS
 from cxrlib.sources import ImageError, Source, bytes_of, is_dataset, name_of
 
 DECODER = 3  # version of the path from bytes to model input; part of every cache key
 MAX_PIXELS = 30_000_000  # a 43 x 43 cm detector with 0.1 mm pixels has 18.5 million
 _MAX_ASPECT = 20  # longer strips are no pictures at all; what a film may be is the gate's to say
-_MAX_SCANS = 32  # of a progressive JPEG; encoders write about ten, a bomb thousands
+_PADDING = 4 / 3  # what the tiles of a TIFF may take, of the pixels that are read: those at the edge reach beyond it
+_TILE_SIDES = 322, 323  # the tags of a TIFF with the width and the length of its tiles
 _STRANGERS = {
     b"PK\3\4": "a zip archive",
     b"%PDF": "a PDF",
@@ -209,17 +212,19 @@ def _open(data: bytes) -> Image.Image:
         from PIL import JpegImagePlugin
 
         image = JpegImagePlugin.jpeg_factory(file)
-        if (image.mode != "L" or "progressive" in image.info) and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
-            raise ImageError(f"it is a JPEG of {scans} scans; at most {_MAX_SCANS} are read")
+        if (image.mode != "L" or "progressive" in image.info) and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+            raise ImageError(f"it is a JPEG of {scans} scans; at most {MAX_SCANS} are read")
         return image
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         from PIL import PngImagePlugin
 
         return PngImagePlugin.PngImageFile(file)
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0"):
         from PIL import TiffImagePlugin
 
-        return TiffImagePlugin.TiffImageFile(file)
+        tiff = TiffImagePlugin.TiffImageFile(file)
+        _check_tags(data, tiff.tag_v2)
+        return tiff
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         from PIL import WebPImagePlugin
 
@@ -241,9 +246,38 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
         raise ImageError(f"it is a strip of {height} x {width} pixels, no film")
 
 
+def _check_tags(data: bytes, tags: Any) -> None:
+    """Refuse a TIFF of whose tiles Pillow, which says how large they are, and libtiff, which decodes them, would read different sizes.
+
+    They do where a tag stands twice, or holds a kind of number that Pillow passes over.
+    """
+    order, (number, step) = "<" if data[:1] == b"I" else ">", ("Q", 20) if data[2] == 43 else ("H", 12)
+    start = tags.offset + struct.calcsize(number)
+    (count,) = struct.unpack_from(order + number, data, tags.offset)
+    found = [data[at : at + 2] for at in range(start, min(start + step * count, len(data)), step)]
+    if any(found.count(struct.pack(order + "H", tag)) != (tag in tags) for tag in _TILE_SIDES):
+        raise ImageError("it says in no usable way how large its tiles are")
+
+
+def _check_decoder(image: Image.Image, max_pixels: int) -> None:
+    """Refuse what takes far longer or far more memory to decode than its size tells."""
+    for codec, extents, *_ in getattr(image, "tile", ()):
+        if codec == "bmp_rle":  # byte by byte in Python
+            raise ImageError("it is a run-length encoded BMP; save it uncompressed, or as PNG")
+        if codec == "libtiff":  # which decodes whole tiles
+            tags: Any = getattr(image, "tag_v2", {})
+            width, height = extents[2:]
+            wide, high = sides = [tags.get(tag, side) for tag, side in zip(_TILE_SIDES, (width, height), strict=True)]
+            if not all(isinstance(side, int) and side > 0 for side in sides):
+                raise ImageError("it says in no usable way how large its tiles are")
+            if -(-width // wide) * wide * -(-height // high) * high > max(max_pixels, MAX_PIXELS) * _PADDING:
+                raise ImageError(f"its tiles of {high} x {wide} pixels are far larger than its {height} x {width} pixels")
+
+
 def _from_pillow(image: Image.Image, name: str, max_pixels: int, model_size: int | None = None) -> Film:
     width, height = image.size
     _check_size(height, width, max_pixels)
+    _check_decoder(image, max_pixels)
     notes: tuple[str, ...] = ()
     if model_size is not None:  # opened here: a caller's image keeps its scale and its frame
         if getattr(image, "is_animated", False) and image.format != "MPO":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+import errno
 import os
 import re
 import stat
 import sys
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -26,6 +27,8 @@ else:
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 MAX_BYTES = 256 * 2**20  # of a file or a download
 URL_TIMEOUT = 20.0  # seconds for a whole download
+_NO_FILMS = frozenset({"__MACOSX", "lost+found"})  # folders that systems make, the second for their eyes only
+_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # where links may lead
 _TOO_LARGE = f"it is larger than {MAX_BYTES // 2**20} MiB"
 
 
@@ -78,13 +81,15 @@ def find(folder: str | os.PathLike[str]) -> list[Path]:
 
     Args:
         folder: Where to look, recursively and through links to folders; what is reached in several ways counts once, best by no link. Hidden files and
-            folders, `__MACOSX`, and links to a folder that they lie in are left out.
+            folders, `__MACOSX`, `lost+found`, and links to a folder that they lie in are left out.
 
     Returns:
-        Sorted paths of files with one of `EXTENSIONS`, and of files of any other name that begin as DICOM files do.
+        Sorted paths of files with one of `EXTENSIONS`, and of files with none, or with a number for one, that begin as DICOM files do or cannot be opened to
+        see.
 
     Raises:
         NotADirectoryError: If there is no such folder.
+        OSError: If it or a folder below cannot be listed, as a `PermissionError` where reading it is not allowed.
 
     Example:
         >>> import tempfile
@@ -100,9 +105,9 @@ def find(folder: str | os.PathLike[str]) -> list[Path]:
     while places:  # the folder itself, then what its links lead to, then what theirs do
         links = []
         for place in places:
-            for root, folders, files in os.walk(place):
+            for root, folders, files in os.walk(place, onerror=_unlisted):
                 real = os.path.realpath(root)
-                folders[:] = [f for f in folders if not f.startswith(".") and f != "__MACOSX"] if real not in seen else []
+                folders[:] = [f for f in folders if not f.startswith(".") and f not in _NO_FILMS] if real not in seen else []
                 if real in seen:
                     continue
                 seen.add(real)
@@ -114,16 +119,21 @@ def find(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(found)
 
 
+def _unlisted(error: OSError) -> None:
+    raise type(error)(f"the folder {error.filename} cannot be listed ({error.strerror}): make it readable, or move it away") from error
+
+
 def _begins_as_dicom(path: Path) -> bool:
+    """Whether it does, or may do: what cannot be opened is for whoever reads the film to tell."""
     if path.suffix and not path.suffix[1:].isdigit():  # exports name files IM0001 or by their UID
         return False
     try:
-        if not path.is_file():
+        if not stat.S_ISREG(os.stat(path).st_mode):
             return False
         with open(path, "rb") as file:
             return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno not in _NOWHERE
 
 
 def is_dataset(source: object) -> bool:
@@ -222,8 +232,8 @@ def _read_file(path: str) -> bytes:
     raise ImageError(_TOO_LARGE if stat.S_ISREG(found.st_mode) else "it is no regular file")
 
 
-def _drain(read: Callable[[int], bytes], deadline: float = math.inf) -> bytes:
-    """All that `read` gives, up to MAX_BYTES and to the deadline."""
+def _drain(read: Callable[[int], bytes]) -> bytes:
+    """All that `read` gives, up to MAX_BYTES."""
     chunks, length = [], 0
     while chunk := read(2**18):
         if not isinstance(chunk, bytes):
@@ -232,27 +242,75 @@ def _drain(read: Callable[[int], bytes], deadline: float = math.inf) -> bytes:
         length += len(chunk)
         if length > MAX_BYTES:
             raise ImageError(_TOO_LARGE)
-        if time.monotonic() > deadline:
-            raise ImageError(f"the download took more than {URL_TIMEOUT:g} s")
     return b"".join(chunks)
 
 
 def _download(url: str) -> bytes:
-    from http.client import HTTPException
-    from urllib import request
+    import socket
+    from queue import Empty, SimpleQueue
 
     if "@" in urlsplit(url).netloc:
         raise ImageError("a URL must not hold a user name or password")
-    opener = request.OpenerDirector()  # http and https only, also after a redirect
-    handlers = ("Proxy", "Unknown", "HTTP", "HTTPS", "HTTPDefaultError", "HTTPRedirect")
-    for handler in (*(getattr(request, name + "Handler") for name in handlers), request.HTTPErrorProcessor):
-        opener.add_handler(handler())
-    deadline = time.monotonic() + URL_TIMEOUT
+    outcome: SimpleQueue[bytes | BaseException] = SimpleQueue()
+    lines: list[socket.socket] = []
+    over = threading.Event()
+
+    def work() -> None:
+        try:
+            outcome.put(_fetch(url, lines, over))
+        except BaseException as error:  # noqa: BLE001 - raised below
+            outcome.put(error)
+
+    threading.Thread(target=work, name="cxrlib-download", daemon=True).start()  # for the timeout of a socket begins anew with every byte
+    try:
+        found = outcome.get(timeout=URL_TIMEOUT)
+    except Empty:
+        raise ImageError(f"the download took more than {URL_TIMEOUT:g} s") from None
+    finally:  # also where Ctrl-C ends the waiting
+        over.set()
+        for line in lines:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(line, socket.SHUT_RDWR)  # wakes the thread; a TLS socket's own method would change what it is reading from
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
+def _fetch(url: str, lines: list[Any], over: threading.Event) -> bytes:
+    """What lies at an address. Sockets are added to `lines` as they are connected, and not used if it is over by then."""
+    from http.client import HTTPException
+    from urllib import error as errors
+    from urllib import request
+
+    def noted(connection: Any) -> Any:
+        connect = connection.connect
+
+        def connect_and_note() -> None:
+            connect()
+            lines.append(connection.sock)
+            if over.is_set():
+                raise TimeoutError("timed out")
+
+        connection.connect = connect_and_note
+        return connection
+
+    def noting(do_open: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda connect, *query, **options: do_open(lambda *host, **more: noted(connect(*host, **more)), *query, **options)
+
+    names = ("ProxyHandler", "UnknownHandler", "HTTPHandler", "HTTPSHandler", "HTTPDefaultErrorHandler", "HTTPRedirectHandler", "HTTPErrorProcessor")
+    handlers: list[Any] = [getattr(request, name)() for name in names]  # http and https only, also after a redirect
+    opener = request.OpenerDirector()
+    for handler in handlers:
+        if isinstance(handler, request.AbstractHTTPHandler):
+            handler.do_open = noting(handler.do_open)  # type: ignore[method-assign]
+        opener.add_handler(handler)
     try:
         query = request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers={"User-Agent": "cxrlib"})
-        with opener.open(query, timeout=URL_TIMEOUT) as answer:
-            return _drain(answer.read1, deadline)  # read1 returns with what has come, so a trickle meets the deadline
+        with opener.open(query, timeout=URL_TIMEOUT + 1) as answer:  # whoever waits for us gives up before
+            return _drain(answer.read1)
     except ImageError:
         raise
     except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, errors.HTTPError):
+            error.close()
         raise ImageError(f"it cannot be downloaded ({error})") from error

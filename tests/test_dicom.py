@@ -343,6 +343,7 @@ def test_no_name_of_a_patient_is_read_or_said() -> None:
                 (JPEGLSLossless, jpeg(GREY), "it is no JPEG stream of this kind)"),
                 (JPEGLosslessSV1, imagecodecs.jpegls_encode(GREY), "it is no JPEG stream of this kind)"),
                 (JPEGExtended12Bit, jpeg(GREY, progressive=True), "it is no JPEG stream of this kind)"),
+                (JPEGBaseline8Bit, jpeg(GREY, progressive=True), "it is no JPEG stream of this kind)"),
             )
         ),
         (
@@ -366,6 +367,37 @@ def test_what_is_refused(source: Any, message: str) -> None:
         read(source)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLosslessSV1])
+def test_many_scans(syntax: str) -> None:
+    coded = jpeg(GREY)
+    with pytest.raises(ImageError, match="it is a JPEG of 33 scans; at most 32 are read"):
+        read(dataset(GREY, syntax=syntax, coded=coded[:-2] + b"\xff\xda" * 32 + coded[-2:]))
+
+
+def run_lengths(*segments: bytes) -> bytes:
+    starts = [64 + sum(map(len, segments[:k])) for k in range(len(segments))]
+    return struct.pack("<16I", len(segments), *starts, *[0] * (15 - len(segments))) + b"".join(segments)
+
+
+def test_run_lengths() -> None:
+    pixels = np.array([[-2, 300], [300, 300]], np.int16)
+    high, low = b"\0\xff\xfe\1", b"\0\xfe\xfe\x2c"
+    for padding in (b"", b"\0", b"\0\0", b"\x80", b"\xd0\0"):
+        coded = dataset(pixels, syntax=RLELossless, coded=run_lengths(high, low + padding))
+        assert (read(saved(coded)).pixels == read(dataset(pixels)).pixels).all()
+    grey = np.full((2, 2), 7, np.uint8)
+    assert (read(dataset(grey, syntax=RLELossless, coded=run_lengths(b"\xfd\7"))).pixels == 7).all()
+    for wrong, reason in (
+        (run_lengths(b"\xfd\7", b"\xfd\7"), "the header says 1 value of 8 bits, the compressed picture has 2 segments of 8"),
+        (run_lengths(b"\xfe\7"), "it is not complete: 3 of 4 values are there"),
+        (run_lengths(b"\x81\7" * 100), "imcd_packbits_decode returned IMCD_OUTPUT_TOO_SMALL"),  # a bomb is not unpacked
+        (b"\1\0\0\0", "it is cut short"),
+    ):
+        with pytest.raises(ImageError) as caught:
+            read(dataset(grey, syntax=RLELossless, coded=wrong))
+        assert str(caught.value) == f"DICOM dataset: its pixels, RLE Lossless, cannot be decoded ({reason})"
 
 
 def test_a_deflated_bomb(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,46 @@ def test_an_overlay_leaves_the_film_alone_where_nothing_is_found() -> None:
     for wrong in (-0.1, 1.1):
         with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\]\. Received: alpha="):
             e.overlay(alpha=wrong)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32, "JPEG"])
+def test_strips_of_columns_make_the_same_picture_as_the_whole_at_once(kind: type | str) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (310, 2 * explain._STRIP + 31), dtype=np.uint8)
+    if kind == "JPEG":  # decoded at a reduced scale
+        file = io.BytesIO()
+        Image.fromarray(np.tile(pixels, (2, 2))).save(file, "JPEG")
+        film = read(file.getvalue(), model_size=20)
+        assert film.pixels.shape != film.size
+    else:
+        film = read({np.uint8: pixels, np.uint16: pixels.astype(np.uint16) * 257, np.float32: pixels / np.float32(255)}[kind])  # type: ignore[index]
+    height, width = film.size
+    evidence = rng.normal(3, 4, (7, 9))
+    positive = np.maximum(evidence, 0).astype(np.float32)
+    heat = np.clip(np.asarray(Image.fromarray(positive / max(8, positive.max())).resize((width, height), Image.Resampling.BICUBIC)), 0, 1)
+    assert np.array_equal(heatmap(evidence, film), heat)
+    grey = np.clip(film.pixels.astype(np.float32) * np.float32(255 / film.white), 0, 255)
+    grey = np.asarray(Image.fromarray(grey).resize((width, height), Image.Resampling.BILINEAR))
+    levels = np.linspace(0, 1, len(explain._STOPS))
+    colours = np.stack([np.interp(np.arange(256) / 255, levels, explain._STOPS[:, c]) for c in range(3)], axis=1).astype(np.float32)
+    opacity = (np.float32(0.4) * heat)[..., None]
+    painted = grey[..., None] * (1 - opacity) + colours[(heat * 255).astype(np.uint8)] * opacity
+    assert np.array_equal(np.asarray(explained(heat, film).overlay(alpha=0.4)), painted.round().astype(np.uint8))
+
+
+def test_no_copies_of_the_film_in_floating_point_are_made() -> None:
+    film = read(phantom.draw(1, size=1500))
+    tracemalloc.start()
+    try:
+        heat = heatmap(np.ones((7, 7)), film)
+        most = [tracemalloc.get_traced_memory()[1] / heat.size]
+        tracemalloc.reset_peak()
+        explained(heat, film).overlay()
+        most.append(tracemalloc.get_traced_memory()[1] / heat.size - 4)
+    finally:
+        tracemalloc.stop()
+    assert most[0] < 6  # bytes per pixel, of which the heatmap itself takes four
+    assert most[1] < 4
 
 
 def test_colours_become_brighter_with_the_evidence() -> None:

@@ -40,6 +40,29 @@ def tiff(pixels: np.ndarray, *, bits: int, photometric: int = 1, sample_format: 
     return start + data + struct.pack(order + "H", len(tags)) + entries + bytes(4)
 
 
+def tiled(pixels: np.ndarray, *sides: tuple[int, int, int]) -> bytes:
+    """A deflated TIFF of one tile, black where it reaches beyond the pixels; the tags of its sides are given as tag, type and value."""
+    width, length = (next((side for tag, _, side in sides if tag == wanted), 64) for wanted in (322, 323))
+    black = np.zeros((length, width), np.uint8)
+    black[: pixels.shape[0], : pixels.shape[1]] = pixels
+    data = zlib.compress(black.tobytes())
+    tags = [(256, 4, pixels.shape[1]), (257, 4, pixels.shape[0]), (258, 4, 8), (259, 4, 8), (262, 4, 1), (277, 4, 1), *sides, (324, 4, 8), (325, 4, len(data))]
+    long = {16: 8, 17: 8}  # bytes of values that stand elsewhere
+    after = 8 + len(data)
+    values, entries = b"", b""
+    for tag, kind, value in tags:
+        entries += struct.pack("<HHII", tag, kind, 1, after + len(values) if kind in long else value)
+        values += struct.pack("<Q", value) if kind in long else b""
+    return struct.pack("<2sHI", b"II", 42, after + len(values)) + data + values + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def run_length_encoded() -> bytes:
+    """A BMP of 40 x 30 pixels, each a run of its own."""
+    data = (b"\1\x80" * 40 + b"\0\0") * 30 + b"\0\1"
+    palette = b"".join(bytes([grey, grey, grey, 0]) for grey in range(256))
+    return b"BM" + struct.pack("<IIIIiiHHIIiiII", 1078 + len(data), 0, 1078, 40, 40, 30, 1, 8, 1, len(data), 2835, 2835, 256, 256) + palette + data
+
+
 def png_header(width: int, height: int) -> bytes:
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -308,6 +331,7 @@ def test_fit_of_deep_films_stays_in_range() -> None:
         (b"GIF89a", "it is a GIF, no JPEG"),
         (b"\x1f\x8b\x08", "it is a gzip archive, no JPEG"),
         (b"<!doctype html>", "it is a web page or XML, no JPEG"),
+        (b"MM\0+\0\x08\0\0", "it is no JPEG"),  # Pillow would take its directory for another one than libtiff does
         (b"\0\0\0\x18ftypheic", "it is HEIC, AVIF or video, no JPEG"),
         (png_header(40_000, 40_000), "it has 40000 x 40000 pixels, more than the 30,000,000 that are read"),
         (png_header(1, 100_000), "it is a strip of 100000 x 1 pixels, no film"),
@@ -356,6 +380,32 @@ def test_what_is_no_source_is_a_type_error(source: object, kind: str) -> None:
 def test_limits() -> None:
     with pytest.raises(ImageError, match="it has 320 x 300 pixels, more than the 90,000 that are read"):
         read(GREY, max_pixels=90_000)
+
+
+def test_tiles_far_larger_than_the_film(monkeypatch: pytest.MonkeyPatch) -> None:
+    film, unclear = GREY[100:140, 100:150], "bytes: it says in no usable way how large its tiles are"
+    monkeypatch.setattr("cxrlib.images.MAX_PIXELS", 10_000)
+    for sides in ([(322, 4, 64), (323, 4, 64)], [(322, 3, 112), (323, 3, 112)], [(322, 16, 64), (323, 4, 64)]):
+        assert (read(tiled(film, *sides)).pixels == film).all()
+    with pytest.raises(ImageError, match="bytes: its tiles of 160 x 160 pixels are far larger than its 40 x 50 pixels"):
+        read(tiled(film, (322, 4, 160), (323, 4, 160)), max_pixels=10_000)
+    with pytest.raises(ImageError, match="its tiles of 8000 x 16 pixels"):  # several of them, side by side
+        read(tiled(GREY[:20, :16], (322, 4, 16), (323, 4, 8000)), max_pixels=10_000)
+    with Image.open(io.BytesIO(tiled(film, (322, 4, 160), (323, 4, 160)))) as image, pytest.raises(ImageError, match="image: its tiles of 160 x 160"):
+        read(image, max_pixels=10_000)
+    for twice in ([(322, 4, 160), (322, 4, 16), (323, 4, 160), (323, 4, 16)], [(322, 17, 160), (323, 17, 160)], [(322, 1, 160), (323, 4, 160)]):
+        with pytest.raises(ImageError, match=unclear):  # libtiff takes the first, Pillow the last; libtiff knows kinds of numbers that Pillow passes over
+            read(tiled(film, *twice), max_pixels=10_000)
+
+
+def test_what_python_would_decode_byte_by_byte() -> None:
+    with pytest.raises(ImageError, match="bytes: it is a run-length encoded BMP; save it uncompressed, or as PNG"):
+        read(run_length_encoded())
+    with Image.open(io.BytesIO(run_length_encoded())) as image, pytest.raises(ImageError, match="image: it is a run-length encoded BMP"):
+        read(image)
+    with Image.open(io.BytesIO(run_length_encoded())) as image:
+        image.load()
+        assert (read(image).pixels == 128).all()  # the caller has decoded it
 
 
 def test_a_closed_image() -> None:

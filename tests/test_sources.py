@@ -5,9 +5,12 @@ from __future__ import annotations
 import http.server
 import io
 import os
+import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +182,84 @@ def test_url_errors(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
         read(f"{server}/slow")
 
 
+@pytest.fixture
+def slow_server() -> Iterator[socket.socket]:
+    """Sends the head that the path names, then a byte now and then, for as long as somebody listens."""
+    heads = {
+        b"silence": b"",
+        b"header": b"HTTP/1.1 200 OK\r\nX-Name: ",
+        b"chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"body": b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n",
+        b"away": b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nConnection: close\r\nLocation: /away?%d\r\n\r\n",
+    }
+
+    def answer(line: socket.socket, number: int) -> None:
+        with line, suppress(OSError):
+            kind = line.recv(4096).split()[1][1:].partition(b"?")[0]
+            if kind == b"away":
+                time.sleep(0.08)
+                line.sendall(heads[kind] % number)
+                return
+            line.sendall(heads[kind])
+            line.settimeout(0.02)
+            for _ in range(500):
+                with suppress(TimeoutError):
+                    if not line.recv(1):
+                        break
+                if kind != b"silence":
+                    line.sendall(b"1")
+
+    def serve() -> None:
+        with suppress(OSError):
+            for number in range(100):
+                threading.Thread(target=answer, args=(web.accept()[0], number), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as web:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield web
+        web.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def downloads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "cxrlib-download"]
+
+
+@pytest.mark.parametrize("kind", ["silence", "header", "chunk", "body", "away"])
+def test_a_download_ends_in_time_whatever_the_server_does(kind: str, slow_server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cxrlib.sources.URL_TIMEOUT", 0.3)
+    with pytest.raises(ImageError, match=r"the download took more than 0\.3 s"):
+        read(f"http://127.0.0.1:{slow_server.getsockname()[1]}/{kind}")
+    for thread in downloads():
+        thread.join(5)
+    assert not downloads()  # the server would go on for longer
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals of POSIX")
+def test_ctrl_c_ends_a_download(slow_server: socket.socket) -> None:
+    threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        read(f"http://127.0.0.1:{slow_server.getsockname()[1]}/header")
+    for thread in downloads():
+        thread.join(5)
+    assert not downloads()
+
+
+def test_a_download_that_connects_when_nobody_waits_any_more(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lookup, looked_up, asked = socket.getaddrinfo, threading.Event(), []
+    monkeypatch.setattr("cxrlib.sources.URL_TIMEOUT", 0.1)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *a, **k: looked_up.wait(5) and lookup(*a, **k))
+    monkeypatch.setattr("cxrlib.sources._drain", asked.append)
+    with pytest.raises(ImageError, match=r"the download took more than 0\.1 s"):
+        read(f"{server}/film.png")
+    looked_up.set()
+    for thread in downloads():
+        thread.join(5)
+    assert not downloads()
+    assert not asked
+
+
 # --- names and folders ---
 
 
@@ -213,6 +294,47 @@ def test_find(tmp_path: Path) -> None:
         find(tmp_path / "none")
     with pytest.raises(NotADirectoryError, match=r"no such folder: .*a\.jpg"):
         find(tmp_path / "a.jpg")
+
+
+def test_find_loses_no_folder_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "locked/b.png", "linked/locked/b.png", "lost+found/c.png", ".hidden/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    list_folder, locked = os.scandir, ["lost+found", ".hidden"]
+
+    def scandir(folder: str) -> Iterator[os.DirEntry[str]]:
+        if Path(folder).name in locked:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    wanted = ["a.png", "linked/locked/b.png", "locked/b.png"]
+    assert [path.relative_to(tmp_path).as_posix() for path in find(tmp_path)] == wanted
+    locked.append("locked")
+    with pytest.raises(PermissionError, match=r"^the folder .*locked cannot be listed \(Permission denied\): make it readable, or move it away$"):
+        find(tmp_path)
+    with pytest.raises(PermissionError, match=r"^the folder .*locked cannot be listed"):
+        find(tmp_path / "locked")
+    (tmp_path / "linked/locked/b.png").unlink()
+    (tmp_path / "way").symlink_to(tmp_path / "linked/locked")
+    locked[:] = ["way"]
+    with pytest.raises(PermissionError, match=r"^the folder .*way cannot be listed"):
+        find(tmp_path)
+
+
+def test_find_keeps_what_may_be_a_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("IM0001", "IM0002", "1.2.3", "notes.txt"):
+        (tmp_path / name).write_bytes(bytes(200))
+    for name, target in (("loop", "loop"), ("lost", "none"), ("wrong", "IM0001/x")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+
+    def locked(path: Path, mode: str) -> io.BufferedReader:
+        if path.name in ("IM0002", "1.2.3"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return path.open("rb")
+
+    monkeypatch.setattr("cxrlib.sources.open", locked, raising=False)
+    assert [path.name for path in find(tmp_path)] == ["1.2.3", "IM0002"]
 
 
 def test_find_follows_links_and_meets_every_folder_once(tmp_path: Path) -> None:
