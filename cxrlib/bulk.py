@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -16,6 +17,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,14 +26,16 @@ from cxrlib import bundle, images
 from cxrlib.config import DISCLAIMER
 from cxrlib.predictor import Prediction, Predictor, unanswered
 from cxrlib.progress import Progress
-from cxrlib.sources import EXTENSIONS, MAX_BYTES, ImageError, Source, local
+from cxrlib.sources import EXTENSIONS, MAX_BYTES, ImageError, Source, bytes_of, local
 from cxrlib.sources import find as find_in_folder
 
 _FILE = 512  # films in a Parquet file, at most; no more than these are done again by each worker of a run that was stopped
 _FILES = 256  # so many files before they grow to that: work for so many workers
 _LEAST = 64  # films in a file, where there are as many: Ray needs some twentieths of a second for each file
 _AHEAD = 16  # films that a worker fetches ahead
+_AHEAD_HERE = 2  # of those on its own disks, which may be large and come fast
 _WAITS = (1.0, 2.0, 4.0)  # seconds between attempts to fetch a film
+_NOWHERE = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)  # other ways for a path to lead to no file
 _ANSWERED, _REFUSED, _UNREADABLE = range(3)
 
 
@@ -429,13 +433,13 @@ def _table(rows: list[dict[str, Any]], identity: bytes) -> bytes:
 
 
 def _fetched(films: Iterable[str]) -> Iterator[Source]:
-    """Sources of films; those from afar are fetched ahead, in order."""
+    """The content of films, fetched ahead, in order."""
     waiting: deque[Future[Source]] = deque()
     with ThreadPoolExecutor(_AHEAD) as pool:
         try:
             for film in films:
                 waiting.append(pool.submit(_source, film))
-                if len(waiting) == _AHEAD:
+                while len(waiting) >= (_AHEAD_HERE if _is_local(film) else _AHEAD):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -445,15 +449,13 @@ def _fetched(films: Iterable[str]) -> Iterator[Source]:
 
 
 def _source(film: str) -> Source:
-    if _is_local(film) or _is_web(film):
-        return film  # read by the predictor
-    system, path = _reach(film)
+    """The content of a film, or why it has none; OSError where it cannot be fetched and that is not the film's fault."""
+    fetch = partial(_plainly, film) if _is_local(film) or _is_web(film) else partial(_through_driver, *_reach(film))
     for wait in (*_WAITS, None):
         try:
-            with system.open(path, "rb") as file:
-                return _Fetched(film, file.read(MAX_BYTES + 1))
-        except (FileNotFoundError, IsADirectoryError, KeyError):  # KeyError: in an archive
-            return _Fetched(film, None)
+            return _Fetched(film, fetch())
+        except ImageError as error:
+            return _Fetched(film, b"", str(error))
         except Exception as error:  # every driver has errors of its own
             if wait is None or isinstance(error, PermissionError):
                 raise OSError(f"{film} cannot be fetched: {error}") from error
@@ -461,14 +463,37 @@ def _source(film: str) -> Source:
     raise RuntimeError(film)
 
 
-class _Fetched(io.BytesIO):
-    """The content of a film that was fetched from afar, or word that there is none."""
+def _plainly(film: str) -> bytes:
+    """The bytes of a local film or one on the web; `ImageError` says that it has none, another error that they do not come."""
+    try:
+        return bytes_of(film)
+    except ImageError as error:
+        cause = error.__cause__
+        code, number = getattr(cause, "code", None), getattr(cause, "errno", None)
+        own = cause is None and not str(error).startswith("the download took")
+        if own or isinstance(cause, ValueError) or code in (404, 410) or number in _NOWHERE:
+            raise
+        denied = isinstance(cause, PermissionError) or code in (401, 403)
+        raise (PermissionError if denied else OSError)(str(error)) from cause
 
-    def __init__(self, name: str, content: bytes | None) -> None:
-        super().__init__(content or b"")
-        self.name, self._missing = name, content is None
+
+def _through_driver(system: Any, path: str) -> bytes:
+    try:
+        with system.open(path, "rb") as file:
+            content: bytes = file.read(MAX_BYTES + 1)
+            return content
+    except (FileNotFoundError, IsADirectoryError, KeyError):  # KeyError: in an archive
+        raise ImageError("no such file") from None
+
+
+class _Fetched(io.BytesIO):
+    """The content of a film, or word of why there is none."""
+
+    def __init__(self, name: str, content: bytes, error: str = "") -> None:
+        super().__init__(content)
+        self.name, self._error = name, error
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if self._missing:
-            raise ImageError("no such file")
-        return super().read(size)
+        if self._error:
+            raise ImageError(self._error)
+        return super().read()  # all of it whatever the size, which takes no copy

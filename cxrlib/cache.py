@@ -24,6 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeVar, final
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -222,14 +223,14 @@ def decode(dataset: Dataset, *, size: int = 224, folder: str | os.PathLike[str] 
         raise ValueError(f"size and workers must be positive. Received: size={size!r}, workers={workers!r}")
     paths = [os.path.abspath(path) for path in dataset.paths]
     store = _Store(cache_folder(folder) / f"films-{_SCHEMA}-{images.DECODER}-{size}", size)
-    try:
-        return store.decode(paths, workers or cores.usable(), progress)
-    except (sqlite3.DatabaseError, FileNotFoundError) as error:
-        if isinstance(error, sqlite3.OperationalError):  # a full disk, a lock held for a minute: nothing that forgetting would help
-            raise
-        with store.locked(progress) as alone:
-            store.forget(alone)  # a damaged index, or shards that went while they were opened
-        return store.decode(paths, workers or cores.usable(), progress)
+    with store.plain_errors():
+        try:
+            return store.decode(paths, workers or cores.usable(), progress)
+        except (sqlite3.DatabaseError, FileNotFoundError) as error:  # damaged, or cleaned while it was in use
+            with store.locked(progress) as alone:  # nobody cleans it now
+                if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                    store.forget(alone)  # a damaged index; a full disk or a folder that may not be written gain nothing by it
+                return store.fill(paths, workers or cores.usable(), progress, alone)
 
 
 def fingerprint(dataset: Dataset, decoded: Decoded) -> str:
@@ -306,12 +307,36 @@ class _Store:
             raise OSError(error.errno, f"the cache folder cannot be made ({error.strerror}); choose another with folder= or CXRLIB_CACHE", str(place)) from None
 
     def decode(self, paths: list[str], workers: int, progress: bool) -> Decoded:
-        found, errors = self._look_up(paths), dict[str, Facts]()
-        if len(found) < len(set(paths)):
-            with self.locked(progress) as alone:
-                found = self._look_up(paths)  # another process may have been at it
-                errors = self._add([path for path in dict.fromkeys(paths) if path not in found], found, workers, progress, alone)
+        try:
+            found = self._look_up(paths)
+        except sqlite3.OperationalError:  # no index yet, or one that is being removed: under the lock it will be seen
+            found = {}
+        if len(found) == len(set(paths)):
+            return self._open(paths, found, {})
+        with self.locked(progress) as alone:
+            return self.fill(paths, workers, progress, alone)
+
+    def fill(self, paths: list[str], workers: int, progress: bool, alone: bool) -> Decoded:
+        """Decode under the lock."""
+        with self._index(write=True):
+            pass  # there is one now
+        found = self._look_up(paths)  # another process may have been at it
+        errors = self._add([path for path in dict.fromkeys(paths) if path not in found], found, workers, progress, alone)
         return self._open(paths, found, errors)
+
+    @contextlib.contextmanager
+    def plain_errors(self) -> Iterator[None]:
+        """Say what to do where the folder may not be written, or where its index fails."""
+        try:
+            yield
+        except (OSError, sqlite3.DatabaseError) as error:
+            if isinstance(error, sqlite3.DatabaseError):
+                code, reason = errno.EIO if os.access(self.place, os.W_OK) else errno.EACCES, str(error)
+            elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                code, reason = error.errno, str(error.strerror)
+            else:
+                raise
+            raise OSError(code, f"the cache cannot be written ({reason}); choose another with folder= or CXRLIB_CACHE", str(self.place)) from error
 
     @contextlib.contextmanager
     def locked(self, progress: bool) -> Iterator[bool]:
@@ -342,10 +367,14 @@ class _Store:
         return freed
 
     @contextlib.contextmanager
-    def _index(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self.place / "index.sqlite3", timeout=60.0)
+    def _index(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """The index; to be written under the lock only, for whoever does so while it is removed spoils the journal of the next."""
+        path = quote(os.fsencode((self.place / "index.sqlite3").as_posix()), safe="/:")
+        address = f"file://{path}" if path.startswith("/") else f"file:///{path}"  # a Windows drive; SQLite refuses the host that as_uri() gives a share
+        connection = sqlite3.connect(f"{address}?mode={'rwc' if write else 'ro'}", timeout=60.0, uri=True)
         try:
-            connection.executescript(_TABLES)
+            if write:
+                connection.executescript(_TABLES)
             with connection:  # one transaction
                 yield connection
         finally:
@@ -479,13 +508,14 @@ class _Shard:
             os.fsync(self._file.fileno())
             self._file.close()
             os.replace(self._file.name, self._store.place / self._name)
-        with self._store._index() as index:
+            self._file = None  # it is done, even if the index fails now
+        with self._store._index(write=True) as index:
             index.executemany(
                 "INSERT OR REPLACE INTO films VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [(d, self._name, i, f.height, f.width, f.white, f.colour, f.view) for i, (d, f) in enumerate(self.films.items())],
             )
             index.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", self._reads)
-        self._file, self.films, self._reads = None, {}, []
+        self.films, self._reads = {}, []
 
     def __enter__(self) -> _Shard:
         return self

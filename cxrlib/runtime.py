@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -76,11 +77,11 @@ class Runtime:
             except BundleError as error:
                 raise BundleError(f"{self._name}: {error}") from error
         self.threads = threads or cores.usable()
+        self._lock = threading.Lock()
         self._start()
+        _RUNTIMES.add(self)
 
     def _start(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
         self._calls = 0  # under way
         self._wide = self._interpreter(min(self.threads, _WIDE))  # for a film that comes alone
         self._graph = _graph(self._wide)
@@ -88,6 +89,7 @@ class Runtime:
         for _ in range(self.threads):
             self._narrow.put(None)
         self._helpers = ThreadPoolExecutor(self.threads, "cxrlib")
+        self._pid = os.getpid()  # last: what a parent's threads left must not be taken for this process's own
 
     def _interpreter(self, threads: int) -> Any:
         from ai_edge_litert.interpreter import Interpreter
@@ -128,9 +130,6 @@ class Runtime:
         if not isinstance(films, np.ndarray) or films.dtype != np.float32 or films.ndim != 4 or films.shape[1:] != (graph.side, graph.side, 1):
             received = f"shape={films.shape}, dtype={films.dtype}" if isinstance(films, np.ndarray) else type(films).__name__
             raise ValueError(f"films must be a float32 array of shape (n, {graph.side}, {graph.side}, 1). Received: {received}")
-        if self._pid != os.getpid():
-            _ORPHANS.append((self._wide, self._narrow, self._helpers))
-            self._start()
         results = tuple(np.empty((len(films), *shape), np.float32) for shape in graph.shapes)
 
         def one(interpreter: Any, i: int) -> None:
@@ -140,6 +139,9 @@ class Runtime:
                 result[i] = interpreter.get_tensor(index)[0]
 
         with self._lock:
+            if self._pid != os.getpid():  # forked; asked as well as told, for servers such as uWSGI fork without Python's knowledge
+                _ORPHANS.append((self._wide, self._narrow, self._helpers))
+                self._start()
             alone = spread and len(films) == 1 and not self._calls
             self._calls += 1
         try:
@@ -173,6 +175,19 @@ class Runtime:
         for helper in helpers:
             if not helper.cancel():  # one that has not begun is not needed any more
                 helper.result()
+
+
+_RUNTIMES: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """Make runtimes fit for a forked process, while it has one thread: the parent's other threads may have held their locks."""
+    for runtime in _RUNTIMES:
+        runtime._lock, runtime._pid = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class _Graph(NamedTuple):

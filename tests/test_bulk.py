@@ -1,12 +1,17 @@
 """Bulk prediction: the same answers as one process gives, one row a film whatever happens, and no film done twice."""
 
 import contextlib
+import errno
+import json
 import os
 import re
 import signal
 import sys
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -216,7 +221,7 @@ def test_films_from_afar_are_fetched_ahead_and_in_order(monkeypatch):
     assert [source.read().decode() for source in found] == [name for name in names if "lost" not in name]
 
     waits, failures = [], iter([OSError("busy"), OSError("busy"), None])
-    monkeypatch.setattr(bulk.time, "sleep", waits.append)
+    monkeypatch.setattr(bulk, "time", SimpleNamespace(sleep=waits.append))
     real = type(memory).open
 
     def shaky(self, path, *arguments, **options):
@@ -233,6 +238,100 @@ def test_films_from_afar_are_fetched_ahead_and_in_order(monkeypatch):
     failures = iter([PermissionError("expired")])
     with pytest.raises(OSError, match="cannot be fetched: expired"):
         bulk._source(names[0])
+
+
+def test_a_disk_that_fails_stops_the_run_and_a_film_that_is_none_gets_a_row(tiny, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    predictor, folder = Predictor(tiny), bulk._Folder(str(tmp_path / "out"), b"ours")
+    assert folder.rows() == {}
+    worker = bulk._Worker(bulk._files(predictor), bulk._options(predictor), folder)
+    phantom.save(tmp_path / "film.png", 1)
+    (tmp_path / "damaged.png").write_bytes(b"no film")
+    (tmp_path / "empty.png").touch()
+    films = [str(tmp_path / name) for name in ("film.png", "damaged.png", "empty.png", "lost.png", "film.png/x.png", "x" * 300, ".", "a\0b")]
+    waits, failures = [], []
+    monkeypatch.setattr(bulk, "time", SimpleNamespace(sleep=waits.append))
+
+    def shaky(path, mode):
+        if failures and path == films[0]:
+            raise failures.pop()
+        return open(path, mode)
+
+    monkeypatch.setattr("cxrlib.sources.open", shaky, raising=False)
+    for kind, times, expected_waits in ((errno.EIO, 4, [1.0, 2.0, 4.0]), (errno.EACCES, 1, [])):
+        failures[:] = [OSError(kind, os.strerror(kind)) for _ in range(times)]
+        said = f"{films[0]} cannot be fetched: it cannot be opened ({os.strerror(kind)})"
+        assert worker({"films": [json.dumps(films[:1])]}) == {"films": [0], "error": [said]}
+        assert waits == expected_waits
+        waits.clear()
+    assert folder.rows() == {}
+    failures[:] = [OSError(errno.ESTALE, "Stale file handle")] * 2
+    assert worker({"films": [json.dumps(films)]}) == {"films": [8], "error": [""]}
+    assert waits == [1.0, 2.0]
+    assert {row["source"]: row for row in table(tmp_path / "out")} == expected(predictor, films)
+    assert list(folder.rows().values()) == [0, *[2] * 7]
+
+
+def test_a_server_that_fails_stops_the_run_and_a_film_that_it_has_not_gets_a_row(tmp_path, monkeypatch):
+    phantom.save(tmp_path / "film.png", 1)
+    content = (tmp_path / "film.png").read_bytes()
+    waits, answers, over = [], [], threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            code = answers.pop() if answers else 200
+            self.send_response(code)
+            self.end_headers()
+            with contextlib.suppress(OSError):  # nobody waits any longer
+                for i in range(0, len(content), 1000):
+                    self.wfile.write(content[i : i + 1000])
+                    if self.path == "/slow.png" and over.wait(0.1):
+                        return
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    film = f"http://127.0.0.1:{server.server_port}/film.png"
+    monkeypatch.setattr(bulk, "time", SimpleNamespace(sleep=waits.append))
+    try:
+        answers[:] = [200, 503, 500]
+        assert bulk._source(film).read() == content
+        assert waits == [1.0, 2.0]
+        for code in (404, 410):
+            answers[:] = [code]
+            with pytest.raises(ValueError, match=f"it cannot be downloaded .*{code}"):
+                bulk._source(film).read()
+        for code in (401, 403):
+            answers[:] = [code]
+            with pytest.raises(OSError, match=rf"{film} cannot be fetched: it cannot be downloaded .*{code}"):
+                bulk._source(film)
+        assert waits == [1.0, 2.0]
+        answers[:] = [503] * 4
+        with pytest.raises(OSError, match=rf"{film} cannot be fetched: it cannot be downloaded .*503"):
+            bulk._source(film)
+        monkeypatch.setattr("cxrlib.sources.URL_TIMEOUT", 0.3)
+        with pytest.raises(OSError, match=r"slow\.png cannot be fetched: the download took more than 0\.3 s"):
+            bulk._source(film.replace("film.png", "slow.png"))
+    finally:
+        over.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert waits == [1.0, 2.0, *[1.0, 2.0, 4.0] * 2]
+    with pytest.raises(OSError, match=r"film\.png cannot be fetched: it cannot be downloaded .*refused"):
+        bulk._source(film)
+
+
+def test_films_here_are_read_little_ahead(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(bulk, "bytes_of", lambda film: read.append(film) or b"film")
+    found = bulk._fetched([f"/{i}.png" for i in range(9)])
+    assert next(found).name == "/0.png"
+    assert len(read) <= 2
+    assert len(list(found)) == 8
 
 
 def test_work_is_divided_alike_in_every_run():

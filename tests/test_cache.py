@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import multiprocessing
 import os
 import shutil
@@ -420,19 +421,57 @@ def test_a_damaged_cache_heals(tmp_path: Path, place: Path, how: str) -> None:
     assert sum(shard.stat().st_size for shard in store(place).glob("*.shard")) == 20 * SIZE**2 + (how == "shard cut") * (SIZE**2 - 1)
 
 
-def test_a_cache_that_is_cleaned_while_it_is_opened(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["_find", "_open"])
+def test_a_cache_that_is_cleaned_again_and_again_while_it_is_in_use(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     dataset = plant(tmp_path / "films", 4)
     get(dataset, place)
-    true_open, cleaned = cache._Store._open, []
+    true_step, cleaners = getattr(cache._Store, step), []
 
-    def clean_first(self: cache._Store, *arguments: Any) -> cache.Decoded:
-        if not cleaned:
-            cleaned.append(clean(place))
-        return true_open(self, *arguments)
+    def clean_first(self: cache._Store, *arguments: Any) -> Any:
+        cleaners.append(threading.Thread(target=clean, args=(place,)))
+        cleaners[-1].start()
+        cleaners[-1].join(0.2)  # who fills the cache makes it wait
+        return true_step(self, *arguments)
 
-    monkeypatch.setattr(cache._Store, "_open", clean_first)
+    monkeypatch.setattr(cache._Store, step, clean_first)
     assert np.array_equal(get(dataset, place)[:], expected(dataset))
-    assert cleaned
+    for cleaner in cleaners:
+        cleaner.join()
+    assert len(cleaners) > 1
+
+
+class Failing(sqlite3.Connection):
+    """An index that takes no entry, so many times."""
+
+    times = 0
+
+    def executemany(self, *arguments: Any) -> sqlite3.Cursor:
+        if Failing.times:
+            Failing.times -= 1
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().executemany(*arguments)
+
+
+def test_an_index_that_fails_once_is_tried_again(tmp_path: Path, place: Path, read: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = plant(tmp_path / "films", 4)
+    monkeypatch.setattr(cache.sqlite3, "connect", functools.partial(sqlite3.connect, factory=Failing))
+    monkeypatch.setattr(Failing, "times", 1)
+    monkeypatch.setattr(cache, "_SHARD_BYTES", 2 * SIZE**2)
+    films = get(dataset, place)
+    assert len(read) == 4 + 2  # the first two were kept
+    assert np.array_equal(films[:], expected(dataset))
+
+
+def test_an_index_that_fails_is_named(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = plant(tmp_path / "films", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.sqlite3, "connect", functools.partial(sqlite3.connect, factory=Failing))
+        patch.setattr(Failing, "times", 99)
+        with pytest.raises(OSError, match=r"the cache cannot be written \(disk I/O error\); choose another with folder= or CXRLIB_CACHE") as raised:
+            get(dataset, place)
+    assert (raised.value.errno, raised.value.filename) == (errno.EIO, str(store(place)))
+    assert np.array_equal(get(dataset, place)[:], expected(dataset))
+    assert len(list(store(place).glob("*.shard*"))) == 1  # what it did not know of is gone
 
 
 def test_a_busy_index_is_no_damage(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,7 +482,7 @@ def test_a_busy_index_is_no_damage(tmp_path: Path, place: Path, monkeypatch: pyt
         raise sqlite3.OperationalError("database is locked")
 
     monkeypatch.setattr(cache.sqlite3, "connect", busy)
-    with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+    with pytest.raises(OSError, match=r"the cache cannot be written \(database is locked\)"):
         get(dataset, place)
     assert list(store(place).glob("*.shard"))
 
@@ -489,6 +528,45 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"the cache folder cannot be made \(.*\); choose another with folder= or CXRLIB_CACHE"):
         get(plant(tmp_path / "films", 2), tmp_path / "file" / "cache")
+
+
+@pytest.mark.parametrize("mode", ["a", "wb"])  # of the lock, as in a shared cache; of a shard, as in one's own that was made read-only
+def test_a_cache_that_may_only_be_read(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    dataset, true_open = plant(tmp_path / "films", 4), Path.open
+
+    def denied(path: Path, *words: Any, **options: Any) -> Any:
+        if words == (mode,):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return true_open(path, *words, **options)
+
+    get(dataset.take([0, 1, 2]), place)
+    monkeypatch.setattr(Path, "open", denied)
+    assert get(dataset.take([0, 1, 2]), place).shape == (3, SIZE, SIZE)
+    with pytest.raises(PermissionError, match=r"the cache cannot be written \(Permission denied\); choose another with folder= or CXRLIB_CACHE") as raised:
+        get(dataset, place)
+    assert raised.value.filename == str(store(place))
+
+
+def test_only_who_holds_the_lock_writes_the_index(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlocked(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache._Store, "locked", unlocked)
+    with pytest.raises(KeyboardInterrupt):
+        get(plant(tmp_path / "films", 2), place)
+    assert list(store(place).iterdir()) == []
+
+
+def test_a_folder_whose_name_is_no_address(tmp_path: Path) -> None:
+    dataset, place = plant(tmp_path / "films", 2), tmp_path / "50%25 of?mode=ro#1"
+    try:
+        place = Path(os.fsdecode(os.fsencode(place) + b"\xfc"))
+        place.mkdir()
+    except OSError:  # this file system takes UTF-8 only
+        place = tmp_path / "50%25 of#1"
+    get(dataset, place)
+    assert (store(place) / "index.sqlite3").exists()
+    assert len(os.listdir(tmp_path)) == 2
 
 
 def test_too_small_a_disk_is_said_before_it_is_filled(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import flatbuffers
@@ -159,7 +160,41 @@ def _child(queue) -> None:
     queue.put(holds(x, _RUNTIME.run(x)) and holds(x[:1], _RUNTIME.run(x[:1])))
 
 
+def _child_of_threads(queue) -> None:
+    right, start, slow = [], threading.Barrier(4), _RUNTIME._interpreter
+
+    def interpreter(threads: int):
+        time.sleep(0.1)  # for the others to come meanwhile
+        return slow(threads)
+
+    def visitor() -> None:
+        x = films(3)
+        start.wait()
+        right.append(holds(x, _RUNTIME.run(x)) and holds(x[:1], _RUNTIME.run(x[:1])))
+
+    _RUNTIME._interpreter = interpreter
+    threads = [threading.Thread(target=visitor, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    queue.put(right == [True] * 4)
+
+
 _RUNTIME: Runtime
+
+
+def _forked(work) -> bool:
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=work, args=(queue,))
+    child.start()
+    try:
+        answer = queue.get(timeout=30)
+        child.join(30)
+        return answer and child.exitcode == 0
+    finally:
+        child.kill()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -168,16 +203,33 @@ def test_a_forked_process_may_go_on_with_the_runtime():
     global _RUNTIME
     _RUNTIME = Runtime(MODEL, threads=2)
     _RUNTIME.run(films(8))  # its threads exist
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=_child, args=(queue,))
-    child.start()
-    try:
-        assert queue.get(timeout=30)
-        child.join(30)
-        assert child.exitcode == 0
-    finally:
-        child.kill()
+    assert _forked(_child)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_threads_of_a_process_that_was_forked_from_a_busy_one():
+    global _RUNTIME
+    _RUNTIME = Runtime(MODEL, threads=2)
+    taken = [_RUNTIME._narrow.get() for _ in range(2)]  # as if films were under way
+    with _RUNTIME._lock:
+        assert _forked(_child_of_threads)
+    for interpreter in taken:
+        _RUNTIME._narrow.put(interpreter)
+    x = films(3)
+    assert holds(x, _RUNTIME.run(x))
+
+
+def test_a_fork_that_python_was_not_told_of(monkeypatch):
+    runtime, x = Runtime(MODEL, threads=2), films(3)
+    inherited = runtime._wide
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    assert holds(x, runtime.run(x))
+    assert runtime._wide is not inherited
+    assert any(orphans[0] is inherited for orphans in cxrlib.runtime._ORPHANS)  # destroying it might hang
+    again = runtime._wide
+    runtime.run(x)
+    assert runtime._wide is again
 
 
 def test_what_run_refuses():
