@@ -408,6 +408,8 @@ class _Worker:
     def _row(self, film: str, answer: Prediction | ImageError) -> dict[str, Any]:
         error = None
         if isinstance(answer, ImageError):
+            if isinstance(answer.__cause__, ImportError):  # an extra that the workers lack is not the film's fault
+                raise OSError(str(answer))
             error = _text(str(answer))
             answer = unanswered(film, error, self._predictor)
         fields = answer.to_dict()
@@ -470,8 +472,7 @@ def _plainly(film: str) -> bytes:
     except ImageError as error:
         cause = error.__cause__
         code, number = getattr(cause, "code", None), getattr(cause, "errno", None)
-        own = cause is None and not str(error).startswith("the download took")
-        if own or isinstance(cause, ValueError) or code in (404, 410) or number in _NOWHERE:
+        if cause is None or isinstance(cause, ValueError) or code in (404, 410) or number in _NOWHERE:
             raise
         denied = isinstance(cause, PermissionError) or code in (401, 403)
         raise (PermissionError if denied else OSError)(str(error)) from cause

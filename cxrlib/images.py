@@ -6,9 +6,9 @@ import io
 import math
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -34,6 +34,22 @@ _KINDS = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Imag
 _EMPTY = 2.5 / 255  # of white: how far the grey of a bar may vary; air beside a patient varies more
 _BARS, _PICTURE = 1 / 7, 0.25  # bars that take less of a film are left; so are those that leave less of it
 _DRAFT = 6  # a JPEG is decoded at a reduced scale only where this many times the model's side remain
+
+T = TypeVar("T")
+
+
+class _once(Generic[T]):
+    """A property that is computed when first asked for. Unlike `functools.cached_property` before Python 3.12 it holds no lock that all objects share."""
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, film: Any, kind: type | None = None) -> T:
+        if film is None:  # asked of the class, as documentation does
+            return self  # type: ignore[return-value]
+        value = film.__dict__[self._compute.__name__] = self._compute(film)
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +92,12 @@ class Film:
         if not 0 < self.white < float("inf"):
             raise ValueError(f"white must be a positive number. Received: white={self.white!r}")
 
-    @cached_property
+    @_once
     def pixels(self) -> np.ndarray:
         """The film as an ndarray of shape (H, W), uint8, uint16 or float32, in [0, white], not writeable; made when first asked for."""
         return np.asarray(self.picture)
 
-    @cached_property
+    @_once
     def content(self) -> tuple[int, int, int, int] | None:
         """Left, top, right and bottom, in pixels of the full size, of what lies within empty bars, as padding or a narrow field leaves them.
 

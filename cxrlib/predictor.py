@@ -264,9 +264,11 @@ class Predictor:
                     return error
                 raise
             except ImportError as error:  # this film needs an extra, the others may not
-                if tolerant:
-                    return ImageError(f"{name_of(source)}: {error}")
-                raise
+                if not tolerant:
+                    raise
+                unread = ImageError(f"{name_of(source)}: {error}")
+                unread.__cause__ = error
+                return unread
 
         waiting: deque[Future[Prediction | ImageError]] = deque()
         failure = None

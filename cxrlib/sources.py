@@ -265,7 +265,7 @@ def _download(url: str) -> bytes:
     try:
         found = outcome.get(timeout=URL_TIMEOUT)
     except Empty:
-        raise ImageError(f"the download took more than {URL_TIMEOUT:g} s") from None
+        raise ImageError(f"the download took more than {URL_TIMEOUT:g} s") from TimeoutError()
     finally:  # also where Ctrl-C ends the waiting
         over.set()
         for line in lines:
@@ -278,7 +278,7 @@ def _download(url: str) -> bytes:
 
 def _fetch(url: str, lines: list[Any], over: threading.Event) -> bytes:
     """What lies at an address. Sockets are added to `lines` as they are connected, and not used if it is over by then."""
-    from http.client import HTTPException
+    from http.client import HTTPException, IncompleteRead
     from urllib import error as errors
     from urllib import request
 
@@ -307,7 +307,10 @@ def _fetch(url: str, lines: list[Any], over: threading.Event) -> bytes:
     try:
         query = request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers={"User-Agent": "cxrlib"})
         with opener.open(query, timeout=URL_TIMEOUT + 1) as answer:  # whoever waits for us gives up before
-            return _drain(answer.read1)
+            data = _drain(answer.read1)
+            if answer.length:  # that are still to come
+                raise IncompleteRead(data, answer.length)
+            return data
     except ImageError:
         raise
     except (OSError, HTTPException, ValueError) as error:

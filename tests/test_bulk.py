@@ -272,6 +272,18 @@ def test_a_disk_that_fails_stops_the_run_and_a_film_that_is_none_gets_a_row(tiny
     assert list(folder.rows().values()) == [0, *[2] * 7]
 
 
+def test_an_extra_that_workers_lack_stops_the_run(tiny, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    (tmp_path / "film.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    predictor, folder = Predictor(tiny), bulk._Folder(str(tmp_path / "out"), b"ours")
+    worker = bulk._Worker(bulk._files(predictor), bulk._options(predictor), folder)
+    [said] = worker({"films": [json.dumps([str(tmp_path / "film.dcm")])]})["error"]
+    assert "film.dcm: " in said
+    assert 'pip install "cxrlib[dicom]"' in said
+    assert folder.rows() == {}
+
+
 def test_a_server_that_fails_stops_the_run_and_a_film_that_it_has_not_gets_a_row(tmp_path, monkeypatch):
     phantom.save(tmp_path / "film.png", 1)
     content = (tmp_path / "film.png").read_bytes()
@@ -281,6 +293,8 @@ def test_a_server_that_fails_stops_the_run_and_a_film_that_it_has_not_gets_a_row
         def do_GET(self):
             code = answers.pop() if answers else 200
             self.send_response(code)
+            if self.path == "/cut.png":
+                self.send_header("Content-Length", str(len(content) + 1))
             self.end_headers()
             with contextlib.suppress(OSError):  # nobody waits any longer
                 for i in range(0, len(content), 1000):
@@ -309,6 +323,8 @@ def test_a_server_that_fails_stops_the_run_and_a_film_that_it_has_not_gets_a_row
             with pytest.raises(OSError, match=rf"{film} cannot be fetched: it cannot be downloaded .*{code}"):
                 bulk._source(film)
         assert waits == [1.0, 2.0]
+        with pytest.raises(OSError, match=r"cut\.png cannot be fetched: it cannot be downloaded \(IncompleteRead"):
+            bulk._source(film.replace("film.png", "cut.png"))
         answers[:] = [503] * 4
         with pytest.raises(OSError, match=rf"{film} cannot be fetched: it cannot be downloaded .*503"):
             bulk._source(film)
@@ -320,7 +336,7 @@ def test_a_server_that_fails_stops_the_run_and_a_film_that_it_has_not_gets_a_row
         server.shutdown()
         thread.join()
         server.server_close()
-    assert waits == [1.0, 2.0, *[1.0, 2.0, 4.0] * 2]
+    assert waits == [1.0, 2.0, *[1.0, 2.0, 4.0] * 3]
     with pytest.raises(OSError, match=r"film\.png cannot be fetched: it cannot be downloaded .*refused"):
         bulk._source(film)
 

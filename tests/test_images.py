@@ -8,6 +8,7 @@ import io
 import os
 import random
 import struct
+import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 from cxrlib import phantom
-from cxrlib.images import Film, fit, read
+from cxrlib.images import Film, _once, fit, read
 from cxrlib.sources import ImageError, find
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
@@ -524,3 +525,29 @@ def test_what_is_left_alone() -> None:
     marked = np.pad(film, ((0, 0), (60, 60)))
     marked[20:30, 10:20] = marked[20:30, 350:360] = 255  # letters in the bars
     assert read(marked).content is None
+
+
+def test_what_is_computed_once_holds_up_no_other_film() -> None:
+    """As `functools.cached_property` did before Python 3.12, for ever in a child forked meanwhile."""
+    begun = threading.Event()
+
+    class Slow:
+        def __init__(self) -> None:
+            self.may_end, self.calls = threading.Event(), 0
+
+        @_once
+        def value(self) -> int:
+            self.calls += 1
+            begun.set()
+            return self.calls if self.may_end.wait(10) else 0
+
+    first, second = Slow(), Slow()
+    second.may_end.set()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: first.value)
+        assert begun.wait(10)
+        assert second.value == 1
+        assert not waiting.done()
+        first.may_end.set()
+        assert waiting.result() == 1
+    assert (first.value, first.calls) == (1, 1)
