@@ -26,7 +26,7 @@ from cxrlib import bundle, images
 from cxrlib.config import DISCLAIMER
 from cxrlib.predictor import Prediction, Predictor, unanswered
 from cxrlib.progress import Progress
-from cxrlib.sources import EXTENSIONS, MAX_BYTES, ImageError, Source, bytes_of, local
+from cxrlib.sources import EXTENSIONS, MAX_BYTES, NOWHERE, ImageError, Source, bytes_of, local
 from cxrlib.sources import find as find_in_folder
 
 _FILE = 512  # films in a Parquet file, at most; no more than these are done again by each worker of a run that was stopped
@@ -35,7 +35,6 @@ _LEAST = 64  # films in a file, where there are as many: Ray needs some twentiet
 _AHEAD = 16  # films that a worker fetches ahead
 _AHEAD_HERE = 2  # of those on its own disks, which may be large and come fast
 _WAITS = (1.0, 2.0, 4.0)  # seconds between attempts to fetch a film
-_NOWHERE = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)  # other ways for a path to lead to no file
 _ANSWERED, _REFUSED, _UNREADABLE = range(3)
 
 
@@ -472,7 +471,7 @@ def _plainly(film: str) -> bytes:
     except ImageError as error:
         cause = error.__cause__
         code, number = getattr(cause, "code", None), getattr(cause, "errno", None)
-        if cause is None or isinstance(cause, ValueError) or code in (404, 410) or number in _NOWHERE:
+        if cause is None or isinstance(cause, ValueError) or code in (404, 410) or number in (*NOWHERE, errno.ENAMETOOLONG):
             raise
         denied = isinstance(cause, PermissionError) or code in (401, 403)
         raise (PermissionError if denied else OSError)(str(error)) from cause

@@ -12,6 +12,7 @@ from typing import Any
 
 from cxrlib.config import DISCLAIMER, BundleConfig, OperatingPoint, to_dict
 from cxrlib.metrics import METRICS, WITH_REFUSALS, Estimate, Report, Summary
+from cxrlib.reports import counted
 
 _NAMES = {
     "auroc": "AUROC",
@@ -122,7 +123,7 @@ def _result(name: str, part: Summary) -> dict[str, Any]:
 
 def _summary(config: BundleConfig) -> str:
     films = sum(sum(source.train.values()) for source in config.sources)
-    trained = f", trained on {films:,} radiographs from {_count(len(config.sources), 'source')}" if films else ""
+    trained = f", trained on {films:,} radiographs from {counted(len(config.sources), 'source')}" if films else ""
     labels = " and ".join([", ".join(config.labels[:-1]), config.labels[-1]])
     return (
         f"A {_text(config.training.backbone)} network that tells {_text(labels)} apart on one frontal chest radiograph of "
@@ -200,10 +201,10 @@ def _separated(config: BundleConfig) -> bool:
 def _performance(report: Report | None) -> str:
     if report is None:
         return "This bundle was not measured, or its report was not kept: do not rely on it before `cxrlib evaluate` has measured it on films like yours."
-    patients = "" if report.n_patients is None else f" of {_count(report.n_patients, 'patient')}"
+    patients = "" if report.n_patients is None else f" of {counted(report.n_patients, 'patient')}"
     rule = "the most probable label" if report.threshold is None else f"threshold {report.threshold:.4g}"
     lines = [
-        f"Measured on {_text(report.data) + ': ' if report.data else ''}{_count(report.n, 'film')}{patients}, {report.n_refused:,} of them refused; {rule}."
+        f"Measured on {_text(report.data) + ': ' if report.data else ''}{counted(report.n, 'film')}{patients}, {report.n_refused:,} of them refused; {rule}."
     ]
     if len(report.labels) > 2:
         lines.append(
@@ -268,7 +269,7 @@ def _refusals(config: BundleConfig, report: Report | None) -> str:
     text = "Pictures that do not look like the frontal chest radiographs of the training are refused with a reason, and get no probability."
     if report is None or not report.n:
         return text
-    return f"{text} In the measurement above {report.n_refused:,} of {_count(report.n, 'film')} were refused ({report.n_refused / report.n:.1%}).".replace(
+    return f"{text} In the measurement above {report.n_refused:,} of {counted(report.n, 'film')} were refused ({report.n_refused / report.n:.1%}).".replace(
         "%)", " %)"
     )
 
@@ -393,10 +394,6 @@ def _cells(e: Estimate) -> list[str]:
 
 def _counts(films: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {label}" for label, n in films.items()) or "0"
-
-
-def _count(n: int, thing: str) -> str:
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
 def _text(text: str) -> str:

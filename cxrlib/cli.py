@@ -306,17 +306,21 @@ def _table(path: Path, labels: Sequence[str], heatmaps: bool) -> Iterator[Callab
         yield row
 
 
+def _places(films: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """Films that are files, and where they lie."""
+    return ((film, Path(film).resolve()) for film in films if "://" not in film)
+
+
 def _check_table(table: Path, films: Iterable[str]) -> None:
     from cxrlib.sources import EXTENSIONS
 
-    place = table.resolve()
-    if table.suffix.lower() in EXTENSIONS or any("://" not in film and Path(film).resolve() == place for film in films):
+    if table.suffix.lower() in EXTENSIONS or table.resolve() in (place for _, place in _places(films)):
         raise _UsageError(f"--csv needs a file of its own, so that no film is overwritten, with another ending than a film's. Received: {table}")
 
 
 def _check_folder(folder: Path, films: Iterable[str]) -> None:
-    place = folder.resolve()
-    if film := next((film for film in films if "://" not in film and Path(film).resolve().parent == place), None):
+    own = folder.resolve()
+    if film := next((film for film, place in _places(films) if place.parent == own), None):
         raise _UsageError(f"--heatmaps needs a folder of its own, so that no film is overwritten: {folder} holds {film}")
     folder.mkdir(parents=True, exist_ok=True)
 

@@ -11,6 +11,7 @@ from string import Template
 
 from cxrlib.config import DISCLAIMER
 from cxrlib.metrics import BINS, Estimate, Report, Row, Summary
+from cxrlib.reports import counted
 
 LISTED = 100  # films in a list, at most: predictions.csv holds all
 
@@ -75,7 +76,7 @@ def render(report: Report, figures: Mapping[str, Path | bytes], *, title: str = 
 
 
 def _subtitle(report: Report) -> str:
-    patients = "" if report.n_patients is None else f" of {_count(report.n_patients, 'patient')}"
+    patients = "" if report.n_patients is None else f" of {counted(report.n_patients, 'patient')}"
     refused = f", {report.n_refused:,} of them refused" if report.n_refused else ""
     rule = (
         "the most probable label is predicted"
@@ -83,7 +84,7 @@ def _subtitle(report: Report) -> str:
         else f"{report.labels[1]} is predicted from a probability of {report.threshold:.3g} on"
     )
     data = f"{report.data} · " if report.data else ""
-    return f"{data}{' versus '.join(report.labels)} · {_count(report.n, 'film')}{patients}{refused} · {rule}"
+    return f"{data}{' versus '.join(report.labels)} · {counted(report.n, 'film')}{patients}{refused} · {rule}"
 
 
 def _tile(name: str, estimate: Estimate) -> str:
@@ -155,7 +156,7 @@ def _origin(row: Row) -> list[str]:
 
 def _listing(thing: str, order: str, head: Sequence[str], rows: Sequence[Sequence[str]], **columns: set[int]) -> str:
     more = f"The first {LISTED} of {len(rows):,}; predictions.csv holds all." if len(rows) > LISTED else ""
-    return f"<details><summary>{_count(len(rows), thing)}{order}</summary>{_table(more, head, rows[:LISTED], **columns)}</details>"
+    return f"<details><summary>{counted(len(rows), thing)}{order}</summary>{_table(more, head, rows[:LISTED], **columns)}</details>"
 
 
 def _method(report: Report) -> str:
@@ -170,15 +171,11 @@ def _method(report: Report) -> str:
     return f"<p>{escape(' '.join(sentences))}</p>"
 
 
-def _count(n: int, thing: str) -> str:
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"
-
-
 def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Container[int] = (), prose: Container[int] = ()) -> str:
     """A table in a box of its own that scrolls on a narrow page; columns of prose stay wide enough to be read, the words above it stay in view."""
 
     def cell(tag: str, i: int, text: str) -> str:
-        kind = ' class="n"' if i in numbers else ' style="min-width: 15rem"' if i in prose else ' class="name"' if tag == "td" and i == 0 else ""
+        kind = ' class="n"' if i in numbers else ' class="prose"' if i in prose else ' class="name"' if tag == "td" and i == 0 else ""
         return f"<{tag}{kind}>{escape(text).replace(chr(10), '<br>')}</{tag}>"
 
     lines = "\n".join(f"<tr>{''.join(cell('td', i, text) for i, text in enumerate(row))}</tr>" for row in rows)

@@ -82,6 +82,19 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
+def check_backbone(backbone: str) -> None:
+    """Check the name of a backbone.
+
+    Args:
+        backbone: A name in `BACKBONES`.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}. Received: backbone={backbone!r}")
+
+
 def build_model(
     labels: Sequence[str] = DEFAULT_LABELS,
     *,
@@ -128,8 +141,7 @@ def build_model(
         (None, 1)
     """
     labels = check_labels(labels)
-    if backbone not in BACKBONES:
-        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}. Received: backbone={backbone!r}")
+    check_backbone(backbone)
     if not 32 <= image_size <= 2048:
         raise ValueError(f"image_size must lie in [32, 2048]. Received: image_size={image_size!r}")
     if not 0 <= dropout < 1:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrlib.metrics import BINS, Curves, Estimate, Report, Row, Summary, curves, net_benefit, reliability
+from cxrlib.reports import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +157,7 @@ def confusion_matrix(report: Report) -> Figure:
         axes.spines[:].set_visible(False)
         refused = f", {report.n_refused:,} refused and not shown" if report.n_refused else ""
         rule = "The most probable label" if report.threshold is None else f"Threshold {report.threshold:.3g}"
-        axes.set_title(f"{_films(report.n)}{refused}\n{rule}; percentages are of each row", fontsize=10)
+        axes.set_title(f"{counted(report.n, 'film')}{refused}\n{rule}; percentages are of each row", fontsize=10)
     return figure
 
 
@@ -337,7 +338,7 @@ def groups(report: Report) -> Figure:
     names = []
     for name, part in rows:
         positive = f", {part.confusion_matrix[1].sum():,} positive" if len(part.confusion_matrix) == 2 else ""
-        names.append(f"{_wrap(name, 30)}\n{_films(part.n)}{positive}")
+        names.append(f"{_wrap(name, 30)}\n{counted(part.n, 'film')}{positive}")
     with _figure(9, 1.3 + sum(0.12 + 0.17 * (1 + name.count("\n")) for name in names)) as figure:
         for axes, (field, title) in zip(
             figure.subplots(1, 3, sharey=True), (("auroc", "AUROC"), ("recall", "Sensitivity"), ("specificity", "Specificity")), strict=True
@@ -518,10 +519,6 @@ def _pick(values: Sequence[Any], i: int) -> Any:
 
 def _short(text: str, width: int = 34) -> str:
     return text if len(text) <= width else f"{text[: width // 2 - 1]}…{text[-(width - width // 2) :]}"
-
-
-def _films(n: int) -> str:
-    return f"{n:,} film{'' if n == 1 else 's'}"
 
 
 def _wrap(text: str, width: int) -> str:

@@ -287,3 +287,20 @@ def _write_csv(report: Report, path: Path) -> None:
             numbers = ["" if math.isnan(p) else repr(p) for p in row.probabilities]
             groups = [row.groups.get(column, "") for column in columns]
             writer.writerow([row.name, row.truth, row.label or "", *numbers, row.refused, row.patient or "", row.source, *groups])
+
+
+def counted(n: int, thing: str) -> str:
+    """Name a number of things.
+
+    Args:
+        n: How many.
+        thing: What they are, in the singular.
+
+    Returns:
+        The words.
+
+    Example:
+        >>> counted(1, "film"), counted(1200, "film")
+        ('1 film', '1,200 films')
+    """
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"

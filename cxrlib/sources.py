@@ -28,7 +28,7 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp
 MAX_BYTES = 256 * 2**20  # of a file or a download
 URL_TIMEOUT = 20.0  # seconds for a whole download
 _NO_FILMS = frozenset({"__MACOSX", "lost+found"})  # folders that systems make, the second for their eyes only
-_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # where links may lead
+NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # where links may lead
 _TOO_LARGE = f"it is larger than {MAX_BYTES // 2**20} MiB"
 
 
@@ -107,10 +107,11 @@ def find(folder: str | os.PathLike[str]) -> list[Path]:
         for place in places:
             for root, folders, files in os.walk(place, onerror=_unlisted):
                 real = os.path.realpath(root)
-                folders[:] = [f for f in folders if not f.startswith(".") and f not in _NO_FILMS] if real not in seen else []
                 if real in seen:
+                    folders.clear()
                     continue
                 seen.add(real)
+                folders[:] = [f for f in folders if not f.startswith(".") and f not in _NO_FILMS]
                 linked = (path for f in folders if os.path.islink(path := os.path.join(root, f)))
                 links += [path for path in linked if not real.startswith(os.path.join(os.path.realpath(path), ""))]
                 paths = [Path(root, f) for f in files if not f.startswith(".")]
@@ -133,7 +134,7 @@ def _begins_as_dicom(path: Path) -> bool:
         with open(path, "rb") as file:
             return file.read(132)[128:] == b"DICM"
     except OSError as error:
-        return error.errno not in _NOWHERE
+        return error.errno not in NOWHERE
 
 
 def is_dataset(source: object) -> bool:

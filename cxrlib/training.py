@@ -212,13 +212,12 @@ def _check_arguments(config: TrainConfig, init: str | os.PathLike[str] | None, l
     """Name at once what would be missed only when it is needed."""
     import keras
 
-    from cxrlib.model import BACKBONES
+    from cxrlib.model import check_backbone
 
     if leaks not in ("error", "drop", "allow"):
         raise ValueError(f"leaks must be 'error', 'drop' or 'allow'. Received: leaks={leaks!r}")
     bundle.check_formats(formats)
-    if config.backbone not in BACKBONES:
-        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}. Received: backbone={config.backbone!r}")
+    check_backbone(config.backbone)
     if config.precision != "auto":
         try:
             keras.dtype_policies.get(config.precision)

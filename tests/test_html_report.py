@@ -158,6 +158,7 @@ def test_prose_can_be_read_on_a_phone() -> None:
     r = make_report([1, 1], p, labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", refused=["", "a hand, not a chest"], n_bootstrap=100)
     text = html_report.render(r, {"groups": PNG})
     for prose in ("What it is", "Part of the films with the right label", "Why", "a hand, not a chest"):
-        assert re.search(rf'<t[hd] style="min-width: 15rem">{prose}</t[hd]>', text)
+        assert re.search(rf'<t[hd] class="prose">{prose}</t[hd]>', text)
+    assert "\n.prose { min-width: 15rem; }\n" in text
     assert 'Positive is PNEUMONIA.</p><div class="scroll">' in text  # above the box that scrolls, not in it
     assert "<b>By label, source and subgroup.</b>" in text
