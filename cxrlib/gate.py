@@ -160,7 +160,7 @@ def inspect(film: Film, fitted: np.ndarray) -> Sight:
         warnings.append("it is a colour picture; only its brightness was used")
     seen = fitted[::4, ::4]
     levels = np.bincount((seen * np.float32(255)).astype(np.uint8).ravel(), minlength=256).cumsum() / seen.size
-    spread = (np.searchsorted(levels, 0.99) - np.searchsorted(levels, 0.01)) / 255
+    spread = (levels.searchsorted(0.99) - levels.searchsorted(0.01)) / 255
     if spread < 0.1:
         refusals.append("it is almost blank")
     else:
@@ -197,7 +197,7 @@ class Gate:
         self.config = config
         self._weights, self._layout = config.weights.numpy(), config.layout.numpy()
         self._centre, self._scale = config.centre.numpy(), config.scale.numpy()
-        self._directions, self._spread = config.directions.numpy(), config.spread.numpy()
+        self._directions, self._inside = config.directions.numpy(), _inside(config.spread.numpy(), config.rest)
 
     def check(self, sight: Sight, embedding: np.ndarray) -> Verdict:
         """Decide whether a film gets a prediction.
@@ -240,7 +240,7 @@ class Gate:
         roots = np.sqrt(np.maximum(embeddings, 0))
         score = roots @ self._weights[:d] + layouts @ self._weights[d:] + np.float32(self.config.bias)
         z = (roots[:, :p] - self._centre) * self._scale
-        distance = (_distance(z, self._directions, self._spread, self.config.rest) - self.config.usual) / self.config.reach
+        distance = (_distance(z, self._directions, self._inside, self.config.rest) - self.config.usual) / self.config.reach
         return _strangeness(score, distance)
 
     def _hint(self, layout: np.ndarray) -> str:
@@ -326,7 +326,7 @@ def fit(
         score[mine] = x[mine] @ line + bias
         chest = others[~outlier[others]]
         centre, scale, directions, spread, left = _shape(x[chest, :p], weight[chest])
-        distance[mine] = _distance((x[mine, :p] - centre) * scale, directions, spread, left)
+        distance[mine] = _distance((x[mine, :p] - centre) * scale, directions, _inside(spread, left), left)
     line, bias = _line(x, outlier, weight)
     centre, scale, directions, spread, left = _shape(x[~outlier, :p], weight[~outlier])
     mean = np.mean([layouts[kind == k].mean(0) for k in range(len(names))], 0)
@@ -416,11 +416,16 @@ def _shape(x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return centre, scale, vectors[:, -q:], np.sqrt(np.maximum(values[-q:], 1e-6)), float(max(values[:-q].sum(), 1e-6))
 
 
-def _distance(z: np.ndarray, directions: np.ndarray, spread: np.ndarray, rest: float) -> np.ndarray:
+def _inside(spread: np.ndarray, rest: float) -> np.ndarray:
+    """What squares along the leading directions weigh in `_distance`, where they have been counted once among all."""
+    weights: np.ndarray = 1 / (len(spread) * np.square(spread)) - 1 / rest
+    return weights
+
+
+def _distance(z: np.ndarray, directions: np.ndarray, inside: np.ndarray, rest: float) -> np.ndarray:
     """Logarithm of the mean squared deviation along the leading directions plus that outside them; about 0.7 for a usual film."""
-    along = z @ directions
-    inside = np.square(along) @ (1 / (len(spread) * np.square(spread)) - 1 / rest)  # what lies along them does not lie outside
-    distance: np.ndarray = np.log(np.maximum(inside + np.einsum("ij,ij->i", z, z) / rest, 1e-12))
+    along = np.square(z @ directions) @ inside
+    distance: np.ndarray = np.log(np.maximum(along + np.einsum("ij,ij->i", z, z) / rest, 1e-12))
     return distance
 
 

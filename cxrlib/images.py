@@ -202,20 +202,38 @@ def _within_bars(film: Film) -> tuple[int, int, int, int] | None:
     across, down = ((side // 2, side // 4, 3 * side // 4) for side in (width, height))
     if all(differ([(i, j) for j in down]) for i in (x, width - 1 - x)) and all(differ([(i, j) for i in across]) for j in (y, height - 1 - y)):
         return None
-    (left, right), (top, bottom) = (_bars(film.pixels.min(axis=axis), film.pixels.max(axis=axis), limit) for axis in (0, 1))
+
+    def extremes(left: int, top: int, right: int, bottom: int) -> tuple[float, float]:
+        if isinstance(picture, Image.Image):
+            return picture.crop((left, top, right, bottom)).getextrema()  # type: ignore[return-value]  # of one band
+        box = picture[top:bottom, left:right]
+        return float(box.min()), float(box.max())
+
+    left = _bar(lambda i, j: extremes(i, 0, j, height), width, limit)
+    if left == width:  # it is blank
+        return None
+    right = width - _bar(lambda i, j: extremes(width - j, 0, width - i, height), width, limit)
+    top = _bar(lambda i, j: extremes(0, i, width, j), height, limit)
+    bottom = height - _bar(lambda i, j: extremes(0, height - j, width, height - i), height, limit)
     if left >= right or top >= bottom or not _PICTURE <= (right - left) * (bottom - top) / (width * height) <= 1 - _BARS:
         return None
     wide, high = film.size[1] / width, film.size[0] / height  # above 1 where it was decoded at a reduced scale
     return round(left * wide), round(top * high), round(right * wide), round(bottom * high)
 
 
-def _bars(darkest: np.ndarray, brightest: np.ndarray, limit: float) -> tuple[int, int]:
-    """Where the bar at the start ends, and the one at the end begins, of lines whose darkest and brightest levels are given: all of a bar is of one grey."""
-
-    def lines(low: np.ndarray, high: np.ndarray) -> int:
-        return int((np.maximum.accumulate(high) - np.minimum.accumulate(low) <= limit).sum())
-
-    return lines(darkest, brightest), len(darkest) - lines(darkest[::-1], brightest[::-1])
+def _bar(extremes: Callable[[int, int], tuple[float, float]], most: int, limit: float) -> int:
+    """How many lines from the edge are, all together, of one grey, from the extremes of the lines i … j - 1."""
+    lines, step, low, high, growing = 0, 1, math.inf, -math.inf, True
+    while step and lines < most:
+        end = min(lines + step, most)
+        darkest, brightest = extremes(lines, end)
+        darkest, brightest = min(low, darkest), max(high, brightest)
+        if brightest - darkest <= limit:
+            lines, low, high = end, darkest, brightest
+        else:
+            growing = False
+        step = 2 * step if growing else step // 2
+    return lines
 
 
 # --- pictures ---

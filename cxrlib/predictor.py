@@ -6,7 +6,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cxrlib.metrics import Report
 
 _UNGUARDED = Verdict(True, ("the gate is off: nobody checked that this is a chest film",))
+_PATIENCE = 0.1  # seconds that an answer may wait for others
 UNREADABLE = "unreadable: "  # begins the reason in tables and reports for a film that could not be read
 
 
@@ -281,6 +282,8 @@ class Predictor:
                         failure = error
                     else:
                         waiting.append(pool.submit(answer, source))
+                    if len(waiting) >= ahead:  # several answers at one waking cost the other threads less than one at each
+                        wait([waiting[ahead // 2]], timeout=_PATIENCE)
                     while waiting and (failure or len(waiting) >= ahead or waiting[0].done()):
                         yield waiting.popleft().result()
             finally:
@@ -362,12 +365,14 @@ class Predictor:
     def _decide(self, film: Film, verdict: Verdict, p: np.ndarray) -> Prediction:
         if not verdict.accepted:
             p = np.full_like(p, np.nan)
-        reasons = (*verdict.reasons, *film.notes)
+        if self._threshold is None:
+            called, probability = int(np.argmax(p)), float(np.max(p))
+        else:
+            probability = float(p[1])
+            called = int(probability >= self._threshold)
+        label = self.labels[called] if verdict.accepted else None
         probabilities = dict(zip(self.labels, p.tolist(), strict=True))
-        if self._threshold is not None:
-            return Prediction(None, float(p[1]), probabilities, None, verdict.accepted, reasons, film.name).at(self._threshold)
-        label = self.labels[int(np.argmax(p))] if verdict.accepted else None
-        return Prediction(label, float(np.max(p)), probabilities, None, verdict.accepted, reasons, film.name)
+        return Prediction(label, probability, probabilities, self._threshold, verdict.accepted, (*verdict.reasons, *film.notes), film.name)
 
 
 def _choose(config: BundleConfig, operating_point: str | None, threshold: float | None) -> float | None:
