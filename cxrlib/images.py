@@ -191,11 +191,11 @@ def _within_bars(film: Film) -> tuple[int, int, int, int] | None:
     picture, limit = film.picture, film.white * _EMPTY
     width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[::-1]
 
-    at: Any = picture.getpixel if isinstance(picture, Image.Image) else lambda point: picture.item(point[1], point[0])
+    levels: Any = picture.load() if isinstance(picture, Image.Image) else memoryview(picture.T)  # [i, j] of column i and row j
 
     def differ(points: list[tuple[int, int]]) -> bool:
-        first = at(points[0])
-        return any(abs(at(point) - first) > limit for point in points[1:])
+        first = levels[points[0]]
+        return any(abs(levels[point] - first) > limit for point in points[1:])
 
     # Bars worth cutting reach so far on one side at least; three points of a line there tell most films without any.
     x, y = int(width * _BARS / 4), int(height * _BARS / 4)
