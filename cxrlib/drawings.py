@@ -33,14 +33,31 @@ def clouds(rng: np.random.Generator, size: int, power: float) -> np.ndarray:
     f = _frequencies(size)
     f[0, 0] = 1 / size
     x = _waves(np.fft.rfft2(_grain(rng, size)) / f**power, size)
-    low, high = np.quantile(x, (0.01, 0.99)).tolist()
+    low, high = tones(x, 0.01, 0.99)
     drawn: np.ndarray = np.clip((x - low) / max(high - low, 1e-9), 0, 1)
     return drawn
 
 
+def tones(x: np.ndarray, *parts: float) -> list[float]:
+    """Find the tones below which given parts of a picture lie, from every ninth of its pixels.
+
+    Args:
+        x: ndarray of shape (h, w).
+        *parts: In [0, 1].
+
+    Returns:
+        A tone for each part.
+
+    Example:
+        >>> tones(np.eye(32), 0.0, 1.0)
+        [0.0, 1.0]
+    """
+    return list(np.quantile(x[::3, ::3], parts).tolist())
+
+
 def _grain(rng: np.random.Generator, size: int) -> np.ndarray:
     """Noise with mean 0 and deviation 1 at every pixel."""
-    return rng.normal(size=(size, size)).astype(np.float32)
+    return rng.standard_normal((size, size), np.float32)
 
 
 def _frequencies(size: int) -> np.ndarray:

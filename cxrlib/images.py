@@ -191,7 +191,7 @@ def _within_bars(film: Film) -> tuple[int, int, int, int] | None:
     picture, limit = film.picture, film.white * _EMPTY
     width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[::-1]
 
-    levels: Any = picture.load() if isinstance(picture, Image.Image) else memoryview(picture.T)  # [i, j] of column i and row j
+    levels: Any = picture.load() if isinstance(picture, Image.Image) else picture.T.data  # [i, j] of column i and row j
 
     def differ(points: list[tuple[int, int]]) -> bool:
         first = levels[points[0]]

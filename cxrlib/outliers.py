@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from cxrlib.drawings import KINDS, clouds
+from cxrlib.drawings import KINDS, clouds, tones
 from cxrlib.phantom import draw
 
 
@@ -79,12 +79,12 @@ def _vary(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:  # local contrast, as multi-frequency processing gives it
         base = np.asarray(image.filter(ImageFilter.GaussianBlur(float(size * rng.uniform(0.03, 0.15)))), np.float32) / 255
         x = x + rng.uniform(-0.5, 0.8) * (x - base)
-    low, high = np.quantile(x, (rng.uniform(0, 0.05), 1 - rng.uniform(0, 0.05))).tolist()
+    low, high = tones(x, rng.uniform(0, 0.05), 1 - rng.uniform(0, 0.05))
     if rng.random() < 0.7 and high > low:
         x = (x - low) / (high - low)
     x = np.clip(x, 0, 1) ** math.exp(rng.normal(0, 0.35))
     x = rng.uniform(0, 0.15) + x * rng.uniform(0.6, 0.85) if rng.random() < 0.4 else x
-    x = x + rng.uniform(0, 0.03) * rng.normal(size=x.shape).astype(np.float32)
+    x = x + rng.uniform(0, 0.03) * rng.standard_normal(x.shape, np.float32)
     if rng.random() < 0.35:
         _frame(x, rng)
     if rng.random() < 0.5:
@@ -94,7 +94,7 @@ def _vary(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _phantom(rng: np.random.Generator, size: int) -> np.ndarray:
     """A drawn chest, as it is or varied like a film."""
-    drawn = draw(int(rng.integers(2**31)), opacity=rng.random() < 0.5, size=max(16, int(size * math.exp(rng.uniform(-1.2, 1.2)))))
+    drawn = draw(int(rng.integers(2**31)), opacity=rng.random() < 0.5, size=max(16, int(size * math.exp(rng.uniform(-1.2, 0.4)))))
     film = np.asarray(Image.fromarray(drawn).resize((size, size), Image.Resampling.BICUBIC))
     return film if rng.random() < 0.7 else _vary(film, rng)
 
@@ -209,7 +209,7 @@ _SPOIL: tuple[Callable[[np.ndarray, np.random.Generator], np.ndarray], ...] = (
 
 def _finish(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Give a drawing the tone, softness, grain and frame of a picture that came from somewhere."""
-    low, high = np.quantile(x, (rng.uniform(0, 0.05), 1 - rng.uniform(0, 0.03))).tolist()
+    low, high = tones(x, rng.uniform(0, 0.05), 1 - rng.uniform(0, 0.03))
     x = np.clip((x - low) / max(high - low, 1e-6), 0, 1) ** math.exp(rng.normal(0, 0.4))
     x = float(rng.choice((0.0, rng.uniform(0, 0.25)))) + x * rng.uniform(0.6, 1)
     image = Image.fromarray(_bytes(x))
