@@ -527,6 +527,22 @@ def test_what_is_left_alone() -> None:
     assert read(marked).content is None
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_a_bar_ends_where_its_lines_are_not_of_one_grey(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    size = random.integers(1, 90, 2)
+    film = np.pad(random.integers(0, 256, size, np.uint8), random.integers(0, 40, (2, 2)), constant_values=int(random.integers(256)))
+    film = np.clip(film + random.integers(0, 3, film.shape), 0, 255).astype(np.uint8)  # as compression leaves bars
+
+    def bar(lines: np.ndarray) -> int:
+        return next((n for n, _ in enumerate(lines) if np.ptp(lines[: n + 1]) > 2), len(lines))
+
+    (top, bottom), (left, right) = ((bar(lines), len(lines) - bar(lines[::-1])) for lines in (film, film.T))
+    kept = (right - left) * (bottom - top) / film.size
+    wanted = (left, top, right, bottom) if left < right and top < bottom and 1 / 4 <= kept <= 6 / 7 else None
+    assert read(film).content == read(Image.fromarray(film)).content == wanted
+
+
 def test_what_is_computed_once_holds_up_no_other_film() -> None:
     """As `functools.cached_property` did before Python 3.12, for ever in a child forked meanwhile."""
     begun = threading.Event()

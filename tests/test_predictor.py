@@ -304,6 +304,22 @@ def test_answers_do_not_wait_for_a_batch(predictor: Predictor) -> None:
     stream.close()  # type: ignore[attr-defined]
 
 
+def test_answers_to_slow_films_do_not_wait_for_others(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = predictor._answer
+    begun: list[int] = []
+
+    def slowly(source: np.ndarray, **options: Any) -> Any:
+        begun.append(1)
+        time.sleep(0.4)
+        return answer(source, **options)
+
+    monkeypatch.setattr(predictor, "_answer", slowly)
+    stream = predictor.stream([film(0)] * 32, batch_size=16)
+    assert next(stream).accepted
+    assert len(begun) < 8  # half of the films under way were not waited for
+    stream.close()  # type: ignore[attr-defined]
+
+
 def test_one_bad_film_among_many(predictor: Predictor) -> None:
     mixed = [film(0), b"garbage", film(1)]
     first, bad, last = predictor.stream(mixed, errors="return")
