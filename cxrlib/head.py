@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 _SURE = 4.0  # deviation of the logits of a head that is as sure as it should be
-_SHOWN = 2048  # films that show how compression, or another framing, moves features
+_SHOWN = 2048  # films that show how compression moves features
+_CUT = 1024  # films that show how another framing does: a slope for each feature takes fewer than a covariance
 _SCATTER = 0.01  # by which found apices are off: a slope that rests on smaller moves is none
 _FOLDS = 4  # of the cross-validation that says how far a source's labels are believed
 _ENOUGH = 25  # patients of each class that a source needs before it can be disbelieved
@@ -109,7 +110,7 @@ def correct_framing(net: keras.Model, trainer: keras.Model, side: Side, config: 
     layer = net.get_layer("reframe")
     lower_and_features = keras.ops.concatenate([layer.lower(layer.input[1]), layer.input[0]], axis=1)
     read = _Features(net, trainer, side, config, lower_and_features)
-    chosen = draw(side.films, config, len(side.index), _HEAD_EPOCH, trust)[0][:_SHOWN]
+    chosen = draw(side.films, config, len(side.index), _HEAD_EPOCH, trust)[0][:_CUT]
     moved = read("cut", chosen, config.views) - read("plain", chosen, 0)  # (n, 1 + c)
     lower = moved[:, 0]
     slope = config.framing_correction * (lower @ moved[:, 1:]) / (lower @ lower + len(lower) * _SCATTER**2)
