@@ -52,7 +52,8 @@ def tones(x: np.ndarray, *parts: float) -> list[float]:
         >>> tones(np.eye(32), 0.0, 1.0)
         [0.0, 1.0]
     """
-    return list(np.quantile(x[::3, ::3], parts).tolist())
+    found: list[float] = np.quantile(x[::3, ::3], parts).tolist()
+    return found
 
 
 def _grain(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -37,7 +37,7 @@ def cells(films: NDArray[np.uint8], n: int) -> NDArray[np.float32]:
         films = np.stack([np.asarray(Image.fromarray(film).resize((side, side), Image.Resampling.BICUBIC)) for film in films])
     cell = films.shape[1] // n
     rows = films.reshape(len(films), n, cell, n * cell).sum(2, dtype=np.float32)  # first down, then across: ten times faster than `mean` of both
-    mean: NDArray[np.float32] = rows.reshape(len(films), n, n, cell) @ np.full(cell, 1, np.float32) / np.float32(cell**2)
+    mean: NDArray[np.float32] = rows.reshape(len(films), n, n, cell) @ np.ones(cell, np.float32) / np.float32(cell**2)
     return mean
 
 

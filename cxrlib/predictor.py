@@ -236,7 +236,8 @@ class Predictor:
 
         Args:
             sources: Sources, of any kinds. They are drawn in the caller's thread, up to `batch_size` ahead of the answers. An answer that is not ready yet
-                waits for the next draw, so a source that in turn waits for the answer is better served by calling the predictor itself.
+                waits for the next draw, so a source that in turn waits for the answer is better served by calling the predictor itself. Where sources come
+                faster than answers, an answer may wait for others, a tenth of a second at most.
             batch_size: Films under way at once.
             errors: `"raise"` stops at a film that cannot be read; `"return"` yields its `ImageError` in its place and goes on. What `sources` itself raises is
                 raised after the answers to all films drawn before.
@@ -365,14 +366,12 @@ class Predictor:
     def _decide(self, film: Film, verdict: Verdict, p: np.ndarray) -> Prediction:
         if not verdict.accepted:
             p = np.full_like(p, np.nan)
-        if self._threshold is None:
-            called, probability = int(np.argmax(p)), float(np.max(p))
-        else:
-            probability = float(p[1])
-            called = int(probability >= self._threshold)
-        label = self.labels[called] if verdict.accepted else None
+        reasons = (*verdict.reasons, *film.notes)
         probabilities = dict(zip(self.labels, p.tolist(), strict=True))
-        return Prediction(label, probability, probabilities, self._threshold, verdict.accepted, (*verdict.reasons, *film.notes), film.name)
+        if self._threshold is not None:
+            return Prediction(None, float(p[1]), probabilities, None, verdict.accepted, reasons, film.name).at(self._threshold)
+        label = self.labels[int(np.argmax(p))] if verdict.accepted else None
+        return Prediction(label, float(np.max(p)), probabilities, None, verdict.accepted, reasons, film.name)
 
 
 def _choose(config: BundleConfig, operating_point: str | None, threshold: float | None) -> float | None:
