@@ -7,7 +7,9 @@ machine. The films are those of `data/native` in CXRLIB_SHARED. Prints JSON. Nee
 
 from __future__ import annotations
 
+import itertools
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -16,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "share
 FILMS = sources.find(SHARED / "data" / "native")
 CORES = cores.usable()
 SIZE = 224
-STEADY = 5  # calls before one that is timed: the threads of the way before spin for some milliseconds
+STEADY = 0.05  # seconds of calls before one that is timed: threads of the way before may spin for some milliseconds, and cores have slept
 KERAS_SCRIPT = """
 import sys, cxrlib.model, keras
 model = keras.models.load_model(sys.argv[1])
@@ -37,23 +40,31 @@ print(model.predict(film[None], verbose=0))
 """
 
 
-def timed(ways: dict[str, Callable[[], Any]], rounds: int, warm: int = 1, *, steady: int = 0) -> dict[str, np.ndarray]:
-    """Seconds of each way in each round, in another order each round, since what a way leaves in caches and threads burdens the next one.
+def clock(work: Callable[[], Any], steady: float = 0) -> Callable[[], float]:
+    """Seconds that one call takes, after so many seconds of calls that are not measured."""
 
-    Steady: each time after so many that are not measured.
-    """
+    def seconds() -> float:
+        end = time.perf_counter() + steady
+        while time.perf_counter() < end:
+            work()
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def timed(ways: dict[str, Callable[[], float]], rounds: int, warm: int = 1) -> dict[str, np.ndarray]:
+    """Seconds of each way in each round, in another order each round, since what a way leaves in caches and threads burdens the next one."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     order = list(ways.items())
     random = np.random.default_rng(0)
     for turn in range(-warm, rounds):
         random.shuffle(order)
-        for name, work in order:
-            for _ in range(steady):
-                work()
-            start = time.perf_counter()
-            work()
+        for name, seconds in order:
+            spent = seconds()
             if turn >= 0:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(spent)
     return {name: np.array(spent) for name, spent in times.items()}
 
 
@@ -86,36 +97,72 @@ def interpreter(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
     return run
 
 
-def one() -> dict[str, Any]:
-    """One decoded film of 224 pixels after another; cxrlib from pixels to Prediction, its gate included, the others the network alone."""
+def way_predictor(_: Path) -> Callable[[np.ndarray], Any]:
+    """cxrlib from pixels to Prediction, its gate included; the others are the network alone."""
+    predictor = Predictor()
+    return lambda film: predictor(film)
+
+
+def way_runtime(_: Path) -> Callable[[np.ndarray], Any]:
+    runtime = Predictor()._bundle.runtime
+    return lambda film: runtime.run(film)
+
+
+def way_litert(_: Path) -> Callable[[np.ndarray], Any]:
+    return interpreter((bundle.DEFAULT / bundle.RUNTIME).read_bytes())
+
+
+def way_onnx(model: Path) -> Callable[[np.ndarray], Any]:
     import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = CORES
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda film: session.run(["probabilities"], {name: film})
+
+
+def way_openvino(model: Path) -> Callable[[np.ndarray], Any]:
     import openvino
 
-    predictor, model, bare = Predictor(), keras_model(), interpreter((bundle.DEFAULT / bundle.RUNTIME).read_bytes())
-    films = [images.fit(images.read(path)) for path in FILMS[:16]]
-    grey = [np.round(film[..., 0] * 255).astype(np.uint8) for film in films]
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": CORES}
+    return openvino.compile_model(openvino.convert_model(str(model)), "CPU", hints)
+
+
+def way_keras(_: Path) -> Callable[[np.ndarray], Any]:
+    model = keras_model()
+    return lambda film: model.predict(film, verbose=0)
+
+
+def serve(build: Callable[[Path], Callable[[np.ndarray], Any]], model: Path, asked: Connection) -> None:
+    """Time one call whenever asked to."""
+    fitted = [images.fit(images.read(path)) for path in FILMS[:16]]  # (224, 224, 1)
+    films = [np.round(film[..., 0] * 255).astype(np.uint8) if build is way_predictor else film[None] for film in fitted]
+    way, turn = build(model), itertools.cycle(films)
+    seconds = clock(lambda: way(next(turn)), STEADY)
+    while asked.recv():
+        asked.send(seconds())
+
+
+def one() -> dict[str, Any]:
+    """One decoded film of 224 pixels after another. Each way has a process of its own, as where it is used: idle threads of some wait by spinning."""
+    builders = {
+        "cxrlib Predictor": way_predictor,
+        "cxrlib Runtime": way_runtime,
+        "LiteRT": way_litert,
+        "ONNX Runtime": way_onnx,
+        "OpenVINO": way_openvino,
+        "Keras predict": way_keras,
+    }
+    processes = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         path = export(None, Path(folder, "model.onnx"), format="onnx").path
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = CORES
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": CORES}
-        vino = openvino.compile_model(openvino.convert_model(str(path)), "CPU", hints)
-    name = session.get_inputs()[0].name
-    turn = iter(range(10**9))
-
-    def at(films: list[np.ndarray]) -> np.ndarray:
-        return films[next(turn) % len(films)]
-
-    ways: dict[str, Callable[[], Any]] = {
-        "cxrlib Predictor": lambda: predictor(at(grey)),
-        "cxrlib Runtime": lambda: predictor._bundle.runtime.run(at(films)[None]),
-        "LiteRT": lambda: bare(at(films)[None]),
-        "ONNX Runtime": lambda: session.run(["probabilities"], {name: at(films)[None]}),
-        "OpenVINO": lambda: vino(at(films)[None]),
-        "Keras predict": lambda: model.predict(at(films)[None], verbose=0),
-    }
-    found = timed(ways, rounds=120, warm=5, steady=STEADY)
+        ways: dict[str, Callable[[], float]] = {}
+        for name, build in builders.items():
+            ask, asked = processes.Pipe()
+            processes.Process(target=serve, args=(build, path, asked), daemon=True).start()
+            ways[name] = lambda ask=ask: (ask.send(True), ask.recv())[1]  # type: ignore[misc]
+        found = timed(ways, rounds=120, warm=5)
     return {
         "milliseconds": {way: round(1000 * float(np.median(seconds)), 2) for way, seconds in found.items()},
         "Keras predict / cxrlib Predictor (25 or more)": ratio(found["Keras predict"], found["cxrlib Predictor"]),
@@ -148,7 +195,7 @@ def folder() -> dict[str, Any]:
         "decoding": decoding,
         "inference": lambda: predictor._bundle.runtime.run(batch),
     }
-    found = timed(ways, rounds=11)
+    found = timed({name: clock(work) for name, work in ways.items()}, rounds=11)
     return {
         "films": len(FILMS),
         "films per second": {way: round(len(FILMS) / float(np.median(seconds)), 1) for way, seconds in found.items()},
@@ -223,7 +270,7 @@ def small() -> dict[str, Any]:
             sizes[name], runs[name] = path.stat().st_size, interpreter(path.read_bytes())
     p = {name: np.array([run(film)[0, 1] for film in films]) for name, run in runs.items()}
     turn = iter(range(10**9))
-    found = timed({name: lambda run=run: run(films[next(turn) % len(films)]) for name, run in runs.items()}, rounds=60, warm=5, steady=STEADY)  # type: ignore[misc]
+    found = timed({name: clock(lambda run=run: run(films[next(turn) % len(films)]), STEADY) for name, run in runs.items()}, rounds=60, warm=5)  # type: ignore[misc]
     keras.backend.clear_session()
     return {
         name: {

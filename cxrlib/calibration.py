@@ -78,8 +78,7 @@ def calibrate(probabilities: np.ndarray, temperature: float) -> np.ndarray:
         >>> calibrate(np.array([[0.1, 0.9]]), 2.0).round(2).tolist()
         [[0.25, 0.75]]
     """
-    logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-12)) / temperature
-    powers = np.exp(logits - logits.max(1, keepdims=True))
+    powers = np.maximum(probabilities, 1e-12, dtype=np.float64) ** (1 / temperature)
     calibrated: np.ndarray = powers / powers.sum(1, keepdims=True)
     return calibrated
 

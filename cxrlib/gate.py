@@ -158,15 +158,16 @@ def inspect(film: Film, fitted: np.ndarray) -> Sight:
         warnings.append(f"it is unusually long and narrow: {width} x {height} pixels")
     if film.colour > 0.03:
         warnings.append("it is a colour picture; only its brightness was used")
-    seen = fitted[::4, ::4]
-    levels = np.bincount((seen * np.float32(255)).astype(np.uint8).ravel(), minlength=256).cumsum() / seen.size
-    spread = (levels.searchsorted(0.99) - levels.searchsorted(0.01)) / 255
+    levels = (fitted[::4, ::4].ravel() * np.float32(255)).astype(np.intp)
+    below = np.bincount(levels, minlength=256).cumsum()  # pixels of each level or darker
+    darkest, brightest = below.searchsorted((0.01 * levels.size, 0.99 * levels.size))
+    spread = (brightest - darkest) / 255
     if spread < 0.1:
         refusals.append("it is almost blank")
     else:
         if spread < 0.3:
             warnings.append("it has very little contrast")
-        for name, part in (("black", levels[1]), ("white", 1 - levels[253])):
+        for name, part in (("black", below[1] / levels.size), ("white", 1 - below[253] / levels.size)):
             if part > 0.85:
                 refusals.append(f"{part:.0%} of it is pure {name}")
             elif part > 0.6 or (part > 0.2 and name == "white"):
@@ -195,8 +196,9 @@ class Gate:
 
     def __init__(self, config: GateConfig) -> None:
         self.config = config
-        self._weights, self._layout = config.weights.numpy(), config.layout.numpy()
-        self._centre, self._scale = config.centre.numpy(), config.scale.numpy()
+        self._of_embedding, self._of_layout = np.split(config.weights.numpy(), [-(_GRID**2)])
+        self._bias = np.float32(config.bias)
+        self._layout, self._centre, self._scale = config.layout.numpy(), config.centre.numpy(), config.scale.numpy()
         self._directions, self._inside = config.directions.numpy(), _inside(config.spread.numpy(), config.rest)
 
     def check(self, sight: Sight, embedding: np.ndarray) -> Verdict:
@@ -214,32 +216,31 @@ class Gate:
         """
         if sight.refusals:
             return Verdict(False, sight.refusals)
-        [strangeness] = self.measure(embedding[None], sight.layout[None])
+        strangeness = self.measure(embedding, sight.layout)
         if not strangeness <= self.config.refuse:  # nan is refused
             return Verdict(False, ("it does not look like a frontal chest film" + self._hint(sight.layout),))
         if strangeness > self.config.warn:
             return Verdict(True, (*sight.warnings, "it is unlike most chest films that the model was trained on: take its probability with care"))
         return Verdict(True, sight.warnings)
 
-    def measure(self, embeddings: np.ndarray, layouts: np.ndarray) -> np.ndarray:
+    def measure(self, embedding: np.ndarray, layout: np.ndarray) -> np.ndarray:
         """Measure how strange films are.
 
         Args:
-            embeddings: ndarray of shape (n, d), float32.
-            layouts: ndarray of shape (n, 256), float32, from `layout_of`.
+            embedding: ndarray of shape (d,), float32; or (n, d), of several films.
+            layout: ndarray of shape (256,), float32, from `layout_of`; or (n, 256).
 
         Returns:
-            ndarray of shape (n,), float32, not negative: the higher, the stranger.
+            ndarray of shape () or (n,), float32, not negative: the higher, the stranger.
 
         Raises:
             ValueError: If the gate was fitted for embeddings of another length.
         """
-        d, p = embeddings.shape[1], len(self._centre)
-        if d + layouts.shape[1] != len(self._weights):
-            raise ValueError(f"this gate was fitted for embeddings of length {len(self._weights) - _GRID**2}. Received: {d}")
-        roots = np.sqrt(np.maximum(embeddings, 0))
-        score = roots @ self._weights[:d] + layouts @ self._weights[d:] + np.float32(self.config.bias)
-        z = (roots[:, :p] - self._centre) * self._scale
+        if embedding.shape[-1] != len(self._of_embedding):
+            raise ValueError(f"this gate was fitted for embeddings of length {len(self._of_embedding)}. Received: {embedding.shape[-1]}")
+        roots = np.sqrt(np.maximum(embedding, 0))
+        score = roots @ self._of_embedding + layout @ self._of_layout + self._bias
+        z = (roots[..., : len(self._centre)] - self._centre) * self._scale
         distance = (_distance(z, self._directions, self._inside, self.config.rest) - self.config.usual) / self.config.reach
         return _strangeness(score, distance)
 
@@ -381,7 +382,8 @@ def layout_of(films: np.ndarray) -> np.ndarray:
     rows = films[:, :side, :side].reshape(n, _GRID, cell, side).sum(2, dtype=np.float32)  # first down, then across: several times faster than at once
     cells = rows.reshape(n, _GRID, _GRID, cell).sum(3).reshape(n, -1)
     ranks = np.empty(cells.shape, np.float32)
-    ranks[np.arange(n)[:, None], np.argsort(cells, 1, kind="stable")] = _RANKS
+    for row, of_film in zip(ranks, cells, strict=True):
+        row[of_film.argsort(kind="stable")] = _RANKS
     return ranks
 
 
@@ -424,8 +426,7 @@ def _inside(spread: np.ndarray, rest: float) -> np.ndarray:
 
 def _distance(z: np.ndarray, directions: np.ndarray, inside: np.ndarray, rest: float) -> np.ndarray:
     """Logarithm of the mean squared deviation along the leading directions plus that outside them; about 0.7 for a usual film."""
-    along = np.square(z @ directions) @ inside
-    distance: np.ndarray = np.log(np.maximum(along + np.einsum("ij,ij->i", z, z) / rest, 1e-12))
+    distance: np.ndarray = np.log(np.maximum(np.square(z @ directions) @ inside + np.square(z).sum(-1) / rest, 1e-12))
     return distance
 
 

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -76,7 +76,7 @@ class Prediction:
             raise ValueError(f"threshold must lie in [0, 1]. Received: threshold={threshold!r}")
         threshold = float(threshold)  # of NumPy, maybe
         label = tuple(self.probabilities)[self.probability >= threshold] if self.accepted else None
-        return replace(self, label=label, threshold=threshold)
+        return Prediction(label, self.probability, self.probabilities, threshold, self.accepted, self.reasons, self.source)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; what is `nan` becomes `None`."""
@@ -412,7 +412,7 @@ def _gate_of(loaded: Bundle) -> Gate | None:
     try:
         settings = from_dict(GateConfig, config.gate, where="config.gate")
         gate = Gate(settings)
-        gate.measure(loaded.runtime.run(np.empty((0, size, size, 1), np.float32)).embedding, np.empty((0, *settings.layout.shape), np.float32))
+        gate.measure(np.zeros(loaded.runtime.run(np.empty((0, size, size, 1), np.float32)).embedding.shape[1:], np.float32), np.zeros(settings.layout.shape))
     except ValueError as error:
         raise BundleError(f"{loaded.folder} cannot be trusted: {error}") from error
     return gate

@@ -7,7 +7,6 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -130,14 +129,6 @@ class Runtime:
         if not isinstance(films, np.ndarray) or films.dtype != np.float32 or films.ndim != 4 or films.shape[1:] != (graph.side, graph.side, 1):
             received = f"shape={films.shape}, dtype={films.dtype}" if isinstance(films, np.ndarray) else type(films).__name__
             raise ValueError(f"films must be a float32 array of shape (n, {graph.side}, {graph.side}, 1). Received: {received}")
-        results = tuple(np.empty((len(films), *shape), np.float32) for shape in graph.shapes)
-
-        def one(interpreter: Any, i: int) -> None:
-            interpreter.set_tensor(graph.film, films[i : i + 1])
-            interpreter.invoke()  # without the GIL
-            for result, index in zip(results, graph.outputs, strict=True):
-                result[i] = interpreter.get_tensor(index)[0]
-
         with self._lock:
             if self._pid != os.getpid():  # forked; asked as well as told, for servers such as uWSGI fork without Python's knowledge
                 _ORPHANS.append((self._wide, self._narrow, self._helpers))
@@ -145,17 +136,20 @@ class Runtime:
             alone = spread and len(films) == 1 and not self._calls
             self._calls += 1
         try:
-            if alone:
-                one(self._wide, 0)
-            else:
-                self._share(one, len(films))
+            return self._one(self._wide, films) if alone else self._share(films)
         finally:
             with self._lock:
                 self._calls -= 1
-        return Output(*results)
 
-    def _share(self, one: Callable[[Any, int], None], n: int) -> None:
-        """Do films 0 … n - 1 on this thread and its helpers; each takes the next film, and for it any free interpreter."""
+    def _one(self, interpreter: Any, film: np.ndarray) -> Output:
+        interpreter.set_tensor(self._graph.film, film)
+        interpreter.invoke()  # without the GIL
+        return Output(*map(interpreter.get_tensor, self._graph.outputs))
+
+    def _share(self, films: np.ndarray) -> Output:
+        """Do the films on this thread and its helpers; each takes the next film, and for it any free interpreter."""
+        n = len(films)
+        output = Output(*(np.empty((n, *shape), np.float32) for shape in self._graph.shapes))
         turns = iter(range(n))
 
         def work() -> None:
@@ -163,7 +157,8 @@ class Runtime:
                 interpreter = self._narrow.get()
                 try:
                     interpreter = interpreter or self._interpreter(1)
-                    one(interpreter, i)
+                    of_film = self._one(interpreter, films[i : i + 1])
+                    output.probabilities[i], output.evidence[i], output.embedding[i] = of_film.probabilities[0], of_film.evidence[0], of_film.embedding[0]
                 finally:
                     self._narrow.put(interpreter)
 
@@ -175,6 +170,7 @@ class Runtime:
         for helper in helpers:
             if not helper.cancel():  # one that has not begun is not needed any more
                 helper.result()
+        return output
 
 
 _RUNTIMES: weakref.WeakSet[Runtime] = weakref.WeakSet()

@@ -198,6 +198,15 @@ def test_a_gate_goes_through_json(config: GateConfig) -> None:
     assert np.array_equal(first, second)
 
 
+def test_films_are_measured_one_by_one_as_together(config: GateConfig) -> None:
+    films = drawn(5)
+    embeddings, layouts = embed(films[..., None] / np.float32(255)), layout_of(films)
+    gate = Gate(config)
+    together = gate.measure(embeddings, layouts)
+    assert together.shape == (5,)
+    assert [gate.measure(*film).item() for film in zip(embeddings, layouts, strict=True)] == pytest.approx(together.tolist(), rel=1e-4, abs=1e-6)
+
+
 def test_arrays() -> None:
     values = np.array([[1.5, -2.0, 65000.0]])
     for dtype in ("float16", "float32"):
