@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -22,7 +23,7 @@ from cxrlib.gate import Gate, GateConfig, Verdict, inspect
 from cxrlib.images import Film
 from cxrlib.progress import track
 from cxrlib.runtime import Output
-from cxrlib.sources import ImageError, Source, name_of
+from cxrlib.sources import ImageError, Source, heed, name_of
 
 if TYPE_CHECKING:
     from cxrlib.metrics import Report
@@ -273,8 +274,8 @@ class Predictor:
                 return unread
 
         waiting: deque[Future[Prediction | ImageError]] = deque()
-        failure = None
-        with ThreadPoolExecutor(self._bundle.runtime.threads, "cxrlib-films") as pool:
+        failure, gone = None, threading.Event()
+        with ThreadPoolExecutor(self._bundle.runtime.threads, "cxrlib-films", heed, (gone,)) as pool:
             try:
                 while failure is None:
                     try:
@@ -288,6 +289,7 @@ class Predictor:
                     while waiting and (failure or len(waiting) >= ahead or waiting[0].done()):
                         yield waiting.popleft().result()
             finally:
+                gone.set()
                 for future in waiting:
                     future.cancel()
         if not isinstance(failure, StopIteration):

@@ -9,6 +9,7 @@ import re
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -18,6 +19,8 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
+    from queue import SimpleQueue
+
     from pydicom import Dataset
 
     Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Dataset
@@ -29,6 +32,8 @@ MAX_BYTES = 256 * 2**20  # of a file or a download
 URL_TIMEOUT = 20.0  # seconds for a whole download
 _NO_FILMS = frozenset({"__MACOSX", "lost+found"})  # folders that systems make, the second for their eyes only
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # where links may lead
+_PATIENCE = 0.2  # seconds until a reader looks whether somebody still waits for it
+_reader = threading.local()  # .gone: what `heed` was given
 _TOO_LARGE = f"it is larger than {MAX_BYTES // 2**20} MiB"
 
 
@@ -193,6 +198,18 @@ def bytes_of(source: Any) -> bytes:
     return data
 
 
+def heed(gone: threading.Event) -> None:
+    """Let downloads of this thread end as soon as nobody waits for them.
+
+    Args:
+        gone: Set then.
+
+    Example:
+        >>> heed(threading.Event())
+    """
+    _reader.gone = gone
+
+
 def local(url: str) -> str:
     """Turn a `file://` URL into a path.
 
@@ -248,7 +265,7 @@ def _drain(read: Callable[[int], bytes]) -> bytes:
 
 def _download(url: str) -> bytes:
     import socket
-    from queue import Empty, SimpleQueue
+    from queue import SimpleQueue
 
     if "@" in urlsplit(url).netloc:
         raise ImageError("a URL must not hold a user name or password")
@@ -264,9 +281,7 @@ def _download(url: str) -> bytes:
 
     threading.Thread(target=work, name="cxrlib-download", daemon=True).start()  # for the timeout of a socket begins anew with every byte
     try:
-        found = outcome.get(timeout=URL_TIMEOUT)
-    except Empty:
-        raise ImageError(f"the download took more than {URL_TIMEOUT:g} s") from TimeoutError()
+        found = _awaited(outcome)
     finally:  # also where Ctrl-C ends the waiting
         over.set()
         for line in lines:
@@ -275,6 +290,17 @@ def _download(url: str) -> bytes:
     if isinstance(found, BaseException):
         raise found
     return found
+
+
+def _awaited(outcome: SimpleQueue[bytes | BaseException]) -> bytes | BaseException:
+    """What a queue brings, as long as there is time and somebody waits for it."""
+    from queue import Empty
+
+    gone, end = getattr(_reader, "gone", None) or threading.Event(), time.monotonic() + URL_TIMEOUT
+    while (left := end - time.monotonic()) > 0 and not gone.is_set():
+        with contextlib.suppress(Empty):
+            return outcome.get(timeout=min(left, _PATIENCE))
+    raise ImageError(f"the download took more than {URL_TIMEOUT:g} s") from TimeoutError()
 
 
 def _fetch(url: str, lines: list[Any], over: threading.Event) -> bytes:

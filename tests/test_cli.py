@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -142,7 +143,7 @@ def test_a_missing_extra_costs_one_row(tiny: Path, films: Path, tmp_path: Path, 
     assert second["label"]
 
 
-def test_decisions(tiny: Path, films: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_decisions(tiny: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def threshold(*options: str) -> Any:
         assert run("predict", films / "film1.png", "--model", tiny, "--json", *options) == 0
         return json.loads(capsys.readouterr().out)["threshold"]
@@ -155,6 +156,7 @@ def test_decisions(tiny: Path, films: Path, capsys: pytest.CaptureFixture[str]) 
     assert "not allowed with argument" in usage(capsys, "predict", "x.png", "--threshold", "0.5", "--operating-point", "balanced")
     message = usage(capsys, "predict", films / "film1.png", "--model", tiny, "--operating-point", "best")
     assert "operating_point must be one of screening, balanced. Received: 'best'" in message
+    tiny = shutil.copytree(tiny, tmp_path / "ours")
     points = bundle.load(tiny).config.operating_points
     bundle.update(tiny, operating_points={**points, "our ward": dataclasses.replace(points["balanced"], threshold=0.35)})
     assert threshold("--operating-point", "our ward") == 0.35
@@ -220,6 +222,21 @@ def test_ctrl_c_in_a_process_of_its_own(tiny: Path, films: Path, tmp_path: Path)
     found = rows(table)
     assert 1 < len(found) < len(many)
     assert all(row["label"] for row in found)  # no half row
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_does_not_wait_for_a_silent_server(tiny: Path, films: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/film.png"
+        words = [sys.executable, "-m", "cxrlib", "predict", str(films / "film1.png"), address, "--model", str(tiny), "--csv", str(tmp_path / "table.csv")]
+        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            line, _ = silent.accept()
+            start = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            err = process.communicate()[1]
+        assert time.monotonic() - start < 10
+        line.close()
+    assert (process.returncode, err.splitlines()[-1]) == (130, "cxrlib: stopped")
 
 
 def test_a_reader_that_has_gone(tiny: Path, films: Path) -> None:

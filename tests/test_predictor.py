@@ -7,6 +7,7 @@ import io
 import json
 import math
 import pickle
+import socket
 import struct
 import subprocess
 import sys
@@ -318,6 +319,17 @@ def test_answers_to_slow_films_do_not_wait_for_others(predictor: Predictor, monk
     assert next(stream).accepted
     assert len(begun) < 8  # half of the films under way were not waited for
     stream.close()  # type: ignore[attr-defined]
+
+
+def test_whoever_leaves_a_stream_does_not_wait_for_its_downloads(predictor: Predictor) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        stream = predictor.stream([film(0), f"http://127.0.0.1:{silent.getsockname()[1]}/film.png"], batch_size=2)
+        assert next(stream).accepted
+        line, _ = silent.accept()
+        start = time.monotonic()
+        stream.close()  # type: ignore[attr-defined]
+        assert time.monotonic() - start < 5
+        line.close()
 
 
 def test_one_bad_film_among_many(predictor: Predictor) -> None:
