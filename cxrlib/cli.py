@@ -276,19 +276,26 @@ def _predict_in_bulk(options: argparse.Namespace) -> int:
 
 
 def _films(paths: Iterable[str]) -> Iterator[str]:
-    """Paths and URLs as given, and what lies below folders; a folder without films stands for itself, and cannot be read."""
+    """Paths and URLs as given, and what lies below folders; a folder without films, or one that cannot be listed, stands for itself, and cannot be read."""
     from cxrlib import sources
 
     for path in paths:
-        below = [str(film) for film in sources.find(path)] if os.path.isdir(path) else []
+        below = [str(film) for film in sources.find(path, strict=False)] if os.path.isdir(path) else []
         yield from below or [path]
 
 
 def _unanswered(film: str, error: ImageError, predictor: Predictor) -> Prediction:
     from cxrlib.predictor import unanswered
-    from cxrlib.sources import name_of
+    from cxrlib.sources import find, name_of
 
-    return unanswered(name_of(film), f"{film}: there are no films in this folder" if os.path.isdir(film) else str(error), predictor)
+    reason = str(error)
+    if os.path.isdir(film):
+        try:
+            find(film)
+            reason = f"{film}: there are no films in this folder"
+        except OSError as unlisted:
+            reason = str(unlisted)
+    return unanswered(name_of(film), reason, predictor)
 
 
 @contextmanager

@@ -81,12 +81,13 @@ def name_of(source: Source) -> str:
     return given if isinstance(given, str) and given else "image" if isinstance(source, Image.Image) else "file object"
 
 
-def find(folder: str | os.PathLike[str]) -> list[Path]:
+def find(folder: str | os.PathLike[str], *, strict: bool = True) -> list[Path]:
     """Find the films below a folder.
 
     Args:
         folder: Where to look, recursively and through links to folders; what is reached in several ways counts once, best by no link. Hidden files and
             folders, `__MACOSX`, `lost+found`, and links to a folder that they lie in are left out.
+        strict: Whether a folder that cannot be listed is an error; otherwise its own path stands for its films.
 
     Returns:
         Sorted paths of files with one of `EXTENSIONS`, and of files with none, or with a number for one, that begin as DICOM files do or cannot be opened to
@@ -94,7 +95,7 @@ def find(folder: str | os.PathLike[str]) -> list[Path]:
 
     Raises:
         NotADirectoryError: If there is no such folder.
-        OSError: If it or a folder below cannot be listed, as a `PermissionError` where reading it is not allowed.
+        OSError: If `strict`, and it or a folder below cannot be listed, as a `PermissionError` where reading it is not allowed.
 
     Example:
         >>> import tempfile
@@ -104,13 +105,19 @@ def find(folder: str | os.PathLike[str]) -> list[Path]:
     """
     if not os.path.isdir(folder):
         raise NotADirectoryError(f"no such folder: {os.fspath(folder)}")
+
+    def unlisted(error: OSError) -> None:
+        if strict:
+            raise type(error)(f"the folder {error.filename} cannot be listed ({error.strerror}): make it readable, or move it away") from error
+        found.append(Path(error.filename))
+
     found: list[Path] = []
     seen: set[str] = set()
     places = [os.fspath(folder)]
     while places:  # the folder itself, then what its links lead to, then what theirs do
         links = []
         for place in places:
-            for root, folders, files in os.walk(place, onerror=_unlisted):
+            for root, folders, files in os.walk(place, onerror=unlisted):
                 real = os.path.realpath(root)
                 if real in seen:
                     folders.clear()
@@ -123,10 +130,6 @@ def find(folder: str | os.PathLike[str]) -> list[Path]:
                 found += [p for p in paths if p.suffix.lower() in EXTENSIONS or _begins_as_dicom(p)]
         places = sorted(links)
     return sorted(found)
-
-
-def _unlisted(error: OSError) -> None:
-    raise type(error)(f"the folder {error.filename} cannot be listed ({error.strerror}): make it readable, or move it away") from error
 
 
 def _begins_as_dicom(path: Path) -> bool:

@@ -143,6 +143,23 @@ def test_a_missing_extra_costs_one_row(tiny: Path, films: Path, tmp_path: Path, 
     assert second["label"]
 
 
+def test_a_folder_that_cannot_be_listed_gets_a_row(tiny: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (films / "film1.png").rename(films / "zoo.png")
+    list_folder = os.scandir
+
+    def scandir(folder: str) -> Any:
+        if Path(folder).name == "more":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert run("predict", films, "--model", tiny, "--csv", tmp_path / "table.csv") == 1
+    found = rows(tmp_path / "table.csv")
+    assert [Path(row["source"]).name for row in found] == ["film2.png", "more", "zoo.png"]
+    assert [bool(row["label"]) for row in found] == [True, False, True]
+    assert found[1]["reasons"] == f"unreadable: the folder {films / 'more'} cannot be listed (Permission denied): make it readable, or move it away"
+
+
 def test_decisions(tiny: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def threshold(*options: str) -> Any:
         assert run("predict", films / "film1.png", "--model", tiny, "--json", *options) == 0

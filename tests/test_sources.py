@@ -313,8 +313,10 @@ def test_find_loses_no_folder_silently(tmp_path: Path, monkeypatch: pytest.Monke
     locked.append("locked")
     with pytest.raises(PermissionError, match=r"^the folder .*locked cannot be listed \(Permission denied\): make it readable, or move it away$"):
         find(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in find(tmp_path, strict=False)] == ["a.png", "linked/locked", "locked"]
     with pytest.raises(PermissionError, match=r"^the folder .*locked cannot be listed"):
         find(tmp_path / "locked")
+    assert find(tmp_path / "locked", strict=False) == [tmp_path / "locked"]
     (tmp_path / "linked/locked/b.png").unlink()
     (tmp_path / "way").symlink_to(tmp_path / "linked/locked")
     locked[:] = ["way"]
