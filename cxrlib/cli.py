@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _UsageError as error:
         return _complain(str(error), 2)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # while a compiled module was being loaded
+            return _complain("stopped", 130)
         return _complain(str(error) or type(error).__name__, 1)
 
 

@@ -225,6 +225,17 @@ def test_an_interruption_leaves_what_was_done(tiny: Path, films: Path, tmp_path:
     assert [Path(row["source"]).name for row in rows(tmp_path / "table.csv")] == ["film1.png", "film2.png"]
 
 
+def test_an_interruption_while_a_compiled_module_is_loaded(
+    tiny: Path, films: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        raise ImportError("initialization failed") from KeyboardInterrupt()  # as pybind11 does
+
+    monkeypatch.setattr("cxrlib.runtime.Runtime.__init__", load)
+    assert run("predict", films / "film1.png", "--model", tiny) == 130
+    assert capsys.readouterr().err == "cxrlib: stopped\n"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_in_a_process_of_its_own(tiny: Path, films: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
