@@ -78,7 +78,8 @@ def calibrate(probabilities: np.ndarray, temperature: float) -> np.ndarray:
         >>> calibrate(np.array([[0.1, 0.9]]), 2.0).round(2).tolist()
         [[0.25, 0.75]]
     """
-    powers = np.maximum(probabilities, 1e-12, dtype=np.float64) ** (1 / temperature)
+    some = np.maximum(probabilities, 1e-12, dtype=np.float64)
+    powers = (some / some.max(1, keepdims=True)) ** (1 / temperature)  # of the largest 1, however small the temperature
     calibrated: np.ndarray = powers / powers.sum(1, keepdims=True)
     return calibrated
 

@@ -67,3 +67,4 @@ def test_calibrating_divides_logits_and_keeps_the_order() -> None:
         np.testing.assert_allclose(q.sum(1), 1)
     assert fit_temperature(np.log(calibrate(p, 2.0)), y) == pytest.approx(fit_temperature(np.log(p), y) / 2, rel=1e-6)
     assert np.isfinite(calibrate(np.array([[0.0, 1.0]]), 0.05)).all()
+    assert np.allclose(calibrate(np.array([[0.4, 0.4, 0.2]]), 1e-3), [[0.5, 0.5, 0.0]])  # the least that a bundle may have
