@@ -99,13 +99,11 @@ def interpreter(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
 
 def way_predictor(_: Path) -> Callable[[np.ndarray], Any]:
     """cxrlib from pixels to Prediction, its gate included; the others are the network alone."""
-    predictor = Predictor()
-    return lambda film: predictor(film)
+    return Predictor()
 
 
 def way_runtime(_: Path) -> Callable[[np.ndarray], Any]:
-    runtime = Predictor()._bundle.runtime
-    return lambda film: runtime.run(film)
+    return Predictor()._bundle.runtime.run
 
 
 def way_litert(_: Path) -> Callable[[np.ndarray], Any]:
@@ -270,8 +268,8 @@ def small() -> dict[str, Any]:
             net.export(str(path), format="litert", verbose=False, **options)
             sizes[name], runs[name] = path.stat().st_size, interpreter(path.read_bytes())
     p = {name: np.array([run(film)[0, 1] for film in films]) for name, run in runs.items()}
-    turn = iter(range(10**9))
-    found = timed({name: clock(lambda run=run: run(films[next(turn) % len(films)]), STEADY) for name, run in runs.items()}, rounds=60, warm=5)  # type: ignore[misc]
+    turn = itertools.cycle(films)
+    found = timed({name: clock(lambda run=run: run(next(turn)), STEADY) for name, run in runs.items()}, rounds=60, warm=5)  # type: ignore[misc]
     keras.backend.clear_session()
     return {
         name: {

@@ -414,7 +414,7 @@ def _gate_of(loaded: Bundle) -> Gate | None:
     try:
         settings = from_dict(GateConfig, config.gate, where="config.gate")
         gate = Gate(settings)
-        gate.measure(np.zeros(loaded.runtime.run(np.empty((0, size, size, 1), np.float32)).embedding.shape[1:], np.float32), np.zeros(settings.layout.shape))
+        gate.measure(loaded.runtime.run(np.empty((0, size, size, 1), np.float32)).embedding, np.empty((0, *settings.layout.shape), np.float32))
     except ValueError as error:
         raise BundleError(f"{loaded.folder} cannot be trusted: {error}") from error
     return gate

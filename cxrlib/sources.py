@@ -33,8 +33,16 @@ URL_TIMEOUT = 20.0  # seconds for a whole download
 _NO_FILMS = frozenset({"__MACOSX", "lost+found"})  # folders that systems make, the second for their eyes only
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # where links may lead
 _PATIENCE = 0.2  # seconds until a reader looks whether somebody still waits for it
-_reader = threading.local()  # .gone: what `heed` was given
 _TOO_LARGE = f"it is larger than {MAX_BYTES // 2**20} MiB"
+
+
+class _Reader(threading.local):
+    """What a thread that reads films knows of those who wait for them."""
+
+    gone = threading.Event()  # never set, unless `heed` gives the thread one of its own
+
+
+_reader = _Reader()
 
 
 class ImageError(ValueError):
@@ -299,8 +307,8 @@ def _awaited(outcome: SimpleQueue[bytes | BaseException]) -> bytes | BaseExcepti
     """What a queue brings, as long as there is time and somebody waits for it."""
     from queue import Empty
 
-    gone, end = getattr(_reader, "gone", None) or threading.Event(), time.monotonic() + URL_TIMEOUT
-    while (left := end - time.monotonic()) > 0 and not gone.is_set():
+    end = time.monotonic() + URL_TIMEOUT
+    while (left := end - time.monotonic()) > 0 and not _reader.gone.is_set():
         with contextlib.suppress(Empty):
             return outcome.get(timeout=min(left, _PATIENCE))
     raise ImageError(f"the download took more than {URL_TIMEOUT:g} s") from TimeoutError()
