@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from cxrlib import Predictor
-from cxrlib.sources import find
+from cxrlib.images.sources import find
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 

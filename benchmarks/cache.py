@@ -18,7 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrlib import cache, cores, data, images
+from cxrlib import cores
+from cxrlib.data import cache
+from cxrlib.data import scan as data
+from cxrlib.images import decode as images
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 ROUNDS = 3
@@ -56,10 +59,14 @@ def main(folder: Path, most: int) -> None:
             times["cold"].append(spent(fill))
             times["warm"].append(spent(fill))
             opened = fill()
-            times["batches"].append(spent(lambda opened=opened: [opened[order[i : i + BATCH]] for i in range(0, len(order), BATCH)]))
+            times["batches"].append(
+                spent(lambda opened=opened: [opened[order[i : i + BATCH]] for i in range(0, len(order), BATCH)])
+            )
 
     def ratio(which: int) -> float:
-        return round(statistics.median(b[which] / c[which] for b, c in zip(times["bare"], times["cold"], strict=True)), 3)
+        return round(
+            statistics.median(b[which] / c[which] for b, c in zip(times["bare"], times["cold"], strict=True)), 3
+        )
 
     def rate(name: str) -> int:
         return round(len(films) / statistics.median(clock for clock, _ in times[name]))

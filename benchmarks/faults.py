@@ -33,12 +33,18 @@ import tiny_network
 from hub_server import HubServer, environment, serving
 from PIL import Image
 
-from cxrlib import Predictor, bundle, cache, cli, data, images, phantom
+from cxrlib import Predictor, bundle, cli
 from cxrlib.config import BundleError, TrainConfig
+from cxrlib.data import cache
+from cxrlib.data import scan as data
+from cxrlib.images import decode as images
+from cxrlib.images import phantom
 
 TOKEN = "hf_faults"
 SIZE = 32
-RECIPE = TrainConfig(image_size=32, epochs=3, views=1, batch_size=8, fine_tune_from="block_12_expand", average=2, validation=0.25)
+RECIPE = TrainConfig(
+    image_size=32, epochs=3, views=1, batch_size=8, fine_tune_from="block_12_expand", average=2, validation=0.25
+)
 STEPS = {
     "os.rename",
     "os.remove",
@@ -82,7 +88,9 @@ class Cache(Work):
     def prepare(self, place: Path) -> None:
         self.films = _noise(self.shared / "noise")
         self.pixels = {
-            hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest(): np.rint(images.fit(images.read(path), SIZE)[..., 0] * 255).astype(np.uint8)
+            hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest(): np.rint(
+                images.fit(images.read(path), SIZE)[..., 0] * 255
+            ).astype(np.uint8)
             for path in (self.films.paths if not hasattr(self, "pixels") else ())
         } or self.pixels
 
@@ -104,11 +112,18 @@ class Cache(Work):
 
     def end(self, place: Path, found: Found) -> Any:
         films = cache.open_cache(self.films, size=SIZE, folder=place / "cache", progress=False)
-        expected = [self.pixels[hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()] for path in self.films.paths]
+        expected = [
+            self.pixels[hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()]
+            for path in self.films.paths
+        ]
         if not np.array_equal(films[:], np.stack(expected)):
             found["corrupt"].append("the cache gives other pixels")
         length = sum(shard.stat().st_size for shard in place.glob("cache/*/*.shard"))
-        found["left over"] += [str(path.name) for path in place.glob("cache/*/*") if path.name not in ("lock", "index.sqlite3") and path.suffix != ".shard"]
+        found["left over"] += [
+            str(path.name)
+            for path in place.glob("cache/*/*")
+            if path.name not in ("lock", "index.sqlite3") and path.suffix != ".shard"
+        ]
         if length != len(expected) * SIZE**2:
             found["left over"].append(f"{length - len(expected) * SIZE**2} bytes of shards that no index speaks of")
 
@@ -165,7 +180,9 @@ class Train(Work):
 class Push(Work):
     def prepare(self, place: Path) -> None:
         for i, name in enumerate(("first", "second")):
-            tiny_network.write(place / name, tiny_network.files(seed=i, notes=[name], extra={"figures/roc.png": bytes([i]) * 1000}))
+            tiny_network.write(
+                place / name, tiny_network.files(seed=i, notes=[name], extra={"figures/roc.png": bytes([i]) * 1000})
+            )
         Predictor(place / "first", threads=1).push_to_hub(_repo(place), token=TOKEN)
 
     @staticmethod
@@ -190,7 +207,9 @@ class Download(Work):
     def prepare(self, place: Path) -> None:
         self.hub.plant(_repo(place), tiny_network.files(seed=0, notes=["first"]))
         Predictor.from_hub(_repo(place), cache_dir=place / "cache", threads=1)
-        self.hub.plant(_repo(place), tiny_network.files(seed=1, notes=["second"], extra={"figures/roc.png": bytes(3_000_000)}))
+        self.hub.plant(
+            _repo(place), tiny_network.files(seed=1, notes=["second"], extra={"figures/roc.png": bytes(3_000_000)})
+        )
 
     @staticmethod
     def run(place: Path, shared: Path) -> None:
@@ -198,7 +217,9 @@ class Download(Work):
 
     def look(self, place: Path, found: Found) -> None:
         try:
-            notes = Predictor.from_hub(_repo(place), cache_dir=place / "cache", local_files_only=True, threads=1).config.notes
+            notes = Predictor.from_hub(
+                _repo(place), cache_dir=place / "cache", local_files_only=True, threads=1
+            ).config.notes
         except FileNotFoundError as error:
             found["lost"].append(f"the version that was there: {error}")
             return
@@ -206,8 +227,12 @@ class Download(Work):
             found["corrupt"].append(f"the cache says {notes}")
 
     def end(self, place: Path, found: Found) -> Any:
-        found["left over"] += [path.name for path in place.rglob("*") if path.name.endswith((".incomplete", ".tmp", ".part"))]
-        return Predictor.from_hub(_repo(place), cache_dir=place / "cache", local_files_only=True, threads=1).config.notes
+        found["left over"] += [
+            path.name for path in place.rglob("*") if path.name.endswith((".incomplete", ".tmp", ".part"))
+        ]
+        return Predictor.from_hub(
+            _repo(place), cache_dir=place / "cache", local_files_only=True, threads=1
+        ).config.notes
 
 
 class Predict(Work):
@@ -218,7 +243,16 @@ class Predict(Work):
 
     @staticmethod
     def run(place: Path, shared: Path) -> None:
-        words = ["predict", str(shared / "batch"), "--model", str(shared / "tiny"), "--csv", str(place / "out.csv"), "--heatmaps", str(place / "maps")]
+        words = [
+            "predict",
+            str(shared / "batch"),
+            "--model",
+            str(shared / "tiny"),
+            "--csv",
+            str(place / "out.csv"),
+            "--heatmaps",
+            str(place / "maps"),
+        ]
         if cli.main(words) != 0:
             raise RuntimeError("cxrlib predict failed")
 
@@ -229,7 +263,9 @@ class Predict(Work):
             if not text.endswith("\n") and text:
                 found["corrupt"].append("half a row in the table")
             elif whole and not whole.startswith(text):
-                other = next(((a, b) for a, b in zip(text.splitlines(), whole.splitlines(), strict=False) if a != b), None)
+                other = next(
+                    ((a, b) for a, b in zip(text.splitlines(), whole.splitlines(), strict=False) if a != b), None
+                )
                 found["corrupt"].append(f"rows that are none of the batch's: {other}")
         for path in place.glob("maps/*.png"):
             try:
@@ -246,7 +282,10 @@ class Predict(Work):
         text = (place / "out.csv").read_text("utf-8")
         if len(list(csv.reader(text.splitlines()))) != 17:
             found["lost"].append("rows of the table")
-        return text, {path.name: hashlib.sha256(np.asarray(Image.open(path)).tobytes()).hexdigest() for path in place.glob("maps/*.png")}
+        return text, {
+            path.name: hashlib.sha256(np.asarray(Image.open(path)).tobytes()).hexdigest()
+            for path in place.glob("maps/*.png")
+        }
 
 
 WORKS: dict[str, type[Work]] = {work.__name__.lower(): work for work in (Cache, Save, Push, Download, Predict, Train)}
@@ -288,7 +327,9 @@ def serve(names: list[str]) -> None:
                 os.kill(pid, signal.SIGKILL)
                 killed = True
             time.sleep(0.002)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(ended[1]), "seconds": time.monotonic() - start}), flush=True)
+        print(
+            json.dumps({"code": os.waitstatus_to_exitcode(ended[1]), "seconds": time.monotonic() - start}), flush=True
+        )
 
 
 def _be_victim(task: dict[str, Any]) -> None:
@@ -300,7 +341,9 @@ def _be_victim(task: dict[str, Any]) -> None:
         steps = [0]
 
         def count(event: str, arguments: tuple[Any, ...]) -> None:
-            if event in STEPS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            if event in STEPS or (
+                event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            ):
                 if steps[0] == task["step"]:
                     os.kill(os.getpid(), signal.SIGKILL)
                 steps[0] += 1
@@ -323,12 +366,27 @@ class Victims:
     def __init__(self, names: list[str], top: Path) -> None:
         self.top = top
         command = [sys.executable, __file__, "--serve", *names]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
 
-    def run(self, name: str, place: Path, *, delay: float | None = None, step: int | None = None) -> tuple[int, float, int]:
+    def run(
+        self, name: str, place: Path, *, delay: float | None = None, step: int | None = None
+    ) -> tuple[int, float, int]:
         """Give the exit status, the seconds, and the number of steps of one that was left to end."""
         log = self.top / f"{name}.log"
-        task = {"work": name, "place": str(place), "shared": str(self.top / "shared"), "log": str(log), "delay": delay, "step": step}
+        task = {
+            "work": name,
+            "place": str(place),
+            "shared": str(self.top / "shared"),
+            "log": str(log),
+            "delay": delay,
+            "step": step,
+        }
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write(json.dumps(task) + "\n")
@@ -336,7 +394,11 @@ class Victims:
         answer = json.loads(self.process.stdout.readline())
         if answer["code"] not in (0, -signal.SIGKILL):
             return answer["code"], answer["seconds"], 0
-        return answer["code"], answer["seconds"], int(log.with_suffix(".steps").read_text()) if answer["code"] == 0 else 0
+        return (
+            answer["code"],
+            answer["seconds"],
+            int(log.with_suffix(".steps").read_text()) if answer["code"] == 0 else 0,
+        )
 
 
 def kill(name: str, kills: int, victims: Victims, hub: HubServer, draw: random.Random) -> dict[str, Any]:
@@ -386,7 +448,11 @@ def kill(name: str, kills: int, victims: Victims, hub: HubServer, draw: random.R
             if result != work.reference:
                 found["corrupt"].append(f"it ends otherwise than an unbroken run: {str(result)[:300]}")
             place = begin()
-    return {**done, **{kind: sorted(set(problems))[:10] for kind, problems in found.items()}, "problems": sum(map(len, found.values()))}
+    return {
+        **done,
+        **{kind: sorted(set(problems))[:10] for kind, problems in found.items()},
+        "problems": sum(map(len, found.values())),
+    }
 
 
 def main() -> int:

@@ -18,9 +18,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxrlib import Predictor, gate, images, outliers, phantom, sources
-from cxrlib.cache import decode
-from cxrlib.data import scan
+from cxrlib import Predictor
+from cxrlib.data.cache import decode
+from cxrlib.data.scan import outliers, scan
+from cxrlib.images import decode as images
+from cxrlib.images import phantom, sources
+from cxrlib.runtime import gate
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 SOURCES = ("chest_xray/train", "nih", "rsna")
@@ -75,7 +78,9 @@ def collect(others: Path | None, most: int) -> dict[str, np.ndarray]:
         films = scan(SHARED / source)
         films = films.take(np.sort(rng.permutation(len(films))[:most]))
         found[f"films of {source}"] = np.array(decode(films, size=224, progress=False).films)
-    found["phantoms"] = seen(phantom.draw(10**6 + i, opacity=i % 2 == 1, size=(64, 128, 224, 512, 1024)[i % 5]) for i in range(200))
+    found["phantoms"] = seen(
+        phantom.draw(10**6 + i, opacity=i % 2 == 1, size=(64, 128, 224, 512, 1024)[i % 5]) for i in range(200)
+    )
     pool = np.concatenate([found[f"films of {source}"][:100] for source in SOURCES])
     made = outliers.outliers(pool, 400, seed=10**6)
     found["drawn others"], found["spoilt films"] = made[::2], made[1::2]
@@ -84,7 +89,10 @@ def collect(others: Path | None, most: int) -> dict[str, np.ndarray]:
     found["photographs"] = seen(iter(photos))
     boxes = [(image, *rng.uniform(0, 0.6, 2), rng.uniform(0.35, 0.4)) for image in photos for _ in range(WINDOWS)]
     found["windows of photographs"] = seen(
-        image.crop((int(x * image.width), int(y * image.height), int((x + s) * image.width), int((y + s) * image.height))) for image, x, y, s in boxes
+        image.crop(
+            (int(x * image.width), int(y * image.height), int((x + s) * image.width), int((y + s) * image.height))
+        )
+        for image, x, y, s in boxes
     )
     found["scans of pydicom"] = seen(scans())
     for folder in sorted(path for path in others.iterdir() if path.is_dir()) if others else []:
@@ -99,7 +107,11 @@ def judge(config: gate.GateConfig, features: dict[str, tuple[np.ndarray, np.ndar
         strangeness = watch.measure(embeddings, layouts)
         refused = strangeness > config.refuse
         warned = ~refused & (strangeness > config.warn)
-        table[kind] = {"n": len(strangeness), "refused": round(100 * float(refused.mean()), 2), "warned": round(100 * float(warned.mean()), 2)}
+        table[kind] = {
+            "n": len(strangeness),
+            "refused": round(100 * float(refused.mean()), 2),
+            "warned": round(100 * float(warned.mean()), 2),
+        }
     return table
 
 

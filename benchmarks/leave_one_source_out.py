@@ -15,7 +15,7 @@ import numpy as np
 
 from cxrlib import TrainConfig, evaluate, train
 from cxrlib.config import from_dict
-from cxrlib.data import add_columns, scan
+from cxrlib.data.scan import add_columns, scan
 
 
 def main() -> None:
@@ -36,8 +36,13 @@ def main() -> None:
         held_out = np.array([source == name for source in films.sources])
         run = train(films.take(~held_out), output=options.output / f"without-{name}", config=config)
         report = evaluate(run.bundle, films.take(held_out), output=options.output / f"without-{name}-on-{name}")
-        figures = ", ".join(f"{metric} {getattr(report, metric)}" for metric in ("auroc", "recall", "specificity", "accuracy", "ece"))
-        print(f"{name}, never seen: {figures}; {report.n_refused} of {report.n} refused; threshold {report.threshold:.3f}", flush=True)
+        figures = ", ".join(
+            f"{metric} {getattr(report, metric)}" for metric in ("auroc", "recall", "specificity", "accuracy", "ece")
+        )
+        print(
+            f"{name}, never seen: {figures}; {report.n_refused} of {report.n} refused; threshold {report.threshold:.3f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from cxrlib.cache import open_cache
-from cxrlib.data import scan
-from cxrlib.framing import cells
-from cxrlib.layers import Standardise
-from cxrlib.lungs import EDGES, SIDE, STRIDES
+from cxrlib.data.cache import open_cache
+from cxrlib.data.scan import scan
+from cxrlib.network.framing import cells
+from cxrlib.network.layers import Standardise
+from cxrlib.network.lungs import EDGES, SIDE, STRIDES
 
 USUAL = (0.13, 0.87, 0.50, 0.15, 0.70, 0.82)  # of adults and children, in the order of EDGES
 ACROSS = 3  # the first three are measured across, the others down
@@ -46,7 +46,9 @@ def build() -> keras.Model:
 def window(films: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """What of films (n, s, s) lies between two corners (n, 2), in parts of the side, across and down: (n, 56, 56); beyond the film its edge goes on."""
 
-    def weights(start: np.ndarray, end: np.ndarray) -> np.ndarray:  # (n, 56, s): triangles, as wide as a step of the result where that is wider than a pixel
+    def weights(
+        start: np.ndarray, end: np.ndarray
+    ) -> np.ndarray:  # (n, 56, s): triangles, as wide as a step of the result where that is wider than a pixel
         side = films.shape[1]
         centre = (start[:, None] + (end - start)[:, None] * (np.arange(SIDE) + 0.5) / SIDE) * side - 0.5
         width = np.maximum((end - start) * side / SIDE, 1.0)[:, None, None]
@@ -70,7 +72,9 @@ def augmented(films: np.ndarray, edges: np.ndarray, random: np.random.Generator)
     beyond = beyond[:, :, 1][:, :, None] | beyond[:, :, 0][:, None, :]
     goes_on = random.random(n) < 0.3
     x = np.where(beyond & ~goes_on[:, None, None], random.choice([0, 0, 0, 0.5, 1], n)[:, None, None], x)
-    y = np.concatenate([(edges[:, :ACROSS] - low[:, :1]) / size[:, :1], (edges[:, ACROSS:] - low[:, 1:]) / size[:, 1:]], axis=1)
+    y = np.concatenate(
+        [(edges[:, :ACROSS] - low[:, :1]) / size[:, :1], (edges[:, ACROSS:] - low[:, 1:]) / size[:, 1:]], axis=1
+    )
     mirrored = random.random(n) < 0.3
     x[mirrored] = x[mirrored, :, ::-1]
     y[mirrored, :ACROSS] = 1 - y[mirrored][:, [1, 0, 2]]
@@ -82,7 +86,10 @@ def fit(films: np.ndarray, edges: np.ndarray, steps: int) -> keras.Model:
     """Train on films (n, s, s) in [0, 1] and their edges (n, 6)."""
     keras.utils.set_random_seed(0)
     network, random = build(), np.random.default_rng(0)
-    network.compile(keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(2e-3, steps), weight_decay=1e-3), keras.losses.Huber(0.05))
+    network.compile(
+        keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(2e-3, steps), weight_decay=1e-3),
+        keras.losses.Huber(0.05),
+    )
     for _ in range(steps):
         i = random.integers(0, len(films), 32)
         network.train_on_batch(*augmented(films[i], edges[i], random))
@@ -111,7 +118,10 @@ def main() -> None:
         seen = sources != source
         found = fit(x[seen], edges[seen], options.steps).predict(cells(pixels[~seen], SIDE)[..., None] / 255, verbose=0)
         error, guess = np.abs(found - edges[~seen]), np.abs(edges[seen].mean(axis=0) - edges[~seen])
-        shown = {edge: [round(float(e), 3) for e in pair] for edge, *pair in zip(EDGES, error.mean(axis=0), guess.mean(axis=0), strict=True)}
+        shown = {
+            edge: [round(float(e), 3) for e in pair]
+            for edge, *pair in zip(EDGES, error.mean(axis=0), guess.mean(axis=0), strict=True)
+        }
         print(json.dumps({"never seen": source, "mean error, of the network and of the mean": shown}), flush=True)
 
 

@@ -21,7 +21,10 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 
 import numpy as np
 from PIL import Image
 
-from cxrlib import Predictor, bundle, cache, data, phantom
+from cxrlib import Predictor, bundle
+from cxrlib.data import cache
+from cxrlib.data import scan as data
+from cxrlib.images import phantom
 
 GROUPS = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 SIDE = 1024  # of the decoded films of the training set: 1 MB each
@@ -69,12 +72,20 @@ def epoch(folder: Path, films: int) -> dict[str, object]:
     total = 0
     for part in np.array_split(np.random.default_rng(0).permutation(films), films // 32):
         total += int(pixels[part].sum())
-    return {"films": films, "MB of decoded films": round(films * SIDE**2 / 1e6), "checksum": total, "seconds": round(time.monotonic() - start, 1)}
+    return {
+        "films": films,
+        "MB of decoded films": round(films * SIDE**2 / 1e6),
+        "checksum": total,
+        "seconds": round(time.monotonic() - start, 1),
+    }
 
 
 def limited(films: int, megabytes: int) -> dict[str, object]:
     """Run `epoch` in a control group."""
-    top = next((place for place in GROUPS if (place / "cgroup.procs").exists() and os.access(place / "cgroup.procs", os.W_OK)), None)
+    top = next(
+        (place for place in GROUPS if (place / "cgroup.procs").exists() and os.access(place / "cgroup.procs", os.W_OK)),
+        None,
+    )
     if top is None:
         return {"skipped": "needs root, on a Linux with control groups"}
     group = top / f"cxrlib-{os.getpid()}"
@@ -91,11 +102,15 @@ def limited(films: int, megabytes: int) -> dict[str, object]:
                 path = Path(folder, "films", ("NORMAL", "PNEUMONIA")[i % 2], f"{i}.bmp")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(draw.integers(0, 256, (64, 64), np.uint8)).save(path)
-            enter = f"echo $$ > {group}/cgroup.procs && exec {sys.executable} {__file__} --epoch {folder} --films {films}"
+            enter = (
+                f"echo $$ > {group}/cgroup.procs && exec {sys.executable} {__file__} --epoch {folder} --films {films}"
+            )
             done = subprocess.run(["bash", "-c", enter], capture_output=True, text=True)
             if done.returncode:
                 return {"limit MB": megabytes, "ended with status": done.returncode, "said": done.stderr[-500:]}
-            peak = next((group / name for name in ("memory.max_usage_in_bytes", "memory.peak") if (group / name).exists()), None)
+            peak = next(
+                (group / name for name in ("memory.max_usage_in_bytes", "memory.peak") if (group / name).exists()), None
+            )
             return {
                 "limit MB": megabytes,
                 **json.loads(done.stdout),
@@ -109,7 +124,12 @@ def limited(films: int, megabytes: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictions", type=int, default=10_000)
-    parser.add_argument("--model", type=Path, action="append", help="a bundle, several times if need be; a tiny one and the default one if not given")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        action="append",
+        help="a bundle, several times if need be; a tiny one and the default one if not given",
+    )
     parser.add_argument("--films", type=int, default=800)
     parser.add_argument("--limit", type=int, default=300, metavar="MB")
     parser.add_argument("--epoch", type=Path, help=argparse.SUPPRESS)
@@ -120,7 +140,10 @@ def main() -> None:
     import tiny_network
 
     with tempfile.TemporaryDirectory() as place:
-        models = options.model or [tiny_network.write(Path(place, "tiny"), tiny_network.files()), *([bundle.DEFAULT] if bundle.DEFAULT.is_dir() else [])]
+        models = options.model or [
+            tiny_network.write(Path(place, "tiny"), tiny_network.files()),
+            *([bundle.DEFAULT] if bundle.DEFAULT.is_dir() else []),
+        ]
         for model in models:
             print(json.dumps(predictions(model, options.predictions), indent=1), flush=True)
     print(json.dumps(limited(options.films, options.limit), indent=1))

@@ -17,8 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from cxrlib import bundle, images, sources
-from cxrlib.runtime import Runtime
+from cxrlib import bundle
+from cxrlib.images import decode as images
+from cxrlib.images import sources
+from cxrlib.runtime.litert import Runtime
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 BATCH = 32
@@ -35,19 +37,25 @@ def main() -> None:
     one, many = Runtime(options.model / bundle.RUNTIME, threads=1), Runtime(options.model / bundle.RUNTIME)
     import keras
 
-    import cxrlib.model  # noqa: F401 - the layers that the file names
+    import cxrlib.network.model  # noqa: F401 - the layers that the file names
 
     network = keras.models.load_model(options.model / bundle.KERAS, compile=False)  # one's own file: see SECURITY.md
     found = sources.find(options.films)[: options.most]
     worst = {"keras": 0.0, "many threads, a batch": 0.0, "many threads, film by film": 0.0}
     flips = 0
     for start in range(0, len(found), BATCH):
-        films = np.stack([images.fit(images.read(path, model_size=size), size) for path in found[start : start + BATCH]])  # (b, s, s, 1)
+        films = np.stack(
+            [images.fit(images.read(path, model_size=size), size) for path in found[start : start + BATCH]]
+        )  # (b, s, s, 1)
         reference = one.run(films).probabilities
         kept = np.asarray(network.predict_on_batch(films), np.float64)
         kept = np.concatenate([1 - kept, kept], axis=1) if kept.shape[1] == 1 else kept  # (b, k)
         alone = np.concatenate([many.run(film[None]).probabilities for film in films])
-        for name, other in (("keras", kept), ("many threads, a batch", many.run(films).probabilities), ("many threads, film by film", alone)):
+        for name, other in (
+            ("keras", kept),
+            ("many threads, a batch", many.run(films).probabilities),
+            ("many threads, film by film", alone),
+        ):
             worst[name] = max(worst[name], float(np.abs(other - reference).max()))
         flips += int((kept.argmax(1) != reference.argmax(1)).sum())
     probe = one.run(bundle.probe_image(size)[None]).probabilities[0]
@@ -56,7 +64,9 @@ def main() -> None:
         "largest difference from LiteRT on one thread": worst,
         "films whose most probable label differs between Keras and LiteRT": flips,
         "golden probe": float(np.abs(probe - loaded.config.probe).max()),
-        "versions": {name: metadata.version(name) for name in ("ai-edge-litert", "keras", "tensorflow", "numpy", "pillow")},
+        "versions": {
+            name: metadata.version(name) for name in ("ai-edge-litert", "keras", "tensorflow", "numpy", "pillow")
+        },
         "threads": many.threads,
     }
     print(json.dumps(result, indent=1))

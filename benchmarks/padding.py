@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxrlib import Predictor, sources
+from cxrlib import Predictor
+from cxrlib.images import sources
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 SOURCES = ("native", "nih", "rsna")
@@ -55,9 +56,20 @@ def main() -> None:
                     pairs = [(a, b) for a, b in both if a.accepted]
                     found = {"refused bare": refused, "refused": 1 - len(both) / len(films)}
                     if pairs:
-                        found["within 0.02"] = float(np.mean([abs(a.probability - b.probability) <= 0.02 for a, b in pairs]))
+                        found["within 0.02"] = float(
+                            np.mean([abs(a.probability - b.probability) <= 0.02 for a, b in pairs])
+                        )
                         found["same side"] = float(np.mean([a.label == b.label for a, b in pairs]))
-                    print(json.dumps({f"{source}, {beyond:.0%} beyond, grey {grey}, {kind}": {k: round(v, 4) for k, v in found.items()}}), flush=True)
+                    print(
+                        json.dumps(
+                            {
+                                f"{source}, {beyond:.0%} beyond, grey {grey}, {kind}": {
+                                    k: round(v, 4) for k, v in found.items()
+                                }
+                            }
+                        ),
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

@@ -24,8 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from cxrlib import Predictor, bundle, cores, images, sources
+from cxrlib import Predictor, bundle, cores
 from cxrlib.export import export
+from cxrlib.images import decode as images
+from cxrlib.images import sources
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 FILMS = sources.find(SHARED / "data" / "native")
@@ -76,7 +78,7 @@ def ratio(some: np.ndarray, others: np.ndarray) -> float:
 def keras_model() -> Any:
     import keras
 
-    import cxrlib.model  # noqa: F401 - its layers
+    import cxrlib.network.model  # noqa: F401 - its layers
 
     return keras.models.load_model(bundle.DEFAULT / bundle.KERAS)
 
@@ -180,7 +182,10 @@ def folder() -> dict[str, Any]:
 
     def usual() -> None:
         for i in range(0, len(FILMS), 32):
-            loaded = [keras.utils.load_img(path, color_mode="grayscale", target_size=(SIZE, SIZE), interpolation="bicubic") for path in FILMS[i : i + 32]]
+            loaded = [
+                keras.utils.load_img(path, color_mode="grayscale", target_size=(SIZE, SIZE), interpolation="bicubic")
+                for path in FILMS[i : i + 32]
+            ]
             model.predict(np.stack([keras.utils.img_to_array(film) for film in loaded]) / 255, batch_size=32, verbose=0)
 
     def decoding() -> None:
@@ -199,7 +204,9 @@ def folder() -> dict[str, Any]:
         "films": len(FILMS),
         "films per second": {way: round(len(FILMS) / float(np.median(seconds)), 1) for way, seconds in found.items()},
         "usual loop / cxrlib (3 or more)": ratio(found["load_img and Keras predict"], found["cxrlib"]),
-        "decoding and inference alone / cxrlib (0.85 or more)": ratio(found["decoding"] + found["inference"], found["cxrlib"]),
+        "decoding and inference alone / cxrlib (0.85 or more)": ratio(
+            found["decoding"] + found["inference"], found["cxrlib"]
+        ),
     }
 
 
@@ -228,7 +235,10 @@ def measured(commands: dict[str, tuple[str, ...]], rounds: int) -> dict[str, tup
 def cold() -> dict[str, Any]:
     """One film from a cold process, from start to end."""
     film = str(FILMS[0])
-    both = {"cxrlib predict": ("-m", "cxrlib", "predict", film), "Keras script": ("-c", KERAS_SCRIPT, str(bundle.DEFAULT / bundle.KERAS), film)}
+    both = {
+        "cxrlib predict": ("-m", "cxrlib", "predict", film),
+        "Keras script": ("-c", KERAS_SCRIPT, str(bundle.DEFAULT / bundle.KERAS), film),
+    }
     runs = measured(both, rounds=5)
     return {
         "seconds": {name: round(seconds, 2) for name, (seconds, _, _) in runs.items()},
@@ -242,7 +252,11 @@ def imports() -> dict[str, Any]:
     """`import cxrlib` over bare Python."""
     runs = measured({"python": ("-c", "pass"), "import cxrlib": ("-c", "import cxrlib")}, rounds=15)
     more = [ours - bare for ours, bare in zip(runs["import cxrlib"], runs["python"], strict=True)]
-    return {"seconds more (0.05 or less)": round(more[0], 3), "of processor time": round(more[1], 3), "MB more": round(more[2], 1)}
+    return {
+        "seconds more (0.05 or less)": round(more[0], 3),
+        "of processor time": round(more[1], 3),
+        "MB more": round(more[2], 1),
+    }
 
 
 def small() -> dict[str, Any]:
@@ -269,7 +283,9 @@ def small() -> dict[str, Any]:
             sizes[name], runs[name] = path.stat().st_size, interpreter(path.read_bytes())
     p = {name: np.array([run(film)[0, 1] for film in films]) for name, run in runs.items()}
     turn = itertools.cycle(films)
-    found = timed({name: clock(lambda run=run: run(next(turn)), STEADY) for name, run in runs.items()}, rounds=60, warm=5)  # type: ignore[misc]
+    found = timed(
+        {name: clock(lambda run=run: run(next(turn)), STEADY) for name, run in runs.items()}, rounds=60, warm=5
+    )  # type: ignore[misc]
     keras.backend.clear_session()
     return {
         name: {

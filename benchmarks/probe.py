@@ -28,11 +28,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from cxrlib.cache import open_cache
-from cxrlib.data import scan
-from cxrlib.layers import LevelBands, Standardise
-from cxrlib.model import BACKBONES, LUNGS, build_model
-from cxrlib.sampling import split
+from cxrlib.data.cache import open_cache
+from cxrlib.data.scan import scan
+from cxrlib.data.split import split
+from cxrlib.network.layers import LevelBands, Standardise
+from cxrlib.network.model import BACKBONES, LUNGS, build_model
 
 
 class Equalise(keras.layers.Layer):  # type: ignore[misc]
@@ -49,11 +49,16 @@ class Equalise(keras.layers.Layer):  # type: ignore[misc]
         """Equalise films (n, s, s, 1) in [0, 1]."""
         size = films.shape[1]
         edge, step = size // 8, max(1, round(size / 56))
-        seen = ops.reshape(films[:, edge : size - edge : step, edge : size - edge : step], (-1, len(range(edge, size - edge, step)) ** 2, 1))  # (n, m, 1)
+        seen = ops.reshape(
+            films[:, edge : size - edge : step, edge : size - edge : step],
+            (-1, len(range(edge, size - edge, step)) ** 2, 1),
+        )  # (n, m, 1)
         low, high = ops.min(seen, axis=1), ops.max(seen, axis=1)  # (n, 1)
         span = ops.maximum(high - low, 1e-3)
         cuts = low + span * ops.linspace(0.0, 1.0, self.levels + 1)[None]  # (n, levels + 1)
-        below = ops.mean(ops.cast(seen <= cuts[:, None] + 1e-5, films.dtype), axis=1)  # (n, levels + 1): the distribution
+        below = ops.mean(
+            ops.cast(seen <= cuts[:, None] + 1e-5, films.dtype), axis=1
+        )  # (n, levels + 1): the distribution
         at = ops.clip((ops.reshape(films, (-1, size * size)) - low) / span, 0.0, 1.0) * self.levels  # (n, s * s)
         left = ops.minimum(ops.floor(at), self.levels - 1.0)
         a, b = (ops.take_along_axis(below, ops.cast(left + i, "int32"), axis=1) for i in (0, 1))
@@ -135,12 +140,16 @@ def features(
     if side != prepared_at:
         x = ops.average_pool(ops.image.resize(x, (2 * side, 2 * side), interpolation="bilinear"), 2)
     x = keras.layers.Rescaling(*BACKBONES["mobilenet_v2"].scaling)(x)
-    body = keras.applications.MobileNetV2(input_tensor=ops.concatenate([x] * 3, axis=-1), include_top=False, weights="imagenet")
+    body = keras.applications.MobileNetV2(
+        input_tensor=ops.concatenate([x] * 3, axis=-1), include_top=False, weights="imagenet"
+    )
     pooled = {}
     for depth in DEPTHS:
         for name, window in (("the whole film", WHOLE), ("the middle", CENTRE), ("the lungs", LUNGS)):
             t = body.get_layer(depth).output
-            (top, bottom), (left, right) = ([round(part * side) for part in parts] for parts, side in zip(window, t.shape[1:3], strict=True))
+            (top, bottom), (left, right) = (
+                [round(part * side) for part in parts] for parts, side in zip(window, t.shape[1:3], strict=True)
+            )
             pooled[depth, name] = ops.mean(t[:, top:bottom, left:right], axis=(1, 2))
     net = keras.Model(films, list(pooled.values()))
     found: dict[tuple[str, str], list[np.ndarray]] = {key: [] for key in pooled}
@@ -155,21 +164,34 @@ def as_built(source: Source) -> np.ndarray:
     """The features (n, c) of the network that cxrlib builds."""
     net = build_model()
     pooled = keras.Model(net.input, net.get_layer("dropout").input)
-    return np.concatenate([pooled.predict_on_batch(source.pixels[i : i + 32]) for i in range(0, len(source.pixels), 32)])
+    return np.concatenate(
+        [pooled.predict_on_batch(source.pixels[i : i + 32]) for i in range(0, len(source.pixels), 32)]
+    )
 
 
-def head(x: list[np.ndarray], y: list[np.ndarray], sizes: list[int], strength: float) -> Callable[[np.ndarray], np.ndarray]:
+def head(
+    x: list[np.ndarray], y: list[np.ndarray], sizes: list[int], strength: float
+) -> Callable[[np.ndarray], np.ndarray]:
     """Train on features (n, c) and truths (n,) of several sources; gives what scores features."""
-    w = np.concatenate([size * np.where(t == 1, 0.5 / max(t.sum(), 1), 0.5 / max((1 - t).sum(), 1)) for t, size in zip(y, sizes, strict=True)])
+    w = np.concatenate(
+        [
+            size * np.where(t == 1, 0.5 / max(t.sum(), 1), 0.5 / max((1 - t).sum(), 1))
+            for t, size in zip(y, sizes, strict=True)
+        ]
+    )
     scaler = StandardScaler().fit(np.concatenate(x))
-    model = LogisticRegression(C=strength, max_iter=300).fit(scaler.transform(np.concatenate(x)), np.concatenate(y), sample_weight=w / w.mean())
+    model = LogisticRegression(C=strength, max_iter=300).fit(
+        scaler.transform(np.concatenate(x)), np.concatenate(y), sample_weight=w / w.mean()
+    )
     return lambda films: model.decision_function(scaler.transform(films))
 
 
 def youden(scores: np.ndarray, truth: np.ndarray) -> float:
     """The threshold with the largest sum of sensitivity and specificity."""
     thresholds = np.unique(scores)
-    return float(thresholds[np.argmax([(scores[truth == 1] >= t).mean() + (scores[truth == 0] < t).mean() for t in thresholds])])
+    return float(
+        thresholds[np.argmax([(scores[truth == 1] >= t).mean() + (scores[truth == 0] < t).mean() for t in thresholds])]
+    )
 
 
 def row(name: str, sources: list[Source], x: list[np.ndarray], strength: float, part: float = 1.0) -> str:
@@ -180,21 +202,32 @@ def row(name: str, sources: list[Source], x: list[np.ndarray], strength: float, 
     every = range(len(sources))
 
     def fit(of: Iterable[int], films: list[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-        return head([x[i][films[i]] for i in of], [sources[i].truth[films[i]] for i in of], [sources[i].size for i in of], strength)
+        return head(
+            [x[i][films[i]] for i in of],
+            [sources[i].truth[films[i]] for i in of],
+            [sources[i].size for i in of],
+            strength,
+        )
 
     unseen, at = [], []
     for i, source in enumerate(sources):
         others = [j for j in every if j != i]
         unseen.append(roc_auc_score(source.truth, fit(others, used)(x[i])))
         score = fit(others, kept)
-        scores, truths = zip(*((score(x[j][sources[j].aside]), sources[j].truth[sources[j].aside]) for j in others), strict=True)
+        scores, truths = zip(
+            *((score(x[j][sources[j].aside]), sources[j].truth[sources[j].aside]) for j in others), strict=True
+        )
         threshold = youden(np.concatenate(scores), np.concatenate(truths))
         called = score(x[i]) >= threshold
         at.append(f"{called[source.truth == 1].mean():.2f}/{1 - called[source.truth == 0].mean():.2f}")
     score = fit(every, kept)
-    own = [roc_auc_score(source.truth[source.aside], score(a[source.aside])) for source, a in zip(sources, x, strict=True)]
+    own = [
+        roc_auc_score(source.truth[source.aside], score(a[source.aside])) for source, a in zip(sources, x, strict=True)
+    ]
     figures = [f"{value:.3f}, {pair}" for value, pair in zip(unseen, at, strict=True)]
-    return f"| {name} | {' | '.join(figures)} | **{np.mean(unseen):.3f}** | {', '.join(f'{value:.3f}' for value in own)} |"
+    return (
+        f"| {name} | {' | '.join(figures)} | **{np.mean(unseen):.3f}** | {', '.join(f'{value:.3f}' for value in own)} |"
+    )
 
 
 def reduced(pixels: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -220,7 +253,9 @@ def main() -> None:
     def show(name: str, x: list[np.ndarray], part: float = 1.0) -> None:
         print(row(name, sources, x, options.regularisation, part), flush=True)
 
-    print(f"| | {' | '.join(f'others → {source.name}' for source in sources)} | mean | own: {', '.join(source.name for source in sources)} |")
+    print(
+        f"| | {' | '.join(f'others → {source.name}' for source in sources)} | mean | own: {', '.join(source.name for source in sources)} |"
+    )
     print("|---" * (len(sources) + 3) + "|")
     made = features(sources, PREPARATIONS[OURS]) if {"depth", "window", "data"} & set(wanted) else {}
     for depth, window in made:
@@ -238,7 +273,10 @@ def main() -> None:
             ((112, "block_6_expand_relu"), (112, "block_12_expand_relu"), (64, "block_10_expand_relu")),
             ((112, "block_6_expand_relu"), (112, "block_13_expand_relu"), (64, "block_10_expand_relu")),
         ):
-            together = [np.concatenate(parts, axis=1) for parts in zip(*(shown[side][depth, "the lungs"] for side, depth in looks), strict=True)]
+            together = [
+                np.concatenate(parts, axis=1)
+                for parts in zip(*(shown[side][depth, "the lungs"] for side, depth in looks), strict=True)
+            ]
             show(" and ".join(f"{depth} at {side}" for side, depth in looks), together)
         show("build_model's own", [as_built(source) for source in sources])
     if "levelling" in wanted:
@@ -249,11 +287,20 @@ def main() -> None:
     if "half" in wanted:
         for preparation, layers in AT_HALF.items():
             fine, coarse = (features(sources, layers, prepared_at=112, side=side) for side in (112, 64))
-            looks = [fine["block_6_expand_relu", "the lungs"], fine["block_12_expand_relu", "the lungs"], coarse["block_10_expand_relu", "the lungs"]]
-            show(f"{preparation}; two looks as built", [np.concatenate(parts, axis=1) for parts in zip(*looks, strict=True)])
+            looks = [
+                fine["block_6_expand_relu", "the lungs"],
+                fine["block_12_expand_relu", "the lungs"],
+                coarse["block_10_expand_relu", "the lungs"],
+            ]
+            show(
+                f"{preparation}; two looks as built",
+                [np.concatenate(parts, axis=1) for parts in zip(*looks, strict=True)],
+            )
     if "resolution" in wanted:
         for pixels in (28, 56, 84, 112, 160):
-            show(f"read at {pixels} pixels", features(sources, PREPARATIONS[OURS], reduced(pixels))[CHOSEN, "the lungs"])
+            show(
+                f"read at {pixels} pixels", features(sources, PREPARATIONS[OURS], reduced(pixels))[CHOSEN, "the lungs"]
+            )
     if "data" in wanted:
         for part in (0.05, 0.1, 0.25, 0.5, 1.0):
             show(f"{part:.0%} of the films", made[CHOSEN, "the lungs"], part)

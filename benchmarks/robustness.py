@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from cxrlib import Predictor
-from cxrlib.data import scan
-from cxrlib.metrics import make_report
+from cxrlib.data.scan import scan
+from cxrlib.metrics.compute import make_report
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -32,7 +32,9 @@ def unit(film: Image.Image) -> np.ndarray:
 
 def cut(left: float, top: float, right: float, bottom: float) -> Change:
     """What lies between these parts of the width and of the height."""
-    return lambda film, _: film.crop(tuple(round(part * side) for part, side in zip((left, top, right, bottom), film.size * 2, strict=True)))
+    return lambda film, _: film.crop(
+        tuple(round(part * side) for part, side in zip((left, top, right, bottom), film.size * 2, strict=True))
+    )
 
 
 def gamma(power: float) -> Change:
@@ -56,12 +58,17 @@ def locally(limit: float, tiles: int = 8) -> Change:
                 ceiling = limit * tile.size / 256
                 count = np.minimum(count, ceiling) + np.maximum(count - ceiling, 0).sum() / 256
                 curves[i, j] = count.cumsum() / tile.size
-        for side in pixels.shape:  # for each row and column: the tiles whose centres lie before and behind, and how near the second is
+        for side in (
+            pixels.shape
+        ):  # for each row and column: the tiles whose centres lie before and behind, and how near the second is
             place = (np.arange(side) + 0.5) / side * tiles - 0.5
             before = np.floor(place).astype(int).clip(0, tiles - 1)
             near.append((before, (before + 1).clip(max=tiles - 1), (place - before).clip(0, 1)))
         (top, bottom, down), (left, right, across) = near
-        upper, lower = (curves[row[:, None], left[None], pixels] * (1 - across) + curves[row[:, None], right[None], pixels] * across for row in (top, bottom))
+        upper, lower = (
+            curves[row[:, None], left[None], pixels] * (1 - across) + curves[row[:, None], right[None], pixels] * across
+            for row in (top, bottom)
+        )
         return image(upper * (1 - down[:, None]) + lower * down[:, None])
 
     return change
@@ -111,7 +118,9 @@ def photographed(film: Image.Image, random: np.random.Generator) -> Image.Image:
     width, height = film.size
     x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
     at = random.uniform(-1, 1, 2)
-    lit = unit(film) * (1 - 0.15 * (x**2 + y**2) + 0.12 * random.normal() * x) + 0.12 * np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 0.1)
+    lit = unit(film) * (1 - 0.15 * (x**2 + y**2) + 0.12 * random.normal() * x) + 0.12 * np.exp(
+        -((x - at[0]) ** 2 + (y - at[1]) ** 2) / 0.1
+    )
     square = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
     corners = (square + random.uniform(0, 0.04, (4, 2)) * (1 - 2 * square)) * film.size
     return image(lit).transform(film.size, Image.Transform.QUAD, corners.ravel().tolist(), Image.Resampling.BICUBIC)
@@ -168,10 +177,17 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=300)
     options = parser.parse_args()
     answers, gated, random = Predictor(options.model, gate=False), Predictor(options.model), np.random.default_rng(0)
-    print("| films | how | AUROC | sensitivity | specificity | median film moves by | refused |\n" + "|---" * 7 + "|", flush=True)
+    print(
+        "| films | how | AUROC | sensitivity | specificity | median film moves by | refused |\n" + "|---" * 7 + "|",
+        flush=True,
+    )
     for address in options.sources:
         every = scan(address)
-        films = every.take(np.concatenate([np.sort(random.permutation(np.flatnonzero(every.targets == k))[: options.films]) for k in range(2)]))
+        films = every.take(
+            np.concatenate(
+                [np.sort(random.permutation(np.flatnonzero(every.targets == k))[: options.films]) for k in range(2)]
+            )
+        )
         bare: np.ndarray | None = None
         for name, change in CHANGES.items():
             draw = np.random.default_rng(1)
@@ -180,9 +196,18 @@ def main() -> None:
             refused = np.mean([answer.label is None for answer in gated.predict(changed)])
             logit = np.log(p.clip(1e-6, 1 - 1e-6)) - np.log1p(-p.clip(1e-6, 1 - 1e-6))
             bare = logit if bare is None else bare
-            report = make_report(films.targets, np.stack([1 - p, p], 1), labels=films.labels, threshold=answers.threshold, names=films.names)
+            report = make_report(
+                films.targets,
+                np.stack([1 - p, p], 1),
+                labels=films.labels,
+                threshold=answers.threshold,
+                names=films.names,
+            )
             figures = f"{report.auroc.value:.3f} | {report.recall.value:.3f} | {report.specificity.value:.3f}"
-            print(f"| {films.sources[0]} | {name} | {figures} | {np.median(logit - bare):+.2f} | {refused:.1%} |", flush=True)
+            print(
+                f"| {films.sources[0]} | {name} | {figures} | {np.median(logit - bare):+.2f} | {refused:.1%} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from cxrlib import Predictor, bulk, images
+from cxrlib import Predictor
+from cxrlib import ray as bulk
+from cxrlib.images import decode as images
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -58,7 +60,11 @@ def measure(run, films: list[str]) -> dict[str, float]:
         notes = [json.loads(file.read_text()) for file in Path(folder).iterdir()]
     start = min(note[0] for note in notes)
     seconds = max(note[1] for note in notes) - start
-    return {"rate": len(films) / seconds, "processor": (used + sum(note[2] for note in notes)) / len(films), "until_ready": start - begin}
+    return {
+        "rate": len(films) / seconds,
+        "processor": (used + sum(note[2] for note in notes)) / len(films),
+        "until_ready": start - begin,
+    }
 
 
 def with_processes(films: list[str], workers: int, folder: str) -> None:
@@ -100,7 +106,10 @@ def main() -> None:
     ray.init(num_cpus=max(options.workers), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     rounds = [
         {
-            workers: (measure(functools.partial(with_processes, films, workers), films), measure(functools.partial(with_ray, films, workers), films))
+            workers: (
+                measure(functools.partial(with_processes, films, workers), films),
+                measure(functools.partial(with_ray, films, workers), films),
+            )
             for workers in options.workers
         }
         for _ in range(options.rounds)
@@ -117,7 +126,9 @@ def main() -> None:
                     "processes_films_per_s": round(median(processes["rate"] for processes, _ in pairs), 1),
                     "ray_films_per_s": round(median(ray["rate"] for _, ray in pairs), 1),
                     "ray_over_processes": round(median(ray["rate"] / processes["rate"] for processes, ray in pairs), 3),
-                    "ray_over_processes_by_processor_time": round(median(processes["processor"] / ray["processor"] for processes, ray in pairs), 3),
+                    "ray_over_processes_by_processor_time": round(
+                        median(processes["processor"] / ray["processor"] for processes, ray in pairs), 3
+                    ),
                     "ray_until_ready_s": round(median(ray["until_ready"] for _, ray in pairs), 1),
                     "processor_ms_per_film": round(1000 * processor, 1),
                     "films_per_core_hour": round(3600 / processor),

@@ -22,7 +22,7 @@ from desk import Desk, Upload
 from pages import Pages
 from space_server import ask, serving
 
-from cxrlib import phantom, sources
+from cxrlib.images import phantom, sources
 
 VISITORS, SECONDS = 50, 60.0
 PAGE = "() => window.cxr && document.querySelector('#cx-drop input[type=file]') && document.querySelector('#cx-examples button')"
@@ -31,7 +31,11 @@ PAGE = "() => window.cxr && document.querySelector('#cx-drop input[type=file]') 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        films = sources.find(sys.argv[1])[:40] if len(sys.argv) > 1 else [phantom.save(place / f"film{i}.png", i, size=1400) for i in range(8)]
+        films = (
+            sources.find(sys.argv[1])[:40]
+            if len(sys.argv) > 1
+            else [phantom.save(place / f"film{i}.png", i, size=1400) for i in range(8)]
+        )
         answer(films)
         start(place / "start")
         visitors(place / "visitors", films)
@@ -79,11 +83,18 @@ def start(place: Path) -> None:
                         time.sleep(0.05)
                 page.wait_for_function(PAGE)
                 seconds.append(time.perf_counter() - began)
-                used.append(sum(map(float, Path(f"/proc/{demo.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13])) / os.sysconf("SC_CLK_TCK"))
+                used.append(
+                    sum(
+                        map(float, Path(f"/proc/{demo.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13])
+                    )
+                    / os.sysconf("SC_CLK_TCK")
+                )
             page.close()
         browser.close()
     said = f"{statistics.median(seconds):.2f} s by the clock (best {min(seconds):.2f}), of which the server computed {statistics.median(used):.2f} s"
-    print(f"from the start of the process to a usable page: {said}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(
+        f"from the start of the process to a usable page: {said}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    )
 
 
 def visitors(place: Path, films: list[Path]) -> None:
@@ -111,8 +122,12 @@ def visitors(place: Path, films: list[Path]) -> None:
         left = len(demo.uploads())
     third = len(memory) // 3
     grown = statistics.median(memory[-third:]) - statistics.median(memory[third : 2 * third])
-    print(f"{VISITORS} visitors for {SECONDS:.0f} s: {answers} films answered, {answers / SECONDS:.1f} a second, median wait {statistics.median(waits):.2f} s")
-    print(f"memory: at most {max(memory):.0f} MB, {grown:+.0f} MB from the second to the last third; {left} uploads left on disk")
+    print(
+        f"{VISITORS} visitors for {SECONDS:.0f} s: {answers} films answered, {answers / SECONDS:.1f} a second, median wait {statistics.median(waits):.2f} s"
+    )
+    print(
+        f"memory: at most {max(memory):.0f} MB, {grown:+.0f} MB from the second to the last third; {left} uploads left on disk"
+    )
 
 
 if __name__ == "__main__":

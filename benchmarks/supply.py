@@ -40,7 +40,8 @@ sys.path.append(sys.argv[1])
 import json
 from importlib import metadata
 from pathlib import Path
-from cxrlib import Predictor, phantom
+from cxrlib import Predictor
+from cxrlib.images import phantom
 from cxrlib.bundle import load
 bundle = load(sys.argv[2], threads=1)
 films = [phantom.draw(seed=seed) for seed in range(3)]
@@ -51,7 +52,9 @@ print(json.dumps({"versions": {name: metadata.version(name) for name in names}, 
 
 
 def run(*words: object, cwd: Path | None = None, **more: str) -> str:
-    done = subprocess.run([str(word) for word in words], cwd=cwd, env={**os.environ, **more}, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(word) for word in words], cwd=cwd, env={**os.environ, **more}, capture_output=True, text=True
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, words))[:200]}: {(done.stdout + done.stderr)[-1500:]}")
     return done.stdout
@@ -126,14 +129,22 @@ def main() -> int:
         run("uv", "venv", "--quiet", "--python", sys.executable, tools)
         python = tools / "bin" / "python"
         run("uv", "pip", "install", "--quiet", "--python", python, *TOOLS)
-        first, second = (build(python, options.commit, Path(top, name), zone) for name, zone in (("first", "UTC"), ("second/deeper", "Asia/Tokyo")))
+        first, second = (
+            build(python, options.commit, Path(top, name), zone)
+            for name, zone in (("first", "UTC"), ("second/deeper", "Asia/Tokyo"))
+        )
         if options.output:
             options.output.mkdir(parents=True, exist_ok=True)
             for path in first.values():
                 shutil.copy2(path, options.output)
         for kind in ("sdist", "wheel"):
             same = sha(first[kind]) == sha(second[kind])
-            result[kind] = {"name": first[kind].name, "bytes": first[kind].stat().st_size, "sha256": sha(first[kind]), "built twice alike": same}
+            result[kind] = {
+                "name": first[kind].name,
+                "bytes": first[kind].stat().st_size,
+                "sha256": sha(first[kind]),
+                "built twice alike": same,
+            }
             wrong += [] if same else [f"the {kind} differs from build to build"]
         inside = zipfile.ZipFile(first["wheel"]).namelist()
         wrong += [f"the wheel holds {name}" for name in inside if not re.fullmatch(WHEEL, name)]
@@ -143,7 +154,9 @@ def main() -> int:
             sources = {name.partition("/")[2] for name in archive.getnames()}
         wrong += [f"the sdist lacks {name}" for name in listed if name not in sources]
         wrong += [
-            f"the sdist holds {name}" for name in sorted(sources) if re.match(r"tests/fuzz/found|.*\.(?:dcm|tflite|jpe?g)$", name) and "default/" not in name
+            f"the sdist holds {name}"
+            for name in sorted(sources)
+            if re.match(r"tests/fuzz/found|.*\.(?:dcm|tflite|jpe?g)$", name) and "default/" not in name
         ]
         for words in (("twine", "check", "--strict", *first.values()), ("check-wheel-contents", first["wheel"])):
             try:
@@ -175,7 +188,9 @@ def main() -> int:
                         first["wheel"],
                         *direct(first["wheel"]),
                     )
-                    said = json.loads(run(venv / "bin" / "python", "-I", "-c", SMOKE, "", folder, cwd=Path(top)).splitlines()[-1])
+                    said = json.loads(
+                        run(venv / "bin" / "python", "-I", "-c", SMOKE, "", folder, cwd=Path(top)).splitlines()[-1]
+                    )
                 except RuntimeError as error:
                     wrong.append(f"Python {version}, {which}: {error}")
                     continue
@@ -184,15 +199,29 @@ def main() -> int:
                 if options.audit and which == "highest":
                     frozen = Path(top, "frozen.txt")
                     frozen.write_text(
-                        "".join(line for line in run("uv", "pip", "freeze", "--python", venv / "bin" / "python").splitlines(True) if "cxrlib" not in line)
+                        "".join(
+                            line
+                            for line in run("uv", "pip", "freeze", "--python", venv / "bin" / "python").splitlines(True)
+                            if "cxrlib" not in line
+                        )
                     )
                     try:
-                        result["pip-audit"] = run(tools / "bin" / "pip-audit", "--no-deps", "--disable-pip", "-r", frozen).strip()
+                        result["pip-audit"] = run(
+                            tools / "bin" / "pip-audit", "--no-deps", "--disable-pip", "-r", frozen
+                        ).strip()
                         if "could not be audited" in str(result["pip-audit"]):
-                            result["pip-audit"] = "its database cannot be reached from here: it knows none of the packages"
+                            result["pip-audit"] = (
+                                "its database cannot be reached from here: it knows none of the packages"
+                            )
                     except RuntimeError as error:
-                        reached = "onnection" not in str(error) and "resolve" not in str(error) and "timed out" not in str(error)
-                        result["pip-audit"] = str(error)[-1000:] if reached else "its database cannot be reached from here"
+                        reached = (
+                            "onnection" not in str(error)
+                            and "resolve" not in str(error)
+                            and "timed out" not in str(error)
+                        )
+                        result["pip-audit"] = (
+                            str(error)[-1000:] if reached else "its database cannot be reached from here"
+                        )
                         wrong += ["pip-audit found something"] if reached else []
         spread = max((abs(a - b) for one in answers for a, b in zip(one, answers[0], strict=True)), default=0.0)
         result["largest difference of an answer between these"] = spread

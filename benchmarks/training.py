@@ -31,29 +31,47 @@ def notebook(films: Path, test: str, epochs: int) -> dict[str, object]:
     """Train as notebooks do, and measure."""
     import keras
 
-    from cxrlib import images, metrics
-    from cxrlib.data import scan
+    from cxrlib.data.scan import scan
+    from cxrlib.images import decode as images
+    from cxrlib.metrics import compute as metrics
 
     start = time.perf_counter()
     base = keras.applications.MobileNetV2(input_shape=(224, 224, 3), include_top=False, weights="imagenet")
     base.trainable = False
-    head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(128, activation="relu"), keras.layers.Dropout(0.3)]
+    head = [
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(128, activation="relu"),
+        keras.layers.Dropout(0.3),
+    ]
     model = keras.Sequential([base, *head, keras.layers.Dense(1, activation="sigmoid")])
     model.compile("adam", "binary_crossentropy")
-    generator = keras.src.legacy.preprocessing.image.ImageDataGenerator(rescale=1 / 255, rotation_range=10, zoom_range=0.1, horizontal_flip=True)
+    generator = keras.src.legacy.preprocessing.image.ImageDataGenerator(
+        rescale=1 / 255, rotation_range=10, zoom_range=0.1, horizontal_flip=True
+    )
     flow = generator.flow_from_directory(films, target_size=(224, 224), batch_size=32, class_mode="binary", seed=0)
     model.fit(flow, epochs=epochs, verbose=0)
     seconds = time.perf_counter() - start
     unseen = scan(test)
-    p = [float(model.predict_on_batch(np.repeat(images.fit(images.read(path))[None], 3, -1))[0, 0]) for path in unseen.paths]
-    report = metrics.make_report(unseen.targets, [[1 - x, x] for x in p], labels=unseen.labels, threshold=0.5, names=unseen.paths, patients=unseen.patients)
+    p = [
+        float(model.predict_on_batch(np.repeat(images.fit(images.read(path))[None], 3, -1))[0, 0])
+        for path in unseen.paths
+    ]
+    report = metrics.make_report(
+        unseen.targets,
+        [[1 - x, x] for x in p],
+        labels=unseen.labels,
+        threshold=0.5,
+        names=unseen.paths,
+        patients=unseen.patients,
+    )
     return figures(report, seconds, len(flow.filenames) * epochs)
 
 
 def ours(films: Path, test: str, epochs: int) -> dict[str, object]:
     """Train with cxrlib, and measure."""
-    from cxrlib import TrainConfig, evaluate, fitting, train
-    from cxrlib.data import scan
+    from cxrlib import TrainConfig, evaluate, train
+    from cxrlib.data.scan import scan
+    from cxrlib.network import fit as fitting
 
     took: list[float] = []
     fit_head = fitting.fit_head
@@ -72,13 +90,17 @@ def ours(films: Path, test: str, epochs: int) -> dict[str, object]:
         run = train(films, output=f"{folder}/run", config=config, progress=False)
         seconds = time.perf_counter() - start
         learnt = len(scan(films)) - run.report.n
-        return figures(evaluate(run.bundle, test, progress=False), seconds, learnt * (config.views + epochs)) | {"head": took[0]}
+        return figures(evaluate(run.bundle, test, progress=False), seconds, learnt * (config.views + epochs)) | {
+            "head": took[0]
+        }
 
 
 def figures(report: Any, seconds: float, films: int) -> dict[str, object]:
     """What a row of the table says."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"seconds": seconds, "rate": films / seconds, "memory": memory} | {name: str(getattr(report, name)) for name in METRICS}
+    return {"seconds": seconds, "rate": films / seconds, "memory": memory} | {
+        name: str(getattr(report, name)) for name in METRICS
+    }
 
 
 def main() -> None:
@@ -93,10 +115,14 @@ def main() -> None:
     if options.way:
         from cxrlib import TrainConfig
 
-        work, epochs = (notebook, options.epochs) if options.way == WAYS[0] else (ours, 0 if options.way == WAYS[1] else TrainConfig().epochs)
+        work, epochs = (
+            (notebook, options.epochs)
+            if options.way == WAYS[0]
+            else (ours, 0 if options.way == WAYS[1] else TrainConfig().epochs)
+        )
         print(json.dumps(work(Path(options.train), options.test, epochs)))
         return
-    from cxrlib.data import scan
+    from cxrlib.data.scan import scan
 
     films = scan(options.train)
     with tempfile.TemporaryDirectory() as folder:
@@ -109,11 +135,15 @@ def main() -> None:
         heads = []
         for way in WAYS:
             command = [sys.executable, __file__, folder, options.test, "--epochs", str(options.epochs), "--way", way]
-            row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+            row = json.loads(
+                subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+            )
             if "head" in row:
                 heads.append(row["head"])
             shown = " | ".join(row[name] for name in METRICS)
-            print(f"| {way} | {row['seconds']:.0f} s | {row['rate']:.0f} | {row['memory']:.1f} GB | {shown} |", flush=True)
+            print(
+                f"| {way} | {row['seconds']:.0f} s | {row['rate']:.0f} | {row['memory']:.1f} GB | {shown} |", flush=True
+            )
         print(f"\nFeatures and head by themselves: {' s, '.join(f'{seconds:.0f}' for seconds in heads)} s", flush=True)
 
 

@@ -23,9 +23,9 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxrlib.cache import open_cache
-from cxrlib.data import Dataset, scan
-from cxrlib.model import build_model, serving_graph
+from cxrlib.data.cache import open_cache
+from cxrlib.data.scan import Dataset, scan
+from cxrlib.network.model import build_model, serving_graph
 
 STRENGTH = 0.01
 
@@ -35,7 +35,14 @@ def features(films: Dataset) -> np.ndarray:
     network, pixels = serving_graph(build_model()), open_cache(films)
     starts = range(0, len(films), 64)
     return np.concatenate(
-        [np.asarray(network.predict_on_batch(pixels[np.arange(i, min(i + 64, len(films)))][..., None] / np.float32(255))["embedding"]) for i in starts]
+        [
+            np.asarray(
+                network.predict_on_batch(pixels[np.arange(i, min(i + 64, len(films)))][..., None] / np.float32(255))[
+                    "embedding"
+                ]
+            )
+            for i in starts
+        ]
     )
 
 
@@ -57,7 +64,9 @@ def main(table: str, nih: str, rsna: str, target: str) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("film", "view"))
         for films, answers in ((told, lying), (asked, estimated)):
-            writer.writerows((name, "AP" if answer else "PA") for name, answer in zip(films.names, answers.tolist(), strict=True))
+            writer.writerows(
+                (name, "AP" if answer else "PA") for name, answer in zip(films.names, answers.tolist(), strict=True)
+            )
     found = {
         "AUROC of the estimate": float(roc_auc_score(lying, p)),
         "its accuracy": float(((p > 0) == lying).mean()),

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cxrlib.config import AugmentConfig, BundleError, TrainConfig
-    from cxrlib.estimates import Estimate
     from cxrlib.evaluation import evaluate
-    from cxrlib.explain import Explanation
-    from cxrlib.model import build_model
+    from cxrlib.images.sources import ImageError
+    from cxrlib.metrics.intervals import Estimate
+    from cxrlib.metrics.report import Report
+    from cxrlib.network.model import build_model
     from cxrlib.predictor import Prediction, Predictor
-    from cxrlib.reports import Report
-    from cxrlib.sources import ImageError
+    from cxrlib.runtime.explain import Explanation
     from cxrlib.training import TrainingRun, train
 
 __version__ = "0.1.0"
@@ -21,15 +21,15 @@ __version__ = "0.1.0"
 _HOMES = {
     "AugmentConfig": "config",
     "BundleError": "config",
-    "Estimate": "estimates",
-    "Explanation": "explain",
-    "ImageError": "sources",
+    "Estimate": "metrics.intervals",
+    "Explanation": "runtime.explain",
+    "ImageError": "images.sources",
     "Prediction": "predictor",
     "Predictor": "predictor",
-    "Report": "reports",
+    "Report": "metrics.report",
     "TrainConfig": "config",
     "TrainingRun": "training",
-    "build_model": "model",
+    "build_model": "network.model",
     "evaluate": "evaluation",
     "train": "training",
 }

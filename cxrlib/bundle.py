@@ -21,20 +21,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxrlib import card
 from cxrlib.config import BundleConfig, BundleError, from_dict, to_dict
-from cxrlib.metrics import Report
-from cxrlib.runtime import Runtime
+from cxrlib.metrics.compute import Report
+from cxrlib.reporting import card
+from cxrlib.runtime.litert import Runtime
 
 if TYPE_CHECKING:
     import keras
 
-CONFIG, RUNTIME, KERAS, H5, REPORT, CARD = "config.json", "model.tflite", "model.keras", "model.h5", "report.json", "README.md"
+CONFIG, RUNTIME, KERAS, H5, REPORT, CARD = (
+    "config.json",
+    "model.tflite",
+    "model.keras",
+    "model.h5",
+    "report.json",
+    "README.md",
+)
 DEFAULT = Path(__file__).parent / "default"  # the bundled model
 _PROBE_TOLERANCE = 1e-3  # processors round differently, to about 1e-6; an altered network is off by far more
 _MAX_CONFIG_BYTES = 8 * 2**20
 _MAX_FILE_BYTES = 2**29
-_LISTED = re.compile(r"model\.(?:tflite|keras|h5)|report\.json|README\.md|figures/[A-Za-z0-9][A-Za-z0-9_.-]*\.png")  # all that a config may list
+_LISTED = re.compile(
+    r"model\.(?:tflite|keras|h5)|report\.json|README\.md|figures/[A-Za-z0-9][A-Za-z0-9_.-]*\.png"
+)  # all that a config may list
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +91,9 @@ def probe_image(size: int) -> np.ndarray:
     return image
 
 
-def save(folder: str | os.PathLike[str], model: keras.Model, config: BundleConfig, *, formats: Sequence[str] = ("keras",)) -> Path:
+def save(
+    folder: str | os.PathLike[str], model: keras.Model, config: BundleConfig, *, formats: Sequence[str] = ("keras",)
+) -> Path:
     """Write a bundle: all of it or, if anything goes wrong, nothing.
 
     Args:
@@ -98,7 +109,7 @@ def save(folder: str | os.PathLike[str], model: keras.Model, config: BundleConfi
         ValueError: If a format is not known.
         OSError: If the folder cannot be written, or holds something that is no bundle.
     """
-    from cxrlib.model import export_litert
+    from cxrlib.network.model import export_litert
 
     check_formats(formats)
     target = Path(folder)
@@ -110,7 +121,9 @@ def save(folder: str | os.PathLike[str], model: keras.Model, config: BundleConfi
             model.save(new / KERAS)
         if "h5" in formats:
             _save_h5(model, new / H5)
-        config = dataclasses.replace(config, probe=_probe(Runtime(new / RUNTIME), config.image_size), versions=_versions())
+        config = dataclasses.replace(
+            config, probe=_probe(Runtime(new / RUNTIME), config.image_size), versions=_versions()
+        )
         _seal(new, config, None)
     return target
 
@@ -131,7 +144,13 @@ def check_formats(formats: Sequence[str]) -> None:
         raise ValueError(f"formats must be ('keras',), ('h5',) or both. Received: formats={formats!r}")
 
 
-def update(folder: str | os.PathLike[str], *, report: Report | None = None, history: Mapping[str, Sequence[float]] | None = None, **changes: Any) -> Path:
+def update(
+    folder: str | os.PathLike[str],
+    *,
+    report: Report | None = None,
+    history: Mapping[str, Sequence[float]] | None = None,
+    **changes: Any,
+) -> Path:
     """Change what a bundle says, not its network: the config, the report, and the card, which is rendered anew. Other files in the folder stay.
 
     Args:
@@ -190,7 +209,9 @@ def read_config(data: bytes, where: str = CONFIG) -> BundleConfig:
         content = json.loads(data)
         schema = content.get("schema") if isinstance(content, dict) else None
         if isinstance(schema, int) and schema != BundleConfig.schema:
-            raise BundleError(f"{where} has schema {schema}, this cxrlib reads schema {BundleConfig.schema}: install a cxrlib that reads it")
+            raise BundleError(
+                f"{where} has schema {schema}, this cxrlib reads schema {BundleConfig.schema}: install a cxrlib that reads it"
+            )
         return from_dict(BundleConfig, content)
     except BundleError:
         raise
@@ -229,7 +250,11 @@ def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> Bundl
     """
     root = Path(folder)
     if not root.is_dir():
-        hint = f" (one of the Hub would be hf://{root.as_posix()})" if len(root.parts) == 2 and not root.is_absolute() else ""
+        hint = (
+            f" (one of the Hub would be hf://{root.as_posix()})"
+            if len(root.parts) == 2 and not root.is_absolute()
+            else ""
+        )
         raise FileNotFoundError(f"there is no bundle at {root}{hint}")
     config, network = _read_whole(root)
     runtime = Runtime(network, threads=threads)
@@ -240,7 +265,9 @@ def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> Bundl
     except RuntimeError as error:
         raise BundleError(f"{root / RUNTIME} cannot be run: {error}") from error
     if not np.allclose(found, config.probe, rtol=0, atol=_PROBE_TOLERANCE):
-        raise BundleError(f"{root} fails its golden probe: the probe image gives {_round(found)}, and must give {_round(config.probe)}")
+        raise BundleError(
+            f"{root} fails its golden probe: the probe image gives {_round(found)}, and must give {_round(config.probe)}"
+        )
     return Bundle(root, config, runtime)
 
 
@@ -289,7 +316,9 @@ def load_weights(model: keras.Model, folder: str | os.PathLike[str]) -> None:
                 warnings.simplefilter("ignore")  # what is skipped on purpose; all else is an error
                 model.load_weights(weights, skip_mismatch=(1 if labels == 2 else labels) != units)
     except (zipfile.BadZipFile, ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
-        raise BundleError(f"{loaded.folder / KERAS} is damaged or of another architecture: {_first_line(error)}") from error
+        raise BundleError(
+            f"{loaded.folder / KERAS} is damaged or of another architecture: {_first_line(error)}"
+        ) from error
 
 
 def _check_files(config: BundleConfig) -> dict[str, str]:
@@ -312,7 +341,9 @@ def _read_whole(root: Path) -> tuple[BundleConfig, bytes]:
             for name, digest in _check_files(config).items():
                 content = _read(root, name)
                 if hashlib.sha256(content).hexdigest() != digest:
-                    raise BundleError(f"{root / name} was altered or damaged: its SHA-256 is not the one that {CONFIG} lists")
+                    raise BundleError(
+                        f"{root / name} was altered or damaged: its SHA-256 is not the one that {CONFIG} lists"
+                    )
                 if name == RUNTIME:
                     network = content
             return config, network
@@ -355,18 +386,24 @@ def _save_h5(model: keras.Model, path: Path) -> None:
         model.save(path)
 
 
-def _save_report(report: Report, folder: Path, config: BundleConfig, history: Mapping[str, Sequence[float]] | None) -> None:
-    from cxrlib import plots
+def _save_report(
+    report: Report, folder: Path, config: BundleConfig, history: Mapping[str, Sequence[float]] | None
+) -> None:
+    from cxrlib.reporting import plots
 
     points = {name: point.threshold for name, point in config.operating_points.items()}
-    plots.save(report, folder / "figures", points=points or None, history=history)  # no samples: films of patients stay where they are
+    plots.save(
+        report, folder / "figures", points=points or None, history=history
+    )  # no samples: films of patients stay where they are
     (folder / REPORT).write_text(report.to_json(predictions=False), "utf-8")
 
 
 def _seal(folder: Path, config: BundleConfig, report: Report | None) -> None:
     """Render the card, hash every file, and write the config last."""
     (folder / CARD).write_bytes(_card(config, report))
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != CONFIG)
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != CONFIG
+    )
     files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     (folder / CONFIG).write_bytes(_json(dataclasses.replace(config, files=files)))
 

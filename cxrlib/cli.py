@@ -16,9 +16,9 @@ from cxrlib import __version__
 from cxrlib.config import DISCLAIMER, BundleError, TrainConfig
 
 if TYPE_CHECKING:
-    from cxrlib.data import Dataset
+    from cxrlib.data.scan import Dataset
+    from cxrlib.images.sources import ImageError
     from cxrlib.predictor import Prediction, Predictor
-    from cxrlib.sources import ImageError
 
 
 class _UsageError(Exception):
@@ -80,9 +80,23 @@ def _parser() -> argparse.ArgumentParser:
     _decision_options(predict)
     predict.add_argument("--json", action="store_true", help="print one JSON object a line")
     predict.add_argument("--csv", type=Path, metavar="FILE", help="also write a table")
-    predict.add_argument("--heatmaps", type=Path, metavar="DIR", help="also write every accepted film with its heatmap, into a folder of its own")
-    predict.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: films by the million, on this machine or a cluster")
-    predict.add_argument("--output", metavar="DIR", help="where --engine ray puts its Parquet files; a run that was stopped goes on there")
+    predict.add_argument(
+        "--heatmaps",
+        type=Path,
+        metavar="DIR",
+        help="also write every accepted film with its heatmap, into a folder of its own",
+    )
+    predict.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: films by the million, on this machine or a cluster",
+    )
+    predict.add_argument(
+        "--output",
+        metavar="DIR",
+        help="where --engine ray puts its Parquet files; a run that was stopped goes on there",
+    )
     predict.add_argument("--workers", type=int, metavar="N", help="of --engine ray; one per core when not given")
 
     phantom = add("phantom", _phantom, "Draw a chest film, to try things without data.")
@@ -98,15 +112,35 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=int, help="epochs of fine-tuning; 0 trains the head alone")
     train.add_argument("--seed", type=int, help="of the split, the draws and the augmentation")
     train.add_argument("--init", default="imagenet", metavar="imagenet|none|BUNDLE", help="initial weights")
-    train.add_argument("--formats", nargs="+", choices=("keras", "h5"), default=["keras"], help="Keras files to write beside model.tflite")
+    train.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("keras", "h5"),
+        default=["keras"],
+        help="Keras files to write beside model.tflite",
+    )
     leaks = train.add_mutually_exclusive_group()
-    leaks.add_argument("--drop-duplicates", action="store_const", const="drop", dest="leaks", help="leave out surplus copies and patients in two splits")
-    leaks.add_argument("--allow-leaks", action="store_const", const="allow", dest="leaks", help="train all the same; the bundle says so")
+    leaks.add_argument(
+        "--drop-duplicates",
+        action="store_const",
+        const="drop",
+        dest="leaks",
+        help="leave out surplus copies and patients in two splits",
+    )
+    leaks.add_argument(
+        "--allow-leaks",
+        action="store_const",
+        const="allow",
+        dest="leaks",
+        help="train all the same; the bundle says so",
+    )
 
     evaluate = add("evaluate", _evaluate, "Measure a model on films with known labels.")
     evaluate.add_argument("model", metavar="MODEL", help=_MODEL)
     _data_options(evaluate)
-    evaluate.add_argument("--output", type=Path, metavar="DIR", help="where the report goes; without it, the figures are only printed")
+    evaluate.add_argument(
+        "--output", type=Path, metavar="DIR", help="where the report goes; without it, the figures are only printed"
+    )
     evaluate.add_argument("--split", help="measure only this split, such as test")
     _decision_options(evaluate)
 
@@ -118,7 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     publish = add("publish", _publish, "Publish a model on the Hugging Face Hub.")
     publish.add_argument("model", metavar="MODEL", help=_MODEL)
     publish.add_argument("repo", metavar="user/repo")
-    publish.add_argument("--space", metavar="user/space", help="also publish the demo, bound to this model and revision")
+    publish.add_argument(
+        "--space", metavar="user/space", help="also publish the demo, bound to this model and revision"
+    )
     publish.add_argument("--private", action="store_true")
     publish.add_argument("--revision", help="branch to commit to")
     publish.add_argument("--message", help="title of the commit")
@@ -132,14 +168,24 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("model", nargs="?", metavar="MODEL", help=_MODEL)
     info.add_argument("--model", dest="model_option", metavar="MODEL", help=argparse.SUPPRESS)
     info.add_argument("--json", action="store_true", help="print the bundle's config")
-    info.add_argument("--prevalence", type=_probability, help="also say what the answers are worth where this part of the films is positive, in [0, 1]")
+    info.add_argument(
+        "--prevalence",
+        type=_probability,
+        help="also say what the answers are worth where this part of the films is positive, in [0, 1]",
+    )
 
     export = add("export", _export, "Write a model in another form, and check that it answers the same.")
     export.add_argument("model", metavar="MODEL", help=_MODEL)
     export.add_argument("--format", required=True, choices=("onnx", "saved_model", "litert", "int8"))
-    export.add_argument("--output", type=Path, required=True, metavar="PATH", help="file or, for saved_model, folder to write")
     export.add_argument(
-        "--films", nargs="+", default=[], metavar="PATH", help="films and folders to check on, and to quantise with; drawn phantoms when not given"
+        "--output", type=Path, required=True, metavar="PATH", help="file or, for saved_model, folder to write"
+    )
+    export.add_argument(
+        "--films",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="films and folders to check on, and to quantise with; drawn phantoms when not given",
     )
 
     clean = add("clean", _clean, "Remove the cache of decoded films.")
@@ -151,22 +197,39 @@ _MODEL = 'a bundle\'s folder, hf://user/repo[@revision], or "default" for the bu
 
 
 def _model_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="MODEL", help="a bundle's folder or hf://user/repo[@revision]; the bundled model when not given")
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="a bundle's folder or hf://user/repo[@revision]; the bundled model when not given",
+    )
 
 
 def _data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="+", metavar="DATA", help="a folder of class folders, a CSV manifest, or hf://datasets/user/name")
+    parser.add_argument(
+        "data", nargs="+", metavar="DATA", help="a folder of class folders, a CSV manifest, or hf://datasets/user/name"
+    )
     parser.add_argument("--patient-pattern", metavar="REGEX", help="finds the patient in a film's name")
-    parser.add_argument("--columns", type=Path, metavar="FILE", help="a CSV table of what is known of the films, such as their view, one line per film")
+    parser.add_argument(
+        "--columns",
+        type=Path,
+        metavar="FILE",
+        help="a CSV table of what is known of the films, such as their view, one line per film",
+    )
 
 
 def _labels_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="the classes, the healthy one first; those found when not given")
+    parser.add_argument(
+        "--labels", nargs="+", metavar="LABEL", help="the classes, the healthy one first; those found when not given"
+    )
 
 
 def _decision_options(parser: argparse.ArgumentParser) -> None:
     decision = parser.add_mutually_exclusive_group()
-    decision.add_argument("--operating-point", metavar="NAME", help="which of the model's thresholds to use, such as screening or balanced")
+    decision.add_argument(
+        "--operating-point",
+        metavar="NAME",
+        help="which of the model's thresholds to use, such as screening or balanced",
+    )
     decision.add_argument("--threshold", type=_probability, help="a threshold of your own, in [0, 1]")
     parser.add_argument("--no-gate", action="store_true", help="answer even for pictures that are no chest films")
 
@@ -222,7 +285,12 @@ def _without_greeting() -> Iterator[None]:
 
 def _deciding(options: argparse.Namespace) -> Predictor:
     try:
-        return _load(options.model, operating_point=options.operating_point, threshold=options.threshold, gate=not options.no_gate)
+        return _load(
+            options.model,
+            operating_point=options.operating_point,
+            threshold=options.threshold,
+            gate=not options.no_gate,
+        )
     except BundleError:
         raise
     except ValueError as error:  # such as a point that the model does not have
@@ -230,9 +298,9 @@ def _deciding(options: argparse.Namespace) -> Predictor:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from cxrlib.images.sources import ImageError
     from cxrlib.predictor import UNREADABLE
     from cxrlib.progress import track
-    from cxrlib.sources import ImageError
 
     if options.engine == "ray":
         return _predict_in_bulk(options)
@@ -246,9 +314,13 @@ def _predict(options: argparse.Namespace) -> int:
     predictor = _deciding(options)
     failed = 0
     with ExitStack() as stack:
-        row = stack.enter_context(_table(options.csv, predictor.labels, bool(options.heatmaps))) if options.csv else None
+        row = (
+            stack.enter_context(_table(options.csv, predictor.labels, bool(options.heatmaps))) if options.csv else None
+        )
         answers = _answers(predictor, films, options.heatmaps)
-        for film, (answer, heatmap) in zip(films, track(answers, "predict", total=len(films), shown=not sys.stdout.isatty()), strict=True):
+        for film, (answer, heatmap) in zip(
+            films, track(answers, "predict", total=len(films), shown=not sys.stdout.isatty()), strict=True
+        ):
             if isinstance(answer, ImageError):
                 failed += 1
                 answer = _unanswered(film, answer, predictor)
@@ -266,7 +338,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _predict_in_bulk(options: argparse.Namespace) -> int:
-    from cxrlib import bulk
+    from cxrlib import ray as bulk
 
     if not options.output or options.json or options.csv or options.heatmaps:
         raise _UsageError("--engine ray needs --output for its Parquet files, and takes no --json, --csv or --heatmaps")
@@ -279,7 +351,7 @@ def _predict_in_bulk(options: argparse.Namespace) -> int:
 
 def _films(paths: Iterable[str]) -> Iterator[str]:
     """Paths and URLs as given, and what lies below folders; a folder without films, or one that cannot be listed, stands for itself, and cannot be read."""
-    from cxrlib import sources
+    from cxrlib.images import sources
 
     for path in paths:
         below = [str(film) for film in sources.find(path, strict=False)] if os.path.isdir(path) else []
@@ -287,8 +359,8 @@ def _films(paths: Iterable[str]) -> Iterator[str]:
 
 
 def _unanswered(film: str, error: ImageError, predictor: Predictor) -> Prediction:
+    from cxrlib.images.sources import find, name_of
     from cxrlib.predictor import unanswered
-    from cxrlib.sources import find, name_of
 
     reason = str(error)
     if os.path.isdir(film):
@@ -310,7 +382,14 @@ def _table(path: Path, labels: Sequence[str], heatmaps: bool) -> Iterator[Callab
 
         def row(answer: Prediction, heatmap: Path | None) -> None:
             fields = answer.to_dict()
-            writer.writerow([*(fields[column] for column in columns), *fields["probabilities"].values(), "; ".join(answer.reasons), *[heatmap] * heatmaps])
+            writer.writerow(
+                [
+                    *(fields[column] for column in columns),
+                    *fields["probabilities"].values(),
+                    "; ".join(answer.reasons),
+                    *[heatmap] * heatmaps,
+                ]
+            )
 
         yield row
 
@@ -321,24 +400,30 @@ def _places(films: Iterable[str]) -> Iterator[tuple[str, Path]]:
 
 
 def _check_table(table: Path, films: Iterable[str]) -> None:
-    from cxrlib.sources import EXTENSIONS
+    from cxrlib.images.sources import EXTENSIONS
 
     if table.suffix.lower() in EXTENSIONS or table.resolve() in (place for _, place in _places(films)):
-        raise _UsageError(f"--csv needs a file of its own, so that no film is overwritten, with another ending than a film's. Received: {table}")
+        raise _UsageError(
+            f"--csv needs a file of its own, so that no film is overwritten, with another ending than a film's. Received: {table}"
+        )
 
 
 def _check_folder(folder: Path, films: Iterable[str]) -> None:
     own = folder.resolve()
     if film := next((film for film, place in _places(films) if place.parent == own), None):
-        raise _UsageError(f"--heatmaps needs a folder of its own, so that no film is overwritten: {folder} holds {film}")
+        raise _UsageError(
+            f"--heatmaps needs a folder of its own, so that no film is overwritten: {folder} holds {film}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _answers(predictor: Predictor, films: Iterable[str], folder: Path | None) -> Iterator[tuple[Prediction | ImageError, Path | None]]:
+def _answers(
+    predictor: Predictor, films: Iterable[str], folder: Path | None
+) -> Iterator[tuple[Prediction | ImageError, Path | None]]:
     """Predictions; with a folder, each accepted one with the place of its picture, named after the film: of two of one name, the second gets a number."""
     from dataclasses import replace
 
-    from cxrlib.sources import ImageError, name_of
+    from cxrlib.images.sources import ImageError, name_of
 
     if folder is None:
         yield from ((answer, None) for answer in predictor.stream(films, errors="return"))
@@ -353,7 +438,11 @@ def _answers(predictor: Predictor, films: Iterable[str], folder: Path | None) ->
         heatmap = None
         if explanation.prediction.accepted:
             stem = os.fsencode(Path(name_of(film)).stem)[:200].decode("utf-8", "ignore")  # a name may have 255 bytes
-            name = next(name for name in (stem, *(f"{stem}-{i}" for i in range(2, len(taken) + 3))) if name.casefold() not in taken)
+            name = next(
+                name
+                for name in (stem, *(f"{stem}-{i}" for i in range(2, len(taken) + 3)))
+                if name.casefold() not in taken
+            )
             taken.add(name.casefold())
             part, heatmap = folder / f".{os.getpid()}.part", folder / f"{name}.png"
             explanation.overlay().save(part, "PNG")
@@ -369,16 +458,18 @@ def _sentence(p: Prediction) -> str:
 
 
 def _phantom(options: argparse.Namespace) -> int:
-    from cxrlib import phantom
+    from cxrlib.images import phantom
 
     phantom.save(options.file, options.seed, opacity=options.opacity)
-    sys.stdout.write(f"{options.file}: a drawn chest {'with an opacity' if options.opacity else 'without an opacity'}, no patient's\n")
+    sys.stdout.write(
+        f"{options.file}: a drawn chest {'with an opacity' if options.opacity else 'without an opacity'}, no patient's\n"
+    )
     return 0
 
 
 def _scan(options: argparse.Namespace, **which: Any) -> Dataset:
     """The films of `_data_options`."""
-    from cxrlib.data import add_columns, scan
+    from cxrlib.data.scan import add_columns, scan
 
     films = scan(options.data, patient_pattern=options.patient_pattern, **which)
     return add_columns(films, options.columns) if options.columns else films
@@ -416,7 +507,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     predictor = _deciding(options)
     report = evaluate(predictor, _scan(options, labels=predictor.labels), split=options.split, output=options.output)
     sys.stdout.write(f"{_figures(report)}\n" + (f"{options.output / 'report.html'}\n" if options.output else ""))
-    unreadable = [row.refused.removeprefix(UNREADABLE) for row in report.predictions if row.refused.startswith(UNREADABLE)]
+    unreadable = [
+        row.refused.removeprefix(UNREADABLE) for row in report.predictions if row.refused.startswith(UNREADABLE)
+    ]
     for reason in unreadable:
         _complain(reason, 1)
     return 1 if unreadable else 0
@@ -425,20 +518,26 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _figures(report: Any) -> str:
     """The figures of a report as a small table, sources below each other."""
     names = ("auroc", "accuracy", "precision", "recall", "specificity", "f1", "ece")
-    lines = [f"{report.n:,} films, {report.n_refused:,} refused" + (f", threshold {report.threshold:.3f}" if report.threshold is not None else "")]
+    lines = [
+        f"{report.n:,} films, {report.n_refused:,} refused"
+        + (f", threshold {report.threshold:.3f}" if report.threshold is not None else "")
+    ]
     lines += [f"  {name:<12} {getattr(report, name)}" for name in names]
     lines += ["  confusion matrix (rows: truth; columns: " + ", ".join(report.labels) + ")"]
     lines += [
-        f"    {label:<12} " + " ".join(f"{count:>6}" for count in row) for label, row in zip(report.labels, report.confusion_matrix.tolist(), strict=True)
+        f"    {label:<12} " + " ".join(f"{count:>6}" for count in row)
+        for label, row in zip(report.labels, report.confusion_matrix.tolist(), strict=True)
     ]
     for source, part in report.by_source.items():
-        lines.append(f"  {source}: " + ", ".join(f"{name} {getattr(part, name)}" for name in ("auroc", "recall", "specificity")))
+        lines.append(
+            f"  {source}: " + ", ".join(f"{name} {getattr(part, name)}" for name in ("auroc", "recall", "specificity"))
+        )
     lines += [f"  note: {statement}" for statement in report.statements]
     return "\n".join(lines)
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from cxrlib.audit import audit
+    from cxrlib.data.audit import audit
 
     found = audit(_scan(options, labels=options.labels))
     sys.stdout.write((found.to_json() if options.json else str(found)) + "\n")
@@ -447,13 +546,22 @@ def _audit(options: argparse.Namespace) -> int:
 
 def _publish(options: argparse.Namespace) -> int:
     predictor = _load(options.model)
-    published = predictor.push_to_hub(options.repo, private=options.private, revision=options.revision, commit_message=options.message)
+    published = predictor.push_to_hub(
+        options.repo, private=options.private, revision=options.revision, commit_message=options.message
+    )
     sys.stdout.write(f"{published.url}\n")
     if options.space:
         from cxrlib import hub
 
         library = Path(__file__).parent
-        space = hub.publish_space(_space(), options.space, model=options.repo, revision=published.revision, library=library, private=options.private)
+        space = hub.publish_space(
+            _space(),
+            options.space,
+            model=options.repo,
+            revision=published.revision,
+            library=library,
+            private=options.private,
+        )
         sys.stdout.write(f"{space.url}\n")
     return 0
 
@@ -479,7 +587,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     from cxrlib.config import to_dict
-    from cxrlib.operating_points import predictive_values
+    from cxrlib.metrics.thresholds import predictive_values
 
     predictor = _load(options.model_option or options.model)
     config = predictor.config
@@ -501,10 +609,14 @@ def _info(options: argparse.Namespace) -> int:
         )
         if options.prevalence is not None:
             ppv, npv = predictive_values(point.sensitivity, point.specificity, options.prevalence)
-            lines.append(f"{'':<12} of 100 films {100 * options.prevalence:g} positive: a positive answer is right in {ppv:.1%}, a negative one in {npv:.1%}")
+            lines.append(
+                f"{'':<12} of 100 films {100 * options.prevalence:g} positive: a positive answer is right in {ppv:.1%}, a negative one in {npv:.1%}"
+            )
     for source in config.sources:
         films, aside = sum(source.train.values()), sum(source.validation.values())
-        lines.append(f"source       {source.name}: {films:,} films trained on, {aside:,} validated, labels believed to {source.trust:.0%}")
+        lines.append(
+            f"source       {source.name}: {films:,} films trained on, {aside:,} validated, labels believed to {source.trust:.0%}"
+        )
     lines += [f"note         {note}" for note in config.notes]
     report = predictor.report
     sys.stdout.write("\n".join(lines) + "\n" + (f"{_figures(report)}\n" if report else "") + f"{DISCLAIMER}\n")
@@ -521,7 +633,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _clean(options: argparse.Namespace) -> int:
-    from cxrlib.cache import clean
+    from cxrlib.data.cache import clean
 
     sys.stdout.write(f"{clean(options.cache) / 2**20:,.0f} MiB freed\n")
     return 0

@@ -42,7 +42,12 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
         >>> check_labels(["NORMAL", "PNEUMONIA"])
         ('NORMAL', 'PNEUMONIA')
     """
-    if isinstance(labels, str) or len(labels) < 2 or len(set(labels)) != len(labels) or not all(isinstance(x, str) and x for x in labels):
+    if (
+        isinstance(labels, str)
+        or len(labels) < 2
+        or len(set(labels)) != len(labels)
+        or not all(isinstance(x, str) and x for x in labels)
+    ):
         raise ValueError(f"labels must be two or more different, non-empty class names. Received: labels={labels!r}")
     return tuple(labels)
 
@@ -144,7 +149,7 @@ class TrainConfig:
     """The recipe of a training run.
 
     Args:
-        backbone: A name in `cxrlib.model.BACKBONES`.
+        backbone: A name in `cxrlib.network.model.BACKBONES`.
         image_size: Height and width that films are fitted to, in pixels.
         dropout: Part of the pooled features dropped while fine-tuning, in [0, 1).
         views: Views of every film whose frozen features the head is trained on: the first is the film itself, the others are augmented.
@@ -168,14 +173,14 @@ class TrainConfig:
             measured without a look at labels, by cutting the tops off films: other hospitals frame their films otherwise.
         margin: Part of a film's height and width, at each edge, that the trained network is not shown, in [0, 0.25]. Training shows it whole films.
         follow: How far what the trained network is shown of a film follows the outer edges of the lungs, in [0, 1]: 0 shows all films alike, 1 shows all lungs
-            equally wide (`cxrlib.layers.Show`).
+            equally wide (`cxrlib.network.layers.Show`).
         detail: How much of the contrast of the finest band of frequencies, as training shows it, the trained network is shown, in [0, 1].
         patience: Fine-tuning stops after so many epochs without a better validation AUROC.
         validation: Part of the patients set aside for validation, in (0, 1).
         balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
         balance_by: Columns of the data within whose values the classes are balanced too, so that they cannot stand for the disease
-            (`cxrlib.sampling.weights`). DICOM files and manifests may say the `view`; the `framing` is measured where it tells classes apart
-            (`cxrlib.framing.groups`), unless a column of that name says it.
+            (`cxrlib.data.split.weights`). DICOM files and manifests may say the `view`; the `framing` is measured where it tells classes apart
+            (`cxrlib.network.framing.groups`), unless a column of that name says it.
         source_power: A source of n films counts n to this power: 1 by its size, 0 as much as any other.
         source_trust: Among several sources, the films of one count by (2 AUROC - 1) to this power, the AUROC being that of a head trained on all sources, in
             cross-validation on the films of this one, balanced alike: labels that the other films contradict count little. 0 believes all labels alike.
@@ -223,7 +228,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.balance_by, tuple):
-            raise ValueError(f"balance_by must be a tuple of names of columns. Received: balance_by={self.balance_by!r}")
+            raise ValueError(
+                f"balance_by must be a tuple of names of columns. Received: balance_by={self.balance_by!r}"
+            )
         _check_types(self)
         for name, low, high in (
             ("image_size", 32, 2048),
@@ -301,13 +308,17 @@ class Array:
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float16", "float32") or any(n < 1 for n in self.shape):
-            raise ValueError(f"an array must be float16 or float32 and not empty. Received: dtype={self.dtype!r}, shape={self.shape}")
+            raise ValueError(
+                f"an array must be float16 or float32 and not empty. Received: dtype={self.dtype!r}, shape={self.shape}"
+            )
         try:
             raw = base64.b64decode(self.data, validate=True)
         except (binascii.Error, ValueError) as error:
             raise ValueError(f"an array's data must be base64 ({error})") from error
         if len(raw) != math.prod(self.shape) * np.dtype(self.dtype).itemsize:
-            raise ValueError(f"an array's data must fill its shape. Received: {len(raw)} bytes for shape={self.shape}, dtype={self.dtype}")
+            raise ValueError(
+                f"an array's data must fill its shape. Received: {len(raw)} bytes for shape={self.shape}, dtype={self.dtype}"
+            )
         if not np.isfinite(self.numpy()).all():
             raise ValueError("an array's values must be finite")
 
@@ -392,14 +403,23 @@ class BundleConfig:
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
-            raise BundleError(f"the bundle has schema {self.schema}, this cxrlib reads schema {SCHEMA}: install the version that the bundle names")
+            raise BundleError(
+                f"the bundle has schema {self.schema}, this cxrlib reads schema {SCHEMA}: install the version that the bundle names"
+            )
         check_labels(self.labels)
         _between(self, "image_size", 32, 2048)
         _between(self, "temperature", 1e-3, 1e3)
         if len(self.probe) != len(self.labels):
-            raise ValueError(f"probe must hold one probability per label. Received: {len(self.probe)} for {len(self.labels)} labels")
-        if (self.default_point is None) == bool(self.operating_points) or self.default_point not in (*self.operating_points, None):
-            raise ValueError(f"default_point must name one of the operating points {sorted(self.operating_points)}. Received: {self.default_point!r}")
+            raise ValueError(
+                f"probe must hold one probability per label. Received: {len(self.probe)} for {len(self.labels)} labels"
+            )
+        if (self.default_point is None) == bool(self.operating_points) or self.default_point not in (
+            *self.operating_points,
+            None,
+        ):
+            raise ValueError(
+                f"default_point must name one of the operating points {sorted(self.operating_points)}. Received: {self.default_point!r}"
+            )
         for name, digest in self.files.items():
             check_file_name(name)
             if not re.fullmatch(r"[0-9a-f]{64}", digest):
@@ -455,7 +475,11 @@ def from_dict(kind: type[T], data: Any, *, where: str = "config") -> T:
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(data) - set(fields), key=str):
         raise ValueError(f"{where} has unknown fields: {', '.join(map(str, unknown))}. Known: {', '.join(fields)}")
-    optional = {n for n, f in fields.items() if f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING}
+    optional = {
+        n
+        for n, f in fields.items()
+        if f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+    }
     if missing := [name for name in fields if name not in data and name not in optional]:
         raise ValueError(f"{where} lacks: {', '.join(missing)}")
     return kind(**{name: _typed(hints[name], value, f"{where}.{name}") for name, value in data.items()})
@@ -493,7 +517,9 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value
-    raise ValueError(f"{where} must be {getattr(hint, '__name__', hint) if origin is None else hint}. Received: {value!r:.80}")
+    raise ValueError(
+        f"{where} must be {getattr(hint, '__name__', hint) if origin is None else hint}. Received: {value!r:.80}"
+    )
 
 
 _SAFE_NAME = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9_.-]*/)?[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxrlib import images, plots
-from cxrlib.data import Data, Dataset, of_split, scan
-from cxrlib.metrics import Report, make_report
+from cxrlib.data.scan import Data, Dataset, of_split, scan
+from cxrlib.images import decode as images
+from cxrlib.images.sources import ImageError
+from cxrlib.metrics.compute import Report, make_report
 from cxrlib.predictor import UNREADABLE, Predictor
 from cxrlib.progress import track
-from cxrlib.sources import ImageError
+from cxrlib.reporting import plots
 
 if TYPE_CHECKING:
     import keras
@@ -55,14 +56,16 @@ def evaluate(
 
     Example:
         >>> import tempfile
-        >>> from cxrlib import phantom
+        >>> from cxrlib.images import phantom
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     report = evaluate(Predictor(gate=False), phantom.write(folder, n=2, size=64), progress=False)
         >>> report.n, int(report.confusion_matrix.sum())
         (4, 4)
     """
     if isinstance(data, Dataset) and patient_pattern is not None:
-        raise ValueError(f"a Dataset has its patients: give patient_pattern to `cxrlib.data.scan` instead. Received: patient_pattern={patient_pattern!r}")
+        raise ValueError(
+            f"a Dataset has its patients: give patient_pattern to `cxrlib.data.scan` instead. Received: patient_pattern={patient_pattern!r}"
+        )
     predictor = _predictor(model)
     if isinstance(data, Dataset):
         films = data if split is None else data.take(of_split(data.splits, split))
@@ -97,7 +100,9 @@ def _predictor(model: Any) -> Predictor | None:
         return Predictor(model)
     if hasattr(model, "predict_on_batch"):
         return None
-    raise TypeError(f"model must be a bundle's folder, a Predictor, a keras.Model or None. Received: {type(model).__name__}")
+    raise TypeError(
+        f"model must be a bundle's folder, a Predictor, a keras.Model or None. Received: {type(model).__name__}"
+    )
 
 
 def _predictor_rows(predictor: Predictor, films: Dataset) -> Iterator[tuple[list[float], str]]:
@@ -114,7 +119,9 @@ def _predictor_rows(predictor: Predictor, films: Dataset) -> Iterator[tuple[list
 def _keras_rows(model: Any, films: Dataset) -> Iterator[tuple[list[float], str]]:
     size, units, k = model.input_shape[1], model.output_shape[-1], len(films.labels)
     if max(units, 2) != k:
-        raise ValueError(f"the data have the {k} labels {', '.join(films.labels)}, the network tells {max(units, 2)} apart")
+        raise ValueError(
+            f"the data have the {k} labels {', '.join(films.labels)}, the network tells {max(units, 2)} apart"
+        )
     for path in films.paths:
         try:
             film = images.fit(images.read(path, model_size=size), size)
@@ -140,6 +147,8 @@ def _samples(report: Report, films: Dataset, predictor: Predictor | None) -> dic
 
 def _at(heatmap: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A heatmap at the size at which its film was decoded, which is smaller than the film's own for very large JPEGs."""
-    rows, columns = (np.linspace(0, full - 1, small).round().astype(int) for full, small in zip(heatmap.shape, shape, strict=True))
+    rows, columns = (
+        np.linspace(0, full - 1, small).round().astype(int) for full, small in zip(heatmap.shape, shape, strict=True)
+    )
     seen: np.ndarray = heatmap[np.ix_(rows, columns)]
     return seen

@@ -14,15 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxrlib import bundle, images, phantom
+from cxrlib import bundle
+from cxrlib.images import decode as images
+from cxrlib.images import phantom
+from cxrlib.images.sources import Source
 from cxrlib.predictor import Predictor, check_many
-from cxrlib.runtime import Runtime
-from cxrlib.sources import Source
+from cxrlib.runtime.litert import Runtime
 
 if TYPE_CHECKING:
     import keras
 
-TOLERANCE = {"onnx": 1e-4, "saved_model": 1e-4, "litert": 1e-4, "int8": 0.1}  # by format: how far any probability may be off
+TOLERANCE = {
+    "onnx": 1e-4,
+    "saved_model": 1e-4,
+    "litert": 1e-4,
+    "int8": 0.1,
+}  # by format: how far any probability may be off
 _SUFFIX = {"onnx": ".onnx", "saved_model": "", "litert": ".tflite", "int8": ".tflite"}
 _PHANTOMS = 16
 _CALIBRATION = 300  # films that the ranges of int8 are read off, at most
@@ -54,7 +61,9 @@ class Exported:
         return f"{self.path}: probabilities within {self.difference:.1e} of the bundle's on {self.films} film{'s' if self.films != 1 else ''}"
 
 
-def export(model: str | os.PathLike[str] | None, output: str | os.PathLike[str], *, format: str, films: Iterable[Source] = ()) -> Exported:
+def export(
+    model: str | os.PathLike[str] | None, output: str | os.PathLike[str], *, format: str, films: Iterable[Source] = ()
+) -> Exported:
     """Write a bundle's network in another form, and check that it answers as the bundle does.
 
     All forms take films as `images.fit` makes them, (n, s, s, 1) float32 in [0, 1], and give `probabilities` (n, k), calibrated, `evidence` (n, h, w, k) and
@@ -92,7 +101,9 @@ def export(model: str | os.PathLike[str] | None, output: str | os.PathLike[str],
     check_many(films)
     films = list(films)
     if format == "int8" and not films:
-        raise ValueError("int8 takes the ranges of its numbers from films: name some hundred of all sources. Received: films=()")
+        raise ValueError(
+            "int8 takes the ranges of its numbers from films: name some hundred of all sources. Received: films=()"
+        )
     _check_installed(format)
     predictor = Predictor(model, gate=False)
     size = predictor.config.image_size
@@ -106,7 +117,9 @@ def export(model: str | os.PathLike[str] | None, output: str | os.PathLike[str],
             run = _WRITERS[format](_calibrated(predictor), made, x)
             difference = float(np.abs(np.concatenate([run(film[None]) for film in x]) - wanted).max())
         if not difference <= TOLERANCE[format]:
-            raise RuntimeError(f"the {format} network is {difference:.3f} off the bundle's probabilities on {len(x)} films, more than {TOLERANCE[format]:g}")
+            raise RuntimeError(
+                f"the {format} network is {difference:.3f} off the bundle's probabilities on {len(x)} films, more than {TOLERANCE[format]:g}"
+            )
         if made.is_dir():
             shutil.move(made, target)
         else:
@@ -122,19 +135,23 @@ def _check_installed(format: str) -> None:
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(f"exports need Keras on TensorFlow: set KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()}")
+        raise RuntimeError(
+            f"exports need Keras on TensorFlow: set KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()}"
+        )
     if format == "onnx":
         try:
             import onnx  # noqa: F401
             import onnxruntime  # noqa: F401
             import tf2onnx  # noqa: F401
         except ImportError as error:
-            raise ImportError('the export to ONNX needs tf2onnx, onnx and onnxruntime: pip install "cxrlib[onnx]"') from error
+            raise ImportError(
+                'the export to ONNX needs tf2onnx, onnx and onnxruntime: pip install "cxrlib[onnx]"'
+            ) from error
 
 
 def _calibrated(predictor: Predictor) -> keras.Model:
     """The served graph with the temperature inside: dividing the last layer by it divides its logits."""
-    from cxrlib.model import build_served, serving_graph
+    from cxrlib.network.model import build_served, serving_graph
 
     config = predictor.config
     net = build_served(config.labels, replace(config.training, image_size=config.image_size))
@@ -162,7 +179,9 @@ def _saved_model(net: keras.Model, path: Path, films: np.ndarray) -> _Run:
     net.export(str(path), format="tf_saved_model", verbose=False)
     loaded = tf.saved_model.load(str(path))
     serve = loaded.signatures["serving_default"]
-    return lambda x: np.asarray(serve(tf.constant(x))["probabilities"] if loaded else None)  # the function does not keep its model alive
+    return lambda x: np.asarray(
+        serve(tf.constant(x))["probabilities"] if loaded else None
+    )  # the function does not keep its model alive
 
 
 def _litert(net: keras.Model, path: Path, films: np.ndarray, **options: Any) -> _Run:
@@ -181,7 +200,12 @@ def _int8(net: keras.Model, path: Path, films: np.ndarray) -> _Run:
     return _litert(net, path, films, optimizations=[tf.lite.Optimize.DEFAULT], representative_dataset=samples)
 
 
-_WRITERS: dict[str, Callable[[Any, Path, np.ndarray], _Run]] = {"onnx": _onnx, "saved_model": _saved_model, "litert": _litert, "int8": _int8}
+_WRITERS: dict[str, Callable[[Any, Path, np.ndarray], _Run]] = {
+    "onnx": _onnx,
+    "saved_model": _saved_model,
+    "litert": _litert,
+    "int8": _int8,
+}
 
 
 @contextlib.contextmanager
@@ -193,7 +217,11 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -70,7 +70,9 @@ def parse_address(address: str) -> tuple[str, str | None]:
     """
     repo_id, at, revision = address.removeprefix("hf://").partition("@")
     if not address.startswith("hf://") or not _is_repo_id(repo_id) or (at and not _is_revision(revision)):
-        raise ValueError(f"an address on the Hub has the form hf://user/repo or hf://user/repo@revision. Received: address={address!r}")
+        raise ValueError(
+            f"an address on the Hub has the form hf://user/repo or hf://user/repo@revision. Received: address={address!r}"
+        )
     return repo_id, revision or None
 
 
@@ -186,10 +188,16 @@ def publish_space(
     if not (root / "README.md").is_file():
         raise FileNotFoundError(f"{root} lacks README.md")
     names = [path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file()]
-    content: dict[str, Path | bytes] = {name.as_posix(): root / name for name in names if not any(part.startswith((".", "__")) for part in name.parts)}
+    content: dict[str, Path | bytes] = {
+        name.as_posix(): root / name for name in names if not any(part.startswith((".", "__")) for part in name.parts)
+    }
     if library is not None:
         package = Path(library)
-        content |= {f"{package.name}/{path.name}": path for path in sorted(package.iterdir()) if path.is_file() and not path.name.startswith(".")}
+        content |= {
+            f"{package.name}/{path.name}": path
+            for path in sorted(package.iterdir())
+            if path.is_file() and not path.name.startswith(".")
+        }
     content[MODEL_ADDRESS] = f"hf://{model}@{revision}\n".encode()
     content["README.md"] = _link_model((root / "README.md").read_text(encoding="utf-8"), model).encode()
     return _publish(
@@ -263,9 +271,13 @@ def pull(
     for again in (False, True):
         try:
             [config] = repository.fetch([CONFIG], commit, MAX_CONFIG_BYTES, offline=local_files_only, again=again)
-            listed = {check_file_name(name): digest for name, digest in list_files(_read_config(config, repo_id)).items()}
+            listed = {
+                check_file_name(name): digest for name, digest in list_files(_read_config(config, repo_id)).items()
+            }
             for path, digest in zip(
-                repository.fetch(list(listed), commit, MAX_BUNDLE_BYTES, offline=local_files_only, again=again), listed.values(), strict=True
+                repository.fetch(list(listed), commit, MAX_BUNDLE_BYTES, offline=local_files_only, again=again),
+                listed.values(),
+                strict=True,
             ):
                 _verify(path, digest, repo_id)
             break
@@ -309,7 +321,9 @@ class _Repository:
 
     def not_cached(self, revision: str | None) -> FileNotFoundError:
         name = self.repo_id + (f" at {revision}" if revision else "")
-        return FileNotFoundError(f"the cache in {self.cache_dir} holds no complete copy of {name}: load it once with a network")
+        return FileNotFoundError(
+            f"the cache in {self.cache_dir} holds no complete copy of {name}: load it once with a network"
+        )
 
     def fetch(self, names: Sequence[str], commit: str, limit: int, *, offline: bool, again: bool) -> list[Path]:
         """Bring files into the cache, all of them or an exception. Sizes are checked before the first byte is fetched."""
@@ -324,12 +338,20 @@ class _Repository:
             self.ask(commit)
         sizes = {name: self._size(name) for name in missing}
         if (total := sum(sizes.values())) > limit:
-            raise BundleError(f"{self.repo_id} is no cxrlib bundle: {_listing(missing)} would take {total:,} bytes, more than the {limit:,} allowed")
+            raise BundleError(
+                f"{self.repo_id} is no cxrlib bundle: {_listing(missing)} would take {total:,} bytes, more than the {limit:,} allowed"
+            )
         self._check_disk(total)
         for name in missing:
             with plain_errors(self.repo_id, "read"):
                 fetched: str = hf_hub_download(
-                    self.repo_id, name, revision=commit, cache_dir=self.cache_dir, token=self.token, endpoint=_endpoint(), force_download=again
+                    self.repo_id,
+                    name,
+                    revision=commit,
+                    cache_dir=self.cache_dir,
+                    token=self.token,
+                    endpoint=_endpoint(),
+                    force_download=again,
                 )
             kept[name] = Path(fetched)
         return [kept[name] for name in names]
@@ -339,7 +361,9 @@ class _Repository:
         if size is None and name == CONFIG:
             raise BundleError(f"{self.repo_id} is no cxrlib bundle: it has no {CONFIG}")
         if size is None:
-            raise BundleError(f"{self.repo_id} is incomplete: its {CONFIG} lists {name}, which the repository does not have")
+            raise BundleError(
+                f"{self.repo_id} is incomplete: its {CONFIG} lists {name}, which the repository does not have"
+            )
         return size
 
     def _check_disk(self, need: int) -> None:
@@ -368,7 +392,10 @@ class _Repository:
 
         folder = self.cache_dir / repo_folder_name(repo_id=self.repo_id, repo_type="model")
         for part in folder.glob("blobs/*.incomplete"):
-            with suppress(OSError), self._lock(part.name.partition(".")[0], folder.name, timeout=0.01):  # held by whoever still fetches it
+            with (
+                suppress(OSError),
+                self._lock(part.name.partition(".")[0], folder.name, timeout=0.01),
+            ):  # held by whoever still fetches it
                 part.unlink(missing_ok=True)
 
     def _lock(self, name: str, folder: str, timeout: float | None = None) -> AbstractContextManager[Any]:
@@ -384,7 +411,9 @@ def _read_config(path: Path, repo_id: str) -> bytes:
     with open(path, "rb") as file:
         data = file.read(MAX_CONFIG_BYTES + 1)
     if len(data) > MAX_CONFIG_BYTES:
-        raise BundleError(f"{repo_id} is no cxrlib bundle: its {CONFIG} has more than the {MAX_CONFIG_BYTES:,} bytes allowed")
+        raise BundleError(
+            f"{repo_id} is no cxrlib bundle: its {CONFIG} has more than the {MAX_CONFIG_BYTES:,} bytes allowed"
+        )
     return data
 
 
@@ -394,7 +423,9 @@ def _verify(path: Path, digest: str, repo_id: str) -> None:
         while chunk := file.read(2**20):
             found.update(chunk)
     if found.hexdigest() != digest.lower():
-        raise BundleError(f"{path.name} of {repo_id} is not the file that its {CONFIG} lists (SHA-256 {found.hexdigest()}, expected {digest}): do not use it")
+        raise BundleError(
+            f"{path.name} of {repo_id} is not the file that its {CONFIG} lists (SHA-256 {found.hexdigest()}, expected {digest}): do not use it"
+        )
 
 
 def _publish(
@@ -420,7 +451,9 @@ def _publish(
     place = {"repo_id": repo_id, "repo_type": kind}
     with plain_errors(repo_id, "write"):
         if not create_pr:
-            api.create_repo(**place, private=private or None, exist_ok=True, space_sdk="gradio" if kind == "space" else None)
+            api.create_repo(
+                **place, private=private or None, exist_ok=True, space_sdk="gradio" if kind == "space" else None
+            )
         try:
             head = api.repo_info(**place, revision=revision, timeout=TIMEOUT)
         except RevisionNotFoundError:
@@ -430,11 +463,17 @@ def _publish(
             head = api.repo_info(**place, revision=revision, timeout=TIMEOUT)
         tags = {known.name: known.target_commit for known in api.list_repo_refs(**place).tags}
     if private and not head.private:
-        raise PermissionError(f"{repo_id} exists and is public, so private=True cannot be kept: make it private in its settings, or push elsewhere")
+        raise PermissionError(
+            f"{repo_id} exists and is public, so private=True cannot be kept: make it private in its settings, or push elsewhere"
+        )
     if tag in tags:
         raise FileExistsError(f"{repo_id} already has a version {tag}: give another tag, or none for the next free one")
     added = {operation.path_in_repo for operation in operations}
-    stale = [file.rfilename for file in head.siblings or () if file.rfilename not in added and any(fnmatchcase(file.rfilename, p) for p in obsolete)]
+    stale = [
+        file.rfilename
+        for file in head.siblings or ()
+        if file.rfilename not in added and any(fnmatchcase(file.rfilename, p) for p in obsolete)
+    ]
     with plain_errors(repo_id, "write"):
         commit = api.create_commit(
             **place,
@@ -490,11 +529,23 @@ def _endpoint() -> str | None:
 
 
 def _is_repo_id(name: str) -> bool:
-    return bool(_REPO_ID.fullmatch(name)) and len(name) <= 96 and "--" not in name and ".." not in name and not name.endswith(".git")
+    return (
+        bool(_REPO_ID.fullmatch(name))
+        and len(name) <= 96
+        and "--" not in name
+        and ".." not in name
+        and not name.endswith(".git")
+    )
 
 
 def _is_revision(name: str) -> bool:
-    return bool(_REVISION.fullmatch(name)) and len(name) <= 200 and ".." not in name and "//" not in name and "/." not in name
+    return (
+        bool(_REVISION.fullmatch(name))
+        and len(name) <= 200
+        and ".." not in name
+        and "//" not in name
+        and "/." not in name
+    )
 
 
 def check_names(repo_id: str, revision: str | None) -> None:
@@ -561,7 +612,9 @@ def _explain(error: BaseException, repo_id: str, doing: str) -> Exception | None
 
     host = _endpoint() or "https://huggingface.co"
     log_in = "log in with `hf auth login` or give token=…"
-    wraps = isinstance(error, (errors.LocalEntryNotFoundError, RuntimeError)) or str(error).startswith("Force download failed")
+    wraps = isinstance(error, (errors.LocalEntryNotFoundError, RuntimeError)) or str(error).startswith(
+        "Force download failed"
+    )
     if wraps and error.__cause__ is not None:
         return _explain(error.__cause__, repo_id, doing)  # the reason lies below
     if isinstance(error, errors.GatedRepoError):
@@ -570,16 +623,26 @@ def _explain(error: BaseException, repo_id: str, doing: str) -> Exception | None
         return PermissionError(f"{repo_id} was disabled by the Hub: see {host}/{repo_id}")
     if isinstance(error, errors.RepositoryNotFoundError):
         if "authorization" in error.response.request.headers:
-            return FileNotFoundError(f"the Hub shows no repository {repo_id} to this token: check the name, or ask its owner for access")
-        return FileNotFoundError(f"the Hub shows no repository {repo_id} without a token: check the name, or, if it is private, {log_in}")
+            return FileNotFoundError(
+                f"the Hub shows no repository {repo_id} to this token: check the name, or ask its owner for access"
+            )
+        return FileNotFoundError(
+            f"the Hub shows no repository {repo_id} without a token: check the name, or, if it is private, {log_in}"
+        )
     if isinstance(error, errors.RevisionNotFoundError):
-        return FileNotFoundError(f"{repo_id} has no such branch, tag or commit: see {host}/{repo_id}/tree/main for those it has")
+        return FileNotFoundError(
+            f"{repo_id} has no such branch, tag or commit: see {host}/{repo_id}/tree/main for those it has"
+        )
     if isinstance(error, errors.HfHubHTTPError):
         return _explain_status(error, repo_id, doing)
     if isinstance(error, errors.LocalTokenNotFoundError):
         return PermissionError(f"there is no stored token: {log_in}")
-    if isinstance(error, (errors.HfHubHTTPError.__bases__[0], errors.OfflineModeIsEnabled)):  # the HTTP library's own errors
-        return ConnectionError(f"{host} cannot be reached ({_first_line(error)}): check the network, the proxy and HF_HUB_OFFLINE, and try again")
+    if isinstance(
+        error, (errors.HfHubHTTPError.__bases__[0], errors.OfflineModeIsEnabled)
+    ):  # the HTTP library's own errors
+        return ConnectionError(
+            f"{host} cannot be reached ({_first_line(error)}): check the network, the proxy and HF_HUB_OFFLINE, and try again"
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return _disk_full(f"{repo_id} could not be stored ({_first_line(error)})")
     if isinstance(error, PermissionError) and error.filename:
@@ -587,7 +650,9 @@ def _explain(error: BaseException, repo_id: str, doing: str) -> Exception | None
     if isinstance(error, (OSError, RuntimeError, errors.XetDownloadError)) and not getattr(error, "errno", None):
         return ConnectionError(f"the transfer of {repo_id} failed ({_first_line(error)}): try again")
     if isinstance(error, (json.JSONDecodeError, KeyError)):  # for example the login page of a network
-        return ConnectionError(f"{host} does not answer as the Hub does: check the network, which may want a login, the proxy and HF_ENDPOINT")
+        return ConnectionError(
+            f"{host} does not answer as the Hub does: check the network, which may want a login, the proxy and HF_ENDPOINT"
+        )
     return None
 
 
@@ -596,10 +661,16 @@ def _explain_status(error: Any, repo_id: str, doing: str) -> Exception:
     said = _first_line(error.server_message or "no reason given")
     if status == 401:
         if "authorization" in error.response.request.headers:
-            return PermissionError("the Hub does not accept the token, which may be mistyped or expired: log in anew with `hf auth login` or give another")
-        return PermissionError(f"to {doing} {repo_id} the Hub wants a token: log in with `hf auth login` or give token=…")
+            return PermissionError(
+                "the Hub does not accept the token, which may be mistyped or expired: log in anew with `hf auth login` or give another"
+            )
+        return PermissionError(
+            f"to {doing} {repo_id} the Hub wants a token: log in with `hf auth login` or give token=…"
+        )
     if status in (402, 403):
-        return PermissionError(f"the Hub does not let this token {doing} {repo_id} ({said}): use a token that may, or another repository")
+        return PermissionError(
+            f"the Hub does not let this token {doing} {repo_id} ({said}): use a token that may, or another repository"
+        )
     if status == 409 or status == 412:
         return OSError(f"{repo_id} was changed by somebody else in the meantime ({said}): push again")
     if status == 429:

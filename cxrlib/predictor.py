@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from cxrlib import bundle, hub, images
+from cxrlib import bundle, hub
 from cxrlib.bundle import Bundle
-from cxrlib.calibration import calibrate
 from cxrlib.config import BundleConfig, BundleError, from_dict
-from cxrlib.explain import Explanation, heatmap
-from cxrlib.gate import Gate, GateConfig, Verdict, inspect
-from cxrlib.images import Film
+from cxrlib.images import decode as images
+from cxrlib.images.decode import Film
+from cxrlib.images.sources import ImageError, Source, heed, name_of
+from cxrlib.metrics.calibration import calibrate
 from cxrlib.progress import track
-from cxrlib.runtime import Output
-from cxrlib.sources import ImageError, Source, heed, name_of
+from cxrlib.runtime.explain import Explanation, heatmap
+from cxrlib.runtime.gate import Gate, GateConfig, Verdict, inspect
+from cxrlib.runtime.litert import Output
 
 if TYPE_CHECKING:
-    from cxrlib.metrics import Report
+    from cxrlib.metrics.compute import Report
 
 _UNGUARDED = Verdict(True, ("the gate is off: nobody checked that this is a chest film",))
 _PATIENCE = 0.1  # seconds that an answer may wait for others
@@ -77,7 +78,9 @@ class Prediction:
             raise ValueError(f"threshold must lie in [0, 1]. Received: threshold={threshold!r}")
         threshold = float(threshold)  # of NumPy, maybe
         label = tuple(self.probabilities)[self.probability >= threshold] if self.accepted else None
-        return Prediction(label, self.probability, self.probabilities, threshold, self.accepted, self.reasons, self.source)
+        return Prediction(
+            label, self.probability, self.probabilities, threshold, self.accepted, self.reasons, self.source
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; what is `nan` becomes `None`."""
@@ -108,7 +111,7 @@ class Predictor:
         ValueError: If the operating point is not known, or both it and a threshold are given.
 
     Example:
-        >>> from cxrlib import phantom
+        >>> from cxrlib.images import phantom
         >>> predictor = Predictor()
         >>> predictor(phantom.draw(seed=1)).source
         'array'
@@ -163,7 +166,14 @@ class Predictor:
             ConnectionError: If the Hub cannot be reached and the cache has no copy.
             BundleError: If it holds no bundle, or one that cannot be trusted.
         """
-        folder, commit = hub.pull(repo_id, list_files=bundle.list_files, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        folder, commit = hub.pull(
+            repo_id,
+            list_files=bundle.list_files,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         predictor = cls(folder, **options)
         predictor.revision = commit
         return predictor
@@ -227,9 +237,13 @@ class Predictor:
         return list(track(self.stream(sources, batch_size=batch_size), "predict", total=total, shown=progress))
 
     @overload
-    def stream(self, sources: Iterable[Source], *, batch_size: int = 32, errors: Literal["raise"] = "raise") -> Iterator[Prediction]: ...
+    def stream(
+        self, sources: Iterable[Source], *, batch_size: int = 32, errors: Literal["raise"] = "raise"
+    ) -> Iterator[Prediction]: ...
     @overload
-    def stream(self, sources: Iterable[Source], *, batch_size: int = 32, errors: Literal["return"]) -> Iterator[Prediction | ImageError]: ...
+    def stream(
+        self, sources: Iterable[Source], *, batch_size: int = 32, errors: Literal["return"]
+    ) -> Iterator[Prediction | ImageError]: ...
     def stream(
         self, sources: Iterable[Source], *, batch_size: int = 32, errors: Literal["raise", "return"] = "raise"
     ) -> Iterator[Prediction] | Iterator[Prediction | ImageError]:
@@ -284,7 +298,9 @@ class Predictor:
                         failure = error
                     else:
                         waiting.append(pool.submit(answer, source))
-                    if len(waiting) >= ahead:  # several answers at one waking cost the other threads less than one at each
+                    if (
+                        len(waiting) >= ahead
+                    ):  # several answers at one waking cost the other threads less than one at each
                         wait([waiting[ahead // 2]], timeout=_PATIENCE)
                     while waiting and (failure or len(waiting) >= ahead or waiting[0].done()):
                         yield waiting.popleft().result()
@@ -312,7 +328,9 @@ class Predictor:
         if label is not None and label not in self.labels:
             raise ValueError(f"label must be one of {', '.join(self.labels)}. Received: label={label!r}")
         prediction, film, output = self._answer(source)
-        shown = label or (self.labels[1] if len(self.labels) == 2 else self.labels[int(np.argmax(output.probabilities[0]))])
+        shown = label or (
+            self.labels[1] if len(self.labels) == 2 else self.labels[int(np.argmax(output.probabilities[0]))]
+        )
         beyond = (output.evidence[0] - self._usual)[..., self.labels.index(shown)]  # (h, w)
         return Explanation(heatmap(beyond, film), film, shown, prediction)
 
@@ -360,7 +378,9 @@ class Predictor:
         size = self.config.image_size
         film = images.read(source, model_size=size)
         fitted = images.fit(film, size)  # (s, s, 1)
-        sight = inspect(film, fitted) if self._gate else None  # before the network fills the processor's cache with other things
+        sight = (
+            inspect(film, fitted) if self._gate else None
+        )  # before the network fills the processor's cache with other things
         output = self._bundle.runtime.run(fitted[None], spread=spread)
         verdict = self._gate.check(sight, output.embedding[0]) if self._gate and sight else _UNGUARDED
         return self._decide(film, verdict, calibrate(output.probabilities, self.config.temperature)[0]), film, output
@@ -371,7 +391,9 @@ class Predictor:
         reasons = (*verdict.reasons, *film.notes)
         probabilities = dict(zip(self.labels, p.tolist(), strict=True))
         if self._threshold is not None:
-            return Prediction(None, float(p[1]), probabilities, None, verdict.accepted, reasons, film.name).at(self._threshold)
+            return Prediction(None, float(p[1]), probabilities, None, verdict.accepted, reasons, film.name).at(
+                self._threshold
+            )
         label = self.labels[int(np.argmax(p))] if verdict.accepted else None
         return Prediction(label, float(np.max(p)), probabilities, None, verdict.accepted, reasons, film.name)
 
@@ -379,11 +401,15 @@ class Predictor:
 def _choose(config: BundleConfig, operating_point: str | None, threshold: float | None) -> float | None:
     if len(config.labels) > 2:
         if operating_point is not None or threshold is not None:
-            raise ValueError("operating points and thresholds decide between two labels; this model has more and takes the most probable one")
+            raise ValueError(
+                "operating points and thresholds decide between two labels; this model has more and takes the most probable one"
+            )
         return None
     if threshold is not None:
         if operating_point is not None:
-            raise ValueError(f"give an operating point or a threshold, not both. Received: {operating_point!r} and {threshold!r}")
+            raise ValueError(
+                f"give an operating point or a threshold, not both. Received: {operating_point!r} and {threshold!r}"
+            )
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1]. Received: threshold={threshold!r}")
         return float(threshold)
@@ -391,7 +417,9 @@ def _choose(config: BundleConfig, operating_point: str | None, threshold: float 
     if name is None:
         return 0.5
     if name not in config.operating_points:
-        raise ValueError(f"operating_point must be one of {', '.join(config.operating_points) or 'none: this model has none'}. Received: {operating_point!r}")
+        raise ValueError(
+            f"operating_point must be one of {', '.join(config.operating_points) or 'none: this model has none'}. Received: {operating_point!r}"
+        )
     return config.operating_points[name].threshold
 
 
@@ -402,7 +430,9 @@ def _usual_of(loaded: Bundle) -> np.ndarray:
     if config.usual_evidence is None:
         return np.zeros(shape, np.float32)
     if config.usual_evidence.shape != shape:
-        raise BundleError(f"{loaded.folder} cannot be trusted: its usual evidence has shape {config.usual_evidence.shape}, its network's has {shape}")
+        raise BundleError(
+            f"{loaded.folder} cannot be trusted: its usual evidence has shape {config.usual_evidence.shape}, its network's has {shape}"
+        )
     return config.usual_evidence.numpy()
 
 
@@ -414,7 +444,10 @@ def _gate_of(loaded: Bundle) -> Gate | None:
     try:
         settings = from_dict(GateConfig, config.gate, where="config.gate")
         gate = Gate(settings)
-        gate.measure(loaded.runtime.run(np.empty((0, size, size, 1), np.float32)).embedding, np.empty((0, *settings.layout.shape), np.float32))
+        gate.measure(
+            loaded.runtime.run(np.empty((0, size, size, 1), np.float32)).embedding,
+            np.empty((0, *settings.layout.shape), np.float32),
+        )
     except ValueError as error:
         raise BundleError(f"{loaded.folder} cannot be trusted: {error}") from error
     return gate
@@ -436,7 +469,15 @@ def unanswered(film: str, reason: str, predictor: Predictor) -> Prediction:
         ('unreadable: film.png: no such file',)
     """
     nothing = float("nan")
-    return Prediction(None, nothing, dict.fromkeys(predictor.labels, nothing), predictor.threshold, False, (f"{UNREADABLE}{reason}",), film)
+    return Prediction(
+        None,
+        nothing,
+        dict.fromkeys(predictor.labels, nothing),
+        predictor.threshold,
+        False,
+        (f"{UNREADABLE}{reason}",),
+        film,
+    )
 
 
 def check_many(sources: object) -> None:
@@ -448,9 +489,19 @@ def check_many(sources: object) -> None:
     Raises:
         TypeError: If it is none.
     """
-    single = isinstance(sources, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(sources, "read") or hasattr(type(sources), "pixel_array")
-    if single or not isinstance(sources, Iterable) or (isinstance(sources, np.ndarray) and sources.ndim < 3 and sources.dtype.kind in "uif"):
-        raise TypeError(f"sources must be a list or another iterable of films; call the predictor itself for a single one. Received: {type(sources).__name__}")
+    single = (
+        isinstance(sources, (str, bytes, bytearray, memoryview, os.PathLike))
+        or hasattr(sources, "read")
+        or hasattr(type(sources), "pixel_array")
+    )
+    if (
+        single
+        or not isinstance(sources, Iterable)
+        or (isinstance(sources, np.ndarray) and sources.ndim < 3 and sources.dtype.kind in "uif")
+    ):
+        raise TypeError(
+            f"sources must be a list or another iterable of films; call the predictor itself for a single one. Received: {type(sources).__name__}"
+        )
 
 
 def _number(value: float) -> float | None:

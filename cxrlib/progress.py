@@ -33,7 +33,9 @@ class Progress:
         2
     """
 
-    def __init__(self, total: int | None, label: str, *, unit: str = "films", shown: bool = True, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, total: int | None, label: str, *, unit: str = "films", shown: bool = True, stream: TextIO | None = None
+    ) -> None:
         self.total, self.label, self.unit, self.done, self.note = total, label, unit, 0, ""
         self._stream = stream if stream is not None else sys.stderr
         self._shown = shown and self._stream is not None  # pythonw has no stderr
@@ -85,9 +87,13 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         seconds = time.monotonic() - self._start
-        if self._shown and ((self._terminal and self._width) or seconds >= _LOG_EVERY):  # a task that was over at once leaves no line
+        if self._shown and (
+            (self._terminal and self._width) or seconds >= _LOG_EVERY
+        ):  # a task that was over at once leaves no line
             self._write(f"{self.line(seconds)}, {_clock(seconds)}{'' if kind is None else ' (stopped)'}", end="\n")
 
 
@@ -97,7 +103,9 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def track(items: Iterable[T], label: str, *, total: int | None = None, unit: str = "films", shown: bool = True) -> Iterator[T]:
+def track(
+    items: Iterable[T], label: str, *, total: int | None = None, unit: str = "films", shown: bool = True
+) -> Iterator[T]:
     """Pass items on, and show how far they are.
 
     Args:

@@ -17,25 +17,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxrlib import bundle, framing, gate, machines, operating_points
-from cxrlib.audit import Audit, audit, drop_duplicates
-from cxrlib.cache import Facts, Films, decode, fingerprint
-from cxrlib.calibration import calibrate, fit_temperature
+from cxrlib import bundle
 from cxrlib.config import Array, BundleConfig, SourceSummary, TrainConfig, to_dict
-from cxrlib.data import Data, Dataset, scan, write_manifest
+from cxrlib.data.audit import Audit, audit, drop_duplicates
+from cxrlib.data.cache import Facts, Films, decode, fingerprint
+from cxrlib.data.scan import Data, Dataset, scan, write_manifest
+from cxrlib.data.split import Side, Split, digest, split
 from cxrlib.evaluation import evaluate
-from cxrlib.images import DECODER
-from cxrlib.metrics import Report
+from cxrlib.images.decode import DECODER
+from cxrlib.metrics import thresholds as operating_points
+from cxrlib.metrics.calibration import calibrate, fit_temperature
+from cxrlib.metrics.compute import Report
+from cxrlib.network import framing, machines
 from cxrlib.predictor import Predictor
-from cxrlib.runtime import Runtime
-from cxrlib.sampling import Side, Split, digest, split
+from cxrlib.runtime import gate
+from cxrlib.runtime.litert import Runtime
 
 if TYPE_CHECKING:
     import keras
 
-PREPROCESSING = (
-    "grey by declared bit depth in [0, 1], MONOCHROME1 inverted, empty bars cut off, squashed by an antialiased bicubic filter; standardised in the network"
-)
+PREPROCESSING = "grey by declared bit depth in [0, 1], MONOCHROME1 inverted, empty bars cut off, squashed by an antialiased bicubic filter; standardised in the network"
 _RECORD, _SPLIT = "run.json", "split.csv"
 
 
@@ -80,7 +81,7 @@ def train(
 
     Args:
         data: A folder of class folders, a CSV manifest, or a list of them: one entry per source; or a `Dataset` of `cxrlib.data.scan`, to which
-            `cxrlib.data.add_columns` may have added what is known of the films.
+            `cxrlib.data.scan.add_columns` may have added what is known of the films.
         output: The bundle's folder, which must not exist yet. While the training runs, its state lies beside it in `<output>.partial`.
         config: The recipe; `None` for the default one.
         init: `"imagenet"`, the folder of a bundle to fine-tune from, or `None` for random weights.
@@ -106,8 +107,8 @@ def train(
         'NORMAL'
     """
     _check_libraries()
-    from cxrlib import fitting
-    from cxrlib.model import build_served
+    from cxrlib.network import fit as fitting
+    from cxrlib.network.model import build_served
 
     machines.join()  # before anything is computed
     progress = progress and machines.rank() == 0
@@ -115,7 +116,9 @@ def train(
     _check_arguments(config, init, leaks, formats)
     if isinstance(data, Dataset):
         if patient_pattern is not None or labels is not None:
-            raise ValueError("a Dataset has its patients and labels: give patient_pattern and labels to `cxrlib.data.scan` instead")
+            raise ValueError(
+                "a Dataset has its patients and labels: give patient_pattern and labels to `cxrlib.data.scan` instead"
+            )
         films = data
     else:
         films = scan(data, patient_pattern=patient_pattern, labels=labels)
@@ -153,7 +156,9 @@ def train(
         machines.wait("the first process holds the folder")
         train_side = Side(decoded.films, sides.train, balanced.take(sides.train))
         validation = Side(decoded.films, sides.validation, films.take(sides.validation))
-        say(f"{len(sides.train):,} films to train on, {len(sides.validation):,} to validate, {len(set(films.sources))} source(s)")
+        say(
+            f"{len(sides.train):,} films to train on, {len(sides.validation):,} to validate, {len(set(films.sources))} source(s)"
+        )
         for name, column in told.items():
             values = Counter(source for source, _ in set(zip(films.sources, column, strict=True)))
             if among := sorted(source for source, n in values.items() if n > 1):
@@ -208,11 +213,13 @@ def _check_libraries() -> None:
         raise ImportError(f'training needs {", ".join(missing)}: pip install "cxrlib[train]"')
 
 
-def _check_arguments(config: TrainConfig, init: str | os.PathLike[str] | None, leaks: str, formats: Sequence[str]) -> None:
+def _check_arguments(
+    config: TrainConfig, init: str | os.PathLike[str] | None, leaks: str, formats: Sequence[str]
+) -> None:
     """Name at once what would be missed only when it is needed."""
     import keras
 
-    from cxrlib.model import check_backbone
+    from cxrlib.network.model import check_backbone
 
     if leaks not in ("error", "drop", "allow"):
         raise ValueError(f"leaks must be 'error', 'drop' or 'allow'. Received: leaks={leaks!r}")
@@ -222,7 +229,9 @@ def _check_arguments(config: TrainConfig, init: str | os.PathLike[str] | None, l
         try:
             keras.dtype_policies.get(config.precision)
         except (ValueError, TypeError):
-            raise ValueError(f"precision must be 'auto' or a dtype policy of Keras. Received: precision={config.precision!r}") from None
+            raise ValueError(
+                f"precision must be 'auto' or a dtype policy of Keras. Received: precision={config.precision!r}"
+            ) from None
     if init not in ("imagenet", None) and not Path(init).is_dir():
         raise FileNotFoundError(
             f"init must be 'imagenet', None or a bundle's folder; Predictor.from_hub(...).folder is that of one of the Hub. Received: {init}"
@@ -231,7 +240,11 @@ def _check_arguments(config: TrainConfig, init: str | os.PathLike[str] | None, l
 
 def _notes(found: Audit, leaks: str) -> tuple[str, ...]:
     """What the card says of the data."""
-    resolved = {"allow": found.leaks, "drop": ("films that were in two splits, and copies, were left out of training",) if found.errors else (), "error": ()}
+    resolved = {
+        "allow": found.leaks,
+        "drop": ("films that were in two splits, and copies, were left out of training",) if found.errors else (),
+        "error": (),
+    }
     return (*resolved[leaks], *found.remarks)
 
 
@@ -239,12 +252,20 @@ def _prepare(films: Dataset, leaks: str, config: TrainConfig, progress: bool) ->
     """Audit; resolve leaks as asked; leave the test split out of it."""
     if unknown := Counter(s for s in films.splits if s not in ("train", "val", "test", None)):
         listed = ", ".join(f"{n:,} films of {name}" for name, n in unknown.items())
-        raise ValueError(f"splits must be train, val and test: what is neither trained on nor validated with belongs in test. Received: {listed}")
+        raise ValueError(
+            f"splits must be train, val and test: what is neither trained on nor validated with belongs in test. Received: {listed}"
+        )
     if absent := sorted(set(config.balance_by) - {"view", "framing", *films.columns}):
-        raise ValueError(f"balance_by names columns that the data do not have: {', '.join(absent)}. Known: {', '.join(films.columns) or 'none'}")
+        raise ValueError(
+            f"balance_by names columns that the data do not have: {', '.join(absent)}. Known: {', '.join(films.columns) or 'none'}"
+        )
     found = audit(films, size=config.image_size, progress=progress)
     if found.errors and leaks == "error":
-        raise ValueError("the data leak between their splits:\n" + "\n".join(found.errors) + '\nResolve it, or train with leaks="drop" (--drop-duplicates)')
+        raise ValueError(
+            "the data leak between their splits:\n"
+            + "\n".join(found.errors)
+            + '\nResolve it, or train with leaks="drop" (--drop-duplicates)'
+        )
     if leaks == "drop":
         films = drop_duplicates(films, found)
     kept = films.take(np.array([s != "test" for s in films.splits]))
@@ -264,7 +285,13 @@ def _with_framing(films: Dataset, pixels: Films, config: TrainConfig) -> Dataset
     """The films with groups of alike framing, where these are to be balanced and nothing is said of them yet."""
     if "framing" not in config.balance_by or "framing" in films.columns:
         return films
-    return replace(films, columns={**films.columns, "framing": framing.groups(machines.agree(framing.find(pixels, range(len(films)))), films)})
+    return replace(
+        films,
+        columns={
+            **films.columns,
+            "framing": framing.groups(machines.agree(framing.find(pixels, range(len(films)))), films),
+        },
+    )
 
 
 def _sides(films: Dataset, found: Audit, config: TrainConfig) -> Split:
@@ -273,14 +300,18 @@ def _sides(films: Dataset, found: Audit, config: TrainConfig) -> Split:
     if own.any():
         for side, part in (("train", films.take(~own)), ("val", films.take(own))):
             if absent := [label for k, label in enumerate(films.labels) if k not in part.targets]:
-                raise ValueError(f"every split needs films of every class. Received: no film of {', '.join(absent)} in {side}")
+                raise ValueError(
+                    f"every split needs films of every class. Received: no film of {', '.join(absent)} in {side}"
+                )
         return Split.of(films, own)
-    return split(films, fraction=config.validation, seed=config.seed, together=[*found.exact_duplicates, *found.near_duplicates])
+    return split(
+        films, fraction=config.validation, seed=config.seed, together=[*found.exact_duplicates, *found.near_duplicates]
+    )
 
 
 def _network(labels: tuple[str, ...], config: TrainConfig, init: str | os.PathLike[str] | None) -> keras.Model:
     """A network with the asked initial weights; of a bundle, weights are all that is taken."""
-    from cxrlib.model import build_model
+    from cxrlib.network.model import build_model
 
     fresh = init if init in ("imagenet", None) else None
     options: dict[str, Any] = {"backbone": config.backbone, "image_size": config.image_size, "dropout": config.dropout}
@@ -325,19 +356,30 @@ def _gate(runtime: Runtime, train_side: Side, validation: Side, seed: int) -> ga
     shuffled = np.random.default_rng(seed).permutation(len(index))
     chosen = np.concatenate([shuffled[sources[shuffled] == source][: gate.PER_SOURCE] for source in np.unique(sources)])
     pixels = train_side.pixels[index[chosen]]  # (n, s, s)
-    return gate.fit(pixels, sources=sources[chosen].tolist(), embed=lambda films: runtime.run(films).embedding, seed=seed)
+    return gate.fit(
+        pixels, sources=sources[chosen].tolist(), embed=lambda films: runtime.run(films).embedding, seed=seed
+    )
 
 
 def _summaries(train_films: Dataset, validation: Dataset, trust: dict[str, float]) -> tuple[SourceSummary, ...]:
     def count(films: Dataset, source: str) -> dict[str, int]:
-        counts = Counter(films.labels[t] for s, t in zip(films.sources, films.targets.tolist(), strict=True) if s == source)
+        counts = Counter(
+            films.labels[t] for s, t in zip(films.sources, films.targets.tolist(), strict=True) if s == source
+        )
         return {label: counts[label] for label in films.labels}
 
     summaries = []
     for source in dict.fromkeys((*train_films.sources, *validation.sources)):
-        patients = [p for films in (train_films, validation) for p, s in zip(films.patients, films.sources, strict=True) if s == source]
+        patients = [
+            p
+            for films in (train_films, validation)
+            for p, s in zip(films.patients, films.sources, strict=True)
+            if s == source
+        ]
         known = len(set(patients)) if None not in patients else None
-        summaries.append(SourceSummary(source, count(train_films, source), count(validation, source), known, trust.get(source, 1.0)))
+        summaries.append(
+            SourceSummary(source, count(train_films, source), count(validation, source), known, trust.get(source, 1.0))
+        )
     return tuple(summaries)
 
 
@@ -345,9 +387,13 @@ def _finished(target: Path, identity: dict[str, Any], formats: Sequence[str]) ->
     record = target / "run" / _RECORD
     made = json.loads(record.read_text("utf-8")) if record.is_file() else {}
     if made.get("identity") != json.loads(json.dumps(identity)):
-        raise FileExistsError(f"{target} exists and comes from other data or another recipe: choose another output folder, nothing was written")
+        raise FileExistsError(
+            f"{target} exists and comes from other data or another recipe: choose another output folder, nothing was written"
+        )
     if absent := [name for name in formats if not (target / f"model.{name}").is_file()]:
-        raise FileExistsError(f"{target} is finished, without {', '.join(f'model.{name}' for name in absent)}: choose another output folder for these formats")
+        raise FileExistsError(
+            f"{target} is finished, without {', '.join(f'model.{name}' for name in absent)}: choose another output folder for these formats"
+        )
     report = bundle.load(target).report
     if report is None:
         raise FileExistsError(f"{target} exists but lost its report: choose another output folder")
@@ -365,7 +411,9 @@ def _alone(work: Path, identity: dict[str, Any]) -> Iterator[Path]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise BlockingIOError(f"another process is training into {work}: wait for it, or choose another output folder") from None
+                raise BlockingIOError(
+                    f"another process is training into {work}: wait for it, or choose another output folder"
+                ) from None
         record = work / _RECORD
         ours = json.dumps(identity, sort_keys=True)
         if not record.exists():
@@ -373,7 +421,9 @@ def _alone(work: Path, identity: dict[str, Any]) -> Iterator[Path]:
             part.write_text(ours, "utf-8")
             part.replace(record)
         elif record.read_text("utf-8") != ours:
-            raise FileExistsError(f"{work} holds an unfinished run of other data or another recipe: remove it, or choose another output folder")
+            raise FileExistsError(
+                f"{work} holds an unfinished run of other data or another recipe: remove it, or choose another output folder"
+            )
         yield work
 
 

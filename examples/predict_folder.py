@@ -8,7 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from cxrlib import ImageError, Predictor, sources
+from cxrlib import ImageError, Predictor
+from cxrlib.images import sources
 
 
 def main(folder: str, table: str, model: str | None = None) -> Counter[str]:
@@ -19,7 +20,9 @@ def main(folder: str, table: str, model: str | None = None) -> Counter[str]:
     with Path(table).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["film", "answer", "probability", "remarks"])
-        for film, answer in zip(films, predictor.stream(films, errors="return"), strict=True):  # in order, several at once
+        for film, answer in zip(
+            films, predictor.stream(films, errors="return"), strict=True
+        ):  # in order, several at once
             if isinstance(answer, ImageError):
                 row = ["unreadable", "", str(answer)]
             elif not answer.accepted:

@@ -11,7 +11,9 @@ from cxrlib import TrainConfig, evaluate, train
 GOOD_ENOUGH = 0.90  # lower end of the AUROC's 95 % interval, in a hospital that the model has never seen
 
 
-def main(arguments: Sequence[str] | None = None, config: TrainConfig | None = None, good_enough: float = GOOD_ENOUGH) -> str:
+def main(
+    arguments: Sequence[str] | None = None, config: TrainConfig | None = None, good_enough: float = GOOD_ENOUGH
+) -> str:
     """Give the address of the published model, or why there is none."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("repo")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from cxrlib import TrainConfig, bundle, train
-from cxrlib.data import add_columns, scan
+from cxrlib.data.scan import add_columns, scan
 
 VIEWS = Path(__file__).with_name("views.csv")
 

@@ -80,7 +80,11 @@ def build(desk: Desk) -> gr.Blocks:
         total = None if any(file["orig_name"].lower().endswith(".zip") for file in files) else len(files)
         shown = 0.0
         for name, found in desk.batch(files):
-            rows.append((name, "", str(found)) if isinstance(found, FilmError) else (name, thumbnail(found.film), found.prediction))
+            rows.append(
+                (name, "", str(found))
+                if isinstance(found, FilmError)
+                else (name, thumbnail(found.film), found.prediction)
+            )
             if time.monotonic() - shown > 0.25:
                 shown = time.monotonic()
                 yield pages.progress(len(rows), total), gr.skip()
@@ -90,12 +94,24 @@ def build(desk: Desk) -> gr.Blocks:
         page(pages.head(), elem_id="cx-head")
         with gr.Tabs(elem_id="cx-tabs"):
             with gr.Tab("One film", render_children=True), gr.Row(elem_id="cx-one"):
-                drop = page(html_template=_read("drop.html"), js_on_load=_js("drop"), many=False, limit=MAX_BYTES, elem_id="cx-drop")
+                drop = page(
+                    html_template=_read("drop.html"),
+                    js_on_load=_js("drop"),
+                    many=False,
+                    limit=MAX_BYTES,
+                    elem_id="cx-drop",
+                )
                 examples = page(pages.examples(desk.examples), js_on_load=_js("examples"), elem_id="cx-examples")
                 viewer = page(pages.viewer(), js_on_load=_js("settle"), elem_id="cx-viewer")
                 answer = page(pages.answer(), js_on_load=_js("settle"), elem_id="cx-side")
             with gr.Tab("Batch", render_children=True), gr.Column(elem_id="cx-batch"):
-                batch = page(html_template=_read("drop.html"), js_on_load=_js("drop"), many=True, limit=MAX_BYTES, elem_id="cx-many")
+                batch = page(
+                    html_template=_read("drop.html"),
+                    js_on_load=_js("drop"),
+                    many=True,
+                    limit=MAX_BYTES,
+                    elem_id="cx-many",
+                )
                 progress = page("", min_height=28)
                 table = page(pages.table(), js_on_load=_js("settle"))
             with gr.Tab("Model") as model:
@@ -108,7 +124,15 @@ def build(desk: Desk) -> gr.Blocks:
         for event in (
             drop.upload(one, drop, [viewer, answer], trigger_mode="always_last", **film, **private),
             examples.select(example, None, [viewer, answer], trigger_mode="always_last", **film, **private),
-            batch.upload(many, batch, [progress, table], trigger_mode="once", concurrency_id="batch", concurrency_limit=1, **private),
+            batch.upload(
+                many,
+                batch,
+                [progress, table],
+                trigger_mode="once",
+                concurrency_id="batch",
+                concurrency_limit=1,
+                **private,
+            ),
         ):
             event.then(None, js="() => cxr.done()")
             event.failure(None, js="() => cxr.failed()")
@@ -165,7 +189,10 @@ def _endpoints(desk: Desk, film: dict[str, Any]) -> None:
         """
         with _plainly():
             answers = desk.batch([dict(film) for film in films], operating_point=operating_point)
-            return [{"source": name, "error": str(found)} if isinstance(found, FilmError) else found.prediction.to_dict() for name, found in answers]
+            return [
+                {"source": name, "error": str(found)} if isinstance(found, FilmError) else found.prediction.to_dict()
+                for name, found in answers
+            ]
 
     gr.api(predict, **film)
     gr.api(explain, **film)
@@ -194,11 +221,18 @@ def _js(function: str) -> str:
 
 def _theme() -> gr.themes.Base:
     system = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
-    return gr.themes.Base(primary_hue="cyan", neutral_hue="slate", font=system, font_mono=("ui-monospace", "Menlo", "Consolas", "monospace"))
+    return gr.themes.Base(
+        primary_hue="cyan",
+        neutral_hue="slate",
+        font=system,
+        font_mono=("ui-monospace", "Menlo", "Consolas", "monospace"),
+    )
 
 
 def _log_fault() -> None:
-    logging.getLogger("cxrlib.demo").error("%s outside the demo's own code", getattr(sys.exc_info()[0], "__name__", "a fault"))
+    logging.getLogger("cxrlib.demo").error(
+        "%s outside the demo's own code", getattr(sys.exc_info()[0], "__name__", "a fault")
+    )
 
 
 def _keep_clean(app: gr.Blocks, uploads: Uploads, stop: threading.Event) -> None:
@@ -219,7 +253,11 @@ def forget(app: gr.Blocks, age: float) -> None:
 
 
 def start(
-    model: str | os.PathLike[str] | None = None, *, port: int | None = None, examples: str | os.PathLike[str] | None = None, public: bool = False
+    model: str | os.PathLike[str] | None = None,
+    *,
+    port: int | None = None,
+    examples: str | os.PathLike[str] | None = None,
+    public: bool = False,
 ) -> tuple[gr.Blocks, Callable[[], None]]:
     """Serve the demo from a thread.
 
@@ -237,7 +275,10 @@ def start(
     gone = ("/gradio_api/deep_link", "/gradio_api/process_recording")  # they would write a session, or a video, to disk
     own = [
         Route("/gradio_api/upload", desk.uploads.receive, methods=["POST"]),
-        *(Route(path, lambda _: PlainTextResponse("This demo does not have it.", 404), methods=["GET", "POST"]) for path in gone),
+        *(
+            Route(path, lambda _: PlainTextResponse("This demo does not have it.", 404), methods=["GET", "POST"])
+            for path in gone
+        ),
         Route("/healthz", lambda _: JSONResponse({"status": "ok", "version": __version__})),
     ]
     processing_utils.async_ssrf_protected_download = fetch  # Gradio's own has no limit
@@ -277,7 +318,9 @@ def start(
     return app, close
 
 
-def main(model: str | os.PathLike[str] | None = None, port: int | None = None, examples: str | os.PathLike[str] | None = None) -> None:
+def main(
+    model: str | os.PathLike[str] | None = None, port: int | None = None, examples: str | os.PathLike[str] | None = None
+) -> None:
     """Serve the demo until Ctrl-C.
 
     Args:

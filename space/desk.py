@@ -27,7 +27,9 @@ from safehttpx import AsyncSecureTransport, async_validate_url
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from cxrlib import Explanation, ImageError, Predictor, hub, images, phantom, sources
+from cxrlib import Explanation, ImageError, Predictor, hub
+from cxrlib.images import decode as images
+from cxrlib.images import phantom, sources
 
 MAX_BYTES = 64 * 2**20  # of a file; a detector of 43 x 43 cm with 0.1 mm pixels of 16 bits gives 37 MB
 MAX_FILMS = 200  # of a batch
@@ -86,7 +88,9 @@ class Uploads:
         try:
             return Upload(file.read_bytes(), name)
         except OSError as error:
-            raise FilmError(f"{name}: the file is no longer here, for an upload is read once. Please send it again.") from error
+            raise FilmError(
+                f"{name}: the file is no longer here, for an upload is read once. Please send it again."
+            ) from error
         finally:
             file.unlink(missing_ok=True)
             for place in (file.parent, file.parent.parent):
@@ -116,7 +120,10 @@ async def fetch(url: str, cache_dir: str) -> str:
         data = await asyncio.wait_for(_download(url), FETCH)
     except (httpx.HTTPError, httpx.InvalidURL, asyncio.TimeoutError, ValueError, OSError) as error:
         _log.info("%s while an address was fetched", type(error).__name__)
-        raise gr.Error(f"{shown}: {error if isinstance(error, FilmError) else 'nothing can be fetched from there'}.", print_exception=False) from None
+        raise gr.Error(
+            f"{shown}: {error if isinstance(error, FilmError) else 'nothing can be fetched from there'}.",
+            print_exception=False,
+        ) from None
     place = Path(cache_dir, secrets.token_hex(16), "fetched")
     place.mkdir(parents=True)
     (place / shown).write_bytes(data)
@@ -150,7 +157,9 @@ class Limits:
 
     def __init__(self, app: Any, a_minute: int | None) -> None:
         self.app, self.a_minute = app, a_minute
-        self.visitors: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address -> requests left, and when that was so
+        self.visitors: OrderedDict[str, tuple[float, float]] = (
+            OrderedDict()
+        )  # address -> requests left, and when that was so
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         answer = self._refusal(scope) if scope["type"] == "http" and scope["method"] == "POST" else None
@@ -159,11 +168,19 @@ class Limits:
     def _refusal(self, scope: Any) -> Response | None:
         size = dict(scope["headers"]).get(b"content-length", b"")
         path = scope["path"]
-        limit = MAX_BYTES + 2**16 if path == "/gradio_api/upload" else MAX_BYTES * 4 // 3 + 2**16 if path.startswith("/gradio_api/mcp") else 2**20
+        limit = (
+            MAX_BYTES + 2**16
+            if path == "/gradio_api/upload"
+            else MAX_BYTES * 4 // 3 + 2**16
+            if path.startswith("/gradio_api/mcp")
+            else 2**20
+        )
         if not size.isdigit():
             return PlainTextResponse("The size of the upload must be given.", 411)
         if int(size) > limit:
-            return PlainTextResponse(f"{_TOO_LARGE.capitalize()}." if limit > 2**20 else "The request is too large.", 413)
+            return PlainTextResponse(
+                f"{_TOO_LARGE.capitalize()}." if limit > 2**20 else "The request is too large.", 413
+            )
         if self.a_minute and not self.admit(_address(scope), time.monotonic()):
             return PlainTextResponse("Too many requests: please wait a minute.", 429, {"retry-after": "60"})
         return None
@@ -201,12 +218,22 @@ def _unzip(upload: Upload) -> Iterator[tuple[str, Upload | FilmError]]:
                 with archive.open(member) as file:
                     data = file.read(min(MAX_BYTES, left) + 1)
                 if len(data) > left:
-                    yield name, FilmError(f"{upload.name} unpacks to more than {MAX_UNPACKED // 2**20} MB: this film and those after it were not read.")
+                    yield (
+                        name,
+                        FilmError(
+                            f"{upload.name} unpacks to more than {MAX_UNPACKED // 2**20} MB: this film and those after it were not read."
+                        ),
+                    )
                     return
                 left -= len(data)
                 yield name, Upload(data, name) if len(data) <= MAX_BYTES else FilmError(f"{name}: {_TOO_LARGE}.")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError):
-        yield upload.name, FilmError(f"{upload.name}: the archive is damaged, encrypted or of an unknown kind; what follows in it was not read.")
+        yield (
+            upload.name,
+            FilmError(
+                f"{upload.name}: the archive is damaged, encrypted or of an unknown kind; what follows in it was not read."
+            ),
+        )
 
 
 def _published_examples(predictor: Predictor, model: str) -> list[Path]:
@@ -218,7 +245,11 @@ def _published_examples(predictor: Predictor, model: str) -> list[Path]:
     try:
         api = hub.connect(None)
         files = api.model_info(**place, files_metadata=True, timeout=10).siblings or ()
-        films = {f.rfilename for f in files if (f.size or MAX_BYTES) < MAX_BYTES and Path(f.rfilename).suffix.lower() in sources.EXTENSIONS}
+        films = {
+            f.rfilename
+            for f in files
+            if (f.size or MAX_BYTES) < MAX_BYTES and Path(f.rfilename).suffix.lower() in sources.EXTENSIONS
+        }
         names = sorted(name for name in films if re.fullmatch(r"examples/[^/]+", name))
         return [Path(api.hf_hub_download(**place, filename=name)) for name in names[:MAX_EXAMPLES]]
     except Exception as error:  # noqa: BLE001 - of any of the libraries that speak to the Hub
@@ -246,7 +277,9 @@ class Desk:
         folder: Where uploads lie until they are read.
     """
 
-    def __init__(self, model: str | os.PathLike[str] | None, examples: str | os.PathLike[str] | None, folder: Path) -> None:
+    def __init__(
+        self, model: str | os.PathLike[str] | None, examples: str | os.PathLike[str] | None, folder: Path
+    ) -> None:
         self.predictor = Predictor(model, threads=CORES)
         self.uploads = Uploads(folder)
         found = _published_examples(self.predictor, str(model)) if examples is None else sources.find(examples)
@@ -268,7 +301,9 @@ class Desk:
         except (ImageError, ImportError) as error:
             raise FilmError(f"{error}.") from error
         except Exception as error:
-            _log.error("%s while a film was answered", type(error).__name__)  # no more: the message might name a patient
+            _log.error(
+                "%s while a film was answered", type(error).__name__
+            )  # no more: the message might name a patient
             raise FilmError("The demo has a fault and gives no answer for this film.") from error
         return found if threshold is None else dataclasses.replace(found, prediction=found.prediction.at(threshold))
 
@@ -280,7 +315,9 @@ class Desk:
             raise FilmError(f"The operating point must be {' or '.join(points) or 'left out: this model has none'}.")
         return points[operating_point].threshold
 
-    def batch(self, files: Sequence[dict[str, Any]], *, operating_point: str | None = None) -> Iterator[tuple[str, Explanation | FilmError]]:
+    def batch(
+        self, files: Sequence[dict[str, Any]], *, operating_point: str | None = None
+    ) -> Iterator[tuple[str, Explanation | FilmError]]:
         """Name and answer of every film among the uploads, in order, at most `MAX_FILMS`; a bad one spoils nothing."""
 
         def answer(name: str, film: Upload | FilmError) -> tuple[str, Explanation | FilmError]:
@@ -302,7 +339,10 @@ class Desk:
                 while waiting:
                     yield waiting.popleft().result()
             for name, _ in itertools.islice(films, 1):
-                yield name, FilmError(f"A batch holds at most {MAX_FILMS} films: this one and those after it were not read.")
+                yield (
+                    name,
+                    FilmError(f"A batch holds at most {MAX_FILMS} films: this one and those after it were not read."),
+                )
         finally:
             for file in files:  # what was not reached
                 try:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from cxrlib import Explanation, Prediction, Predictor
-from cxrlib.images import Film
+from cxrlib.images.decode import Film
 
 SHOWN = 1024  # longest side of a film on the screen, in pixels
 Row = tuple[str, str, Prediction | str]  # of a batch: name of the film, thumbnail, and the answer or why there is none
@@ -74,7 +74,9 @@ class Pages:
         if error:
             body = _verdict("There is no answer", "Not read", f"<p>{escape(error)}</p>")
         elif prediction is None:
-            body = _verdict("The answer", "–", f"<p>It appears here, in words and as a calibrated probability.</p>{_axis()}")
+            body = _verdict(
+                "The answer", "–", f"<p>It appears here, in words and as a calibrated probability.</p>{_axis()}"
+            )
         elif not prediction.accepted:
             sentence = "<p>The picture does not pass for a frontal chest radiograph of the kind this model knows, so it gets no probability.</p>"
             body = _verdict("The model gives no answer", "Refused", sentence + _list(prediction.reasons))
@@ -174,7 +176,10 @@ class Pages:
             if math.isfinite(e.value)
         )
         where = f" ({escape(self.report.data)})" if self.report.data else ""
-        trained = "; ".join(f"{escape(s.name)}, {sum(s.train.values()):,} films" for s in self.config.sources) or "not recorded"
+        trained = (
+            "; ".join(f"{escape(s.name)}, {sum(s.train.values()):,} films" for s in self.config.sources)
+            or "not recorded"
+        )
         return f'<dl class="cx-glance">{tiles}</dl><p class="cx-fine">On {self.report.n:,} films{where}, with 95 % intervals. Trained on: {trained}.</p>'
 
     def card(self) -> str:
@@ -183,11 +188,17 @@ class Pages:
         if not card.is_file():
             return "This model has no card."
         text = re.sub(r"\A---\n.*?\n---\n", "", card.read_text("utf-8"), flags=re.DOTALL)  # metadata for the Hub
-        text = re.sub(r"(?<=\| )\d[^|A-Za-z\n]*(?= \|)", r'<span class="cx-number">\g<0></span>', text)  # cells of tables
+        text = re.sub(
+            r"(?<=\| )\d[^|A-Za-z\n]*(?= \|)", r'<span class="cx-number">\g<0></span>', text
+        )  # cells of tables
 
         def figure(match: re.Match[str]) -> str:
             file = self.folder / "figures" / match[2]
-            return f"![{match[1]}](data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()})" if file.is_file() else ""
+            return (
+                f"![{match[1]}](data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()})"
+                if file.is_file()
+                else ""
+            )
 
         return re.sub(r"!\[([^\]]*)\]\(figures/([A-Za-z0-9_-]+\.png)\)", figure, text)
 
@@ -199,7 +210,10 @@ def _case(p: Prediction, point: str) -> str:
     labels = list(p.probabilities)
     lead, word = "The model calls this film", _shown(p.label or "")
     if p.threshold is None:
-        rows = "".join(f'<tr><th scope="row">{escape(_shown(label))}</th><td>{_percent(x)}</td></tr>' for label, x in p.probabilities.items())
+        rows = "".join(
+            f'<tr><th scope="row">{escape(_shown(label))}</th><td>{_percent(x)}</td></tr>'
+            for label, x in p.probabilities.items()
+        )
         return _verdict(lead, word, f"<table>{rows}</table>", strong=p.label != labels[0])
     sentence = (
         f"<p>Calibrated probability of {escape(_spoken(labels[1]))}: <strong>{_percent(p.probability)}</strong>, {_relation(p.probability, p.threshold)} the "
@@ -249,7 +263,11 @@ def _relation(p: float, threshold: float) -> str:
 
 
 def _list(reasons: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(reason[:1].upper() + reason[1:])}</li>' for reason in reasons)}</ul>" if reasons else ""
+    return (
+        f"<ul>{''.join(f'<li>{escape(reason[:1].upper() + reason[1:])}</li>' for reason in reasons)}</ul>"
+        if reasons
+        else ""
+    )
 
 
 def _cell(text: str) -> str:
@@ -265,7 +283,11 @@ def shrink(film: Film, longest: int = SHOWN) -> Film:
     height, width = film.size
     scale = min(1.0, longest / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    grey = film.pixels if film.pixels.dtype == np.uint8 else np.clip(film.pixels * (255 / film.white) + 0.5, 0, 255).astype(np.uint8)
+    grey = (
+        film.pixels
+        if film.pixels.dtype == np.uint8
+        else np.clip(film.pixels * (255 / film.white) + 0.5, 0, 255).astype(np.uint8)
+    )
     picture = Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     return dataclasses.replace(film, picture=picture, white=255.0, size=(size[1], size[0]))
 
@@ -273,7 +295,9 @@ def shrink(film: Film, longest: int = SHOWN) -> Film:
 def lay_over(explanation: Explanation, film: Film) -> tuple[Image.Image, Image.Image]:
     """The heatmap in grey, and in colour over the film, both of the shrunken film's size."""
     heat = np.asarray(Image.fromarray(explanation.heatmap).resize(film.size[::-1], Image.Resampling.BILINEAR))
-    return Image.fromarray((255 * heat + 0.5).astype(np.uint8)), dataclasses.replace(explanation, heatmap=heat, film=film).overlay()
+    return Image.fromarray((255 * heat + 0.5).astype(np.uint8)), dataclasses.replace(
+        explanation, heatmap=heat, film=film
+    ).overlay()
 
 
 def thumbnail(film: Film) -> str:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import tiny_network
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and what they start, would not hear it
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's background jobs, and what they start, would not hear it
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -23,8 +25,13 @@ def shared():
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """The folder of a sound bundle with two operating points and no gate: a network of five operations for films of 32 x 32 pixels."""
-    points = {name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {}} for name, t in (("screening", 0.3), ("balanced", 0.6))}
-    return tiny_network.write(tmp_path_factory.mktemp("tiny"), tiny_network.files(operating_points=points, default_point="screening"))
+    points = {
+        name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {}}
+        for name, t in (("screening", 0.3), ("balanced", 0.6))
+    }
+    return tiny_network.write(
+        tmp_path_factory.mktemp("tiny"), tiny_network.files(operating_points=points, default_point="screening")
+    )
 
 
 @pytest.fixture(scope="session")

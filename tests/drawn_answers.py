@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from cxrlib.metrics import Report, make_report
+from cxrlib.metrics.compute import Report, make_report
 
 TWO = ("NORMAL", "PNEUMONIA")
 
 
-def two(n: int = 200, *, seed: int = 0, separation: float = 2.0, digits: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def two(
+    n: int = 200, *, seed: int = 0, separation: float = 2.0, digits: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Truth and calibrated probabilities; with `digits`, rounded so that scores tie."""
     rng = np.random.default_rng(seed)
     y = (rng.random(n) < 0.6).astype(int)
@@ -30,5 +32,10 @@ def many(n: int = 200, k: int = 4, *, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 
 def report(y: Any, p: Any, labels: tuple[str, ...] = TWO, **options: Any) -> Report:
-    options = {"threshold": 0.5 if len(labels) == 2 else None, "names": [f"film{i}.png" for i in range(len(y))], "n_bootstrap": 100, **options}
+    options = {
+        "threshold": 0.5 if len(labels) == 2 else None,
+        "names": [f"film{i}.png" for i in range(len(y))],
+        "n_bootstrap": 100,
+        **options,
+    }
     return make_report(y, p, labels=labels, **options)

@@ -11,7 +11,9 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 
-def dataset(pixels: np.ndarray, *, syntax: str = ExplicitVRLittleEndian, coded: bytes | None = None, **tags: Any) -> Dataset:
+def dataset(
+    pixels: np.ndarray, *, syntax: str = ExplicitVRLittleEndian, coded: bytes | None = None, **tags: Any
+) -> Dataset:
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = syntax
@@ -23,7 +25,9 @@ def dataset(pixels: np.ndarray, *, syntax: str = ExplicitVRLittleEndian, coded: 
     data.BitsAllocated = data.BitsStored = 8 * pixels.dtype.itemsize
     data.PixelRepresentation = int(pixels.dtype.kind == "i")
     big = syntax == ExplicitVRBigEndian
-    data.PixelData = encapsulate([coded]) if coded else pixels.astype(pixels.dtype.newbyteorder(">" if big else "<")).tobytes()
+    data.PixelData = (
+        encapsulate([coded]) if coded else pixels.astype(pixels.dtype.newbyteorder(">" if big else "<")).tobytes()
+    )
     data["PixelData"].VR = "OB" if coded or pixels.dtype.itemsize == 1 else "OW"
     for name, value in tags.items():
         setattr(data, name, value)

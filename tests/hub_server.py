@@ -84,7 +84,9 @@ class Repo:
         return None
 
     def add(self, files: Mapping[str, File], title: str, parent: str | None) -> str:
-        text = json.dumps([self.kind, self.id, len(self.commits), title, {name: file.blob_id for name, file in sorted(files.items())}])
+        text = json.dumps(
+            [self.kind, self.id, len(self.commits), title, {name: file.blob_id for name, file in sorted(files.items())}]
+        )
         commit = hashlib.sha1(text.encode()).hexdigest()
         self.commits[commit] = dict(files)
         self.titles[commit] = title
@@ -170,13 +172,23 @@ class HubServer:
     def add_user(self, token: str, name: str, *, writes: bool = True, admitted: bool = False) -> None:
         self.users[token] = User(name, writes, admitted)
 
-    def fault(self, pattern: str, kind: int | str, *, times: int = 1_000_000, skip: int = 0, headers: Mapping[str, str] | None = None) -> None:
+    def fault(
+        self,
+        pattern: str,
+        kind: int | str,
+        *,
+        times: int = 1_000_000,
+        skip: int = 0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """Let requests that match fail: an HTTP status, or disconnect, stall (no answer), hang-up (the upload is cut in its middle), truncate (half a
         body, then the line breaks), pause (half a body, then silence), short (half a body that claims to be whole), corrupt (one bit wrong), portal (an
         HTML page with status 200, as a network that wants a login gives)."""
         self.faults.append(Fault(pattern, kind, times, skip, dict(headers or {})))
 
-    def create(self, repo_id: str, *, kind: str = "model", private: bool = False, gated: bool = False, sdk: str | None = None) -> Repo:
+    def create(
+        self, repo_id: str, *, kind: str = "model", private: bool = False, gated: bool = False, sdk: str | None = None
+    ) -> Repo:
         repo = Repo(kind, repo_id, private, gated, sdk)
         repo.branches["main"] = repo.add({".gitattributes": File(GITATTRIBUTES, False)}, "initial commit", None)
         self.repos[kind, repo_id] = repo
@@ -257,7 +269,11 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.send(b"<html>Please log in</html>", headers={"Content-Type": "text/html"})
             self.answer(body)
         except Refusal as refusal:
-            headers = {"X-Error-Message": str(refusal), **({"X-Error-Code": refusal.code} if refusal.code else {}), **refusal.headers}
+            headers = {
+                "X-Error-Message": str(refusal),
+                **({"X-Error-Code": refusal.code} if refusal.code else {}),
+                **refusal.headers,
+            }
             self.send_json({"error": str(refusal)}, refusal.status, headers)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
@@ -312,7 +328,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send(json.dumps(value).encode(), status, {"Content-Type": "application/json", **(headers or {})})
 
     def send_file(self, file: File, headers: Mapping[str, str] | None = None) -> None:
-        headers = {"ETag": f'"{file.etag}"', "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream", **(headers or {})}
+        headers = {
+            "ETag": f'"{file.etag}"',
+            "Accept-Ranges": "bytes",
+            "Content-Type": "application/octet-stream",
+            **(headers or {}),
+        }
         if self.headers.get("If-None-Match") == headers["ETag"]:
             return self.send(b"", 304, headers)
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -321,7 +342,9 @@ class _Handler(BaseHTTPRequestHandler):
         start, end = int(match[1]), min(int(match[2] or len(file.data)), len(file.data) - 1)
         if start > end:
             raise Refusal(416, "range not satisfiable", headers={"Content-Range": f"bytes */{len(file.data)}"})
-        return self.send(file.data[start : end + 1], 206, {**headers, "Content-Range": f"bytes {start}-{end}/{len(file.data)}"})
+        return self.send(
+            file.data[start : end + 1], 206, {**headers, "Content-Range": f"bytes {start}-{end}/{len(file.data)}"}
+        )
 
 
 class _Storage(_Handler):
@@ -351,7 +374,13 @@ _ROUTES: list[tuple[str, re.Pattern[str], Callable[..., None]]] = []
 
 def _route(method: str, pattern: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        _ROUTES.append((method, re.compile(pattern.replace("{repo}", "(?P<kind>models|datasets|spaces)/(?P<repo_id>[^/]+/[^/]+)")), function))
+        _ROUTES.append(
+            (
+                method,
+                re.compile(pattern.replace("{repo}", "(?P<kind>models|datasets|spaces)/(?P<repo_id>[^/]+/[^/]+)")),
+                function,
+            )
+        )
         return function
 
     return register
@@ -412,7 +441,16 @@ class _Hub(_Handler):
         if user is None:
             raise Refusal(401, "Invalid username or password.")
         role = "write" if user.writes else "read"
-        self.send_json({"type": "user", "id": "1", "name": user.name, "fullname": user.name, "orgs": [], "auth": {"accessToken": {"role": role}}})
+        self.send_json(
+            {
+                "type": "user",
+                "id": "1",
+                "name": user.name,
+                "fullname": user.name,
+                "orgs": [],
+                "auth": {"accessToken": {"role": role}},
+            }
+        )
 
     @_route("POST", "/api/repos/create")
     def create_repo(self, body: bytes) -> None:
@@ -432,7 +470,10 @@ class _Hub(_Handler):
     def delete_repo(self, body: bytes) -> None:
         asked = json.loads(body)
         user = self.user()
-        repo_id, kind = f"{asked.get('organization') or (user.name if user else '')}/{asked['name']}", asked.get("type") or "model"
+        repo_id, kind = (
+            f"{asked.get('organization') or (user.name if user else '')}/{asked['name']}",
+            asked.get("type") or "model",
+        )
         self.writer(repo_id)
         if self.owner.repos.pop((kind, repo_id), None) is None:
             raise Refusal(404, "Repository not found", "RepoNotFound")
@@ -444,7 +485,9 @@ class _Hub(_Handler):
 
         match = re.match(r"---\n(.*?\n)---\n", json.loads(body)["content"], re.DOTALL)
         if not match:
-            return self.send_json({"errors": [], "warnings": [{"message": "empty or missing yaml metadata in repo card"}]})
+            return self.send_json(
+                {"errors": [], "warnings": [{"message": "empty or missing yaml metadata in repo card"}]}
+            )
         try:
             yaml.safe_load(match[1])
         except yaml.YAMLError as error:
@@ -468,9 +511,28 @@ class _Hub(_Handler):
             if self.query.get("blobs", "").lower() == "true":
                 siblings[-1] |= {"size": len(file.data), "blobId": file.blob_id}
                 if file.lfs:
-                    siblings[-1]["lfs"] = {"sha256": file.sha256, "size": len(file.data), "pointerSize": len(file.pointer)}
-        answer = {"_id": "1", "id": repo.id, "modelId": repo.id, "author": repo.id.split("/")[0], "sha": commit, "lastModified": DATE, "createdAt": DATE}
-        answer |= {"private": repo.private, "gated": "manual" if repo.gated else False, "disabled": False, "tags": [], "downloads": 0, "likes": 0}
+                    siblings[-1]["lfs"] = {
+                        "sha256": file.sha256,
+                        "size": len(file.data),
+                        "pointerSize": len(file.pointer),
+                    }
+        answer = {
+            "_id": "1",
+            "id": repo.id,
+            "modelId": repo.id,
+            "author": repo.id.split("/")[0],
+            "sha": commit,
+            "lastModified": DATE,
+            "createdAt": DATE,
+        }
+        answer |= {
+            "private": repo.private,
+            "gated": "manual" if repo.gated else False,
+            "disabled": False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+        }
         self.send_json({**answer, "siblings": siblings, **({"sdk": repo.sdk} if repo.sdk else {})})
 
     def _entry(self, name: str, file: File) -> dict[str, Any]:
@@ -490,13 +552,18 @@ class _Hub(_Handler):
         deep = self.query.get("recursive", "").lower() == "true"
         folders = {prefix + name[len(prefix) :].split("/")[0] for name in inside if "/" in name[len(prefix) :]}
         entries: list[dict[str, Any]] = [
-            {"type": "directory", "path": name, "size": 0, "oid": hashlib.sha1(name.encode()).hexdigest()} for name in sorted(folders)
+            {"type": "directory", "path": name, "size": 0, "oid": hashlib.sha1(name.encode()).hexdigest()}
+            for name in sorted(folders)
         ]
-        entries += [self._entry(name, file) for name, file in sorted(inside.items()) if deep or "/" not in name[len(prefix) :]]
+        entries += [
+            self._entry(name, file) for name, file in sorted(inside.items()) if deep or "/" not in name[len(prefix) :]
+        ]
         start, size = int(self.query.get("cursor", 0)), int(self.query.get("limit", 1000))
         headers = {}
         if start + size < len(entries):
-            again = "&".join(f"{key}={quote(value)}" for key, value in {**self.query, "cursor": str(start + size)}.items())
+            again = "&".join(
+                f"{key}={quote(value)}" for key, value in {**self.query, "cursor": str(start + size)}.items()
+            )
             headers["Link"] = f'<{self.owner.url}{quote(self.route)}?{again}>; rel="next"'
         self.send_json(entries[start : start + size], headers=headers)
 
@@ -504,7 +571,9 @@ class _Hub(_Handler):
     def paths_info(self, body: bytes, kind: str, repo_id: str, revision: str) -> None:
         repo = self.repo(kind, repo_id)
         files = repo.commits[self.commit(repo, revision)]
-        self.send_json([self._entry(name, files[name]) for name in parse_qs(body.decode()).get("paths", []) if name in files])
+        self.send_json(
+            [self._entry(name, files[name]) for name in parse_qs(body.decode()).get("paths", []) if name in files]
+        )
 
     @_route("GET", "/api/{repo}/refs")
     def refs(self, body: bytes, kind: str, repo_id: str) -> None:
@@ -513,7 +582,11 @@ class _Hub(_Handler):
         def listing(names: Mapping[str, str], prefix: str) -> list[dict[str, str]]:
             return [{"name": name, "ref": prefix + name, "targetCommit": commit} for name, commit in names.items()]
 
-        answer = {"branches": listing(repo.branches, "refs/heads/"), "tags": listing(repo.tags, "refs/tags/"), "converts": []}
+        answer = {
+            "branches": listing(repo.branches, "refs/heads/"),
+            "tags": listing(repo.tags, "refs/tags/"),
+            "converts": [],
+        }
         self.send_json({**answer, "pullRequests": listing(repo.pulls, "")})
 
     @_route("GET", "/api/{repo}/commits/(?P<revision>.+)")
@@ -522,11 +595,22 @@ class _Hub(_Handler):
         commit: str | None = self.commit(repo, revision)
         answer = []
         while commit:
-            answer.append({"id": commit, "title": repo.titles[commit], "message": "", "authors": [{"user": repo_id.split("/")[0]}], "date": DATE})
+            answer.append(
+                {
+                    "id": commit,
+                    "title": repo.titles[commit],
+                    "message": "",
+                    "authors": [{"user": repo_id.split("/")[0]}],
+                    "date": DATE,
+                }
+            )
             commit = repo.parents.get(commit)
         self.send_json(answer)
 
-    @_route("GET", "/(?:(?P<kind>datasets|spaces)/)?(?P<repo_id>[^/]+/[^/]+)/resolve/(?P<revision>refs/pr/[0-9]+|[^/]+)/(?P<name>.+)")
+    @_route(
+        "GET",
+        "/(?:(?P<kind>datasets|spaces)/)?(?P<repo_id>[^/]+/[^/]+)/resolve/(?P<revision>refs/pr/[0-9]+|[^/]+)/(?P<name>.+)",
+    )
     def resolve(self, body: bytes, kind: str | None, repo_id: str, revision: str, name: str) -> None:
         repo = self.repo(kind or "models", repo_id, content=True)
         commit = self.commit(repo, revision)
@@ -540,7 +624,9 @@ class _Hub(_Handler):
             location = f"{self.owner.storage_url}/files/{file.sha256}?signature={_signature(file.sha256)}"
             return self.send(f"Found. Redirecting to {location}".encode(), 302, {**known, "Location": location})
         location = f"/api/resolve-cache/{kind or 'models'}/{repo_id}/{commit}/{quote(name)}"
-        return self.send(f"Temporary Redirect. Redirecting to {location}".encode(), 307, {**known, "Location": location})
+        return self.send(
+            f"Temporary Redirect. Redirecting to {location}".encode(), 307, {**known, "Location": location}
+        )
 
     @_route("GET", "/api/resolve-cache/{repo}/(?P<commit>[0-9a-f]{40})/(?P<name>.+)")
     def resolve_cache(self, body: bytes, kind: str, repo_id: str, commit: str, name: str) -> None:
@@ -557,7 +643,14 @@ class _Hub(_Handler):
         for file in json.loads(body)["files"]:
             lfs = is_lfs(file["path"], file["size"], base64.b64decode(file["sample"]))
             known = present.get(file["path"])
-            answer.append({"path": file["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False, "oid": known.etag if known else None})
+            answer.append(
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if lfs else "regular",
+                    "shouldIgnore": False,
+                    "oid": known.etag if known else None,
+                }
+            )
         self.send_json({"files": answer})
 
     @_route("POST", "/(?:(?P<kind>datasets|spaces)/)?(?P<repo_id>[^/]+/[^/]+)\\.git/info/lfs/objects/batch")
@@ -575,7 +668,10 @@ class _Hub(_Handler):
             upload: dict[str, Any] = {"href": f"{self.owner.storage_url}/upload/{oid}?signature={_signature(oid)}"}
             if size > self.owner.part_bytes:
                 parts = range(1, -(-size // self.owner.part_bytes) + 1)
-                header = {"chunk_size": str(self.owner.part_bytes), **{str(n): f"{upload['href']}&part={n}" for n in parts}}
+                header = {
+                    "chunk_size": str(self.owner.part_bytes),
+                    **{str(n): f"{upload['href']}&part={n}" for n in parts},
+                }
                 upload = {"href": f"{self.owner.url}/api/complete_multipart?oid={oid}", "header": header}
             verify = {"href": f"{self.owner.url}/api/lfs-verify", "header": {}}
             answer[-1] |= {"authenticated": True, "actions": {"upload": upload, "verify": verify}}
@@ -620,7 +716,10 @@ class _Hub(_Handler):
                 files[value["path"]] = File(base64.b64decode(value["content"]), False)
             elif line["key"] == "lfsFile":
                 if value["oid"] not in self.owner.objects:
-                    raise Refusal(400, f"Your push was rejected because an LFS pointer pointed to a file that does not exist: {value['oid']}")
+                    raise Refusal(
+                        400,
+                        f"Your push was rejected because an LFS pointer pointed to a file that does not exist: {value['oid']}",
+                    )
                 files[value["path"]] = File(self.owner.objects[value["oid"]], True)
             elif line["key"] == "deletedFile":
                 if files.pop(value["path"], None) is None:
@@ -628,7 +727,12 @@ class _Hub(_Handler):
             elif line["key"] == "deletedFolder":
                 files = {name: file for name, file in files.items() if not name.startswith(value["path"])}
         commit = repo.add(files, lines[0]["value"]["summary"], head)
-        answer = {"success": True, "commitOid": commit, "commitUrl": f"{self.page(repo)}/commit/{commit}", "hookOutput": ""}
+        answer = {
+            "success": True,
+            "commitOid": commit,
+            "commitUrl": f"{self.page(repo)}/commit/{commit}",
+            "hookOutput": "",
+        }
         if pull:
             number = len(repo.pulls) + 1
             repo.pulls[f"refs/pr/{number}"] = commit

@@ -47,9 +47,17 @@ def serving(folder: Path, *command: str, **env: str) -> Iterator[Demo]:
     """Run a demo until the block ends; {port} in the command stands for its port."""
     port, log = free_port(), folder / "log.txt"
     (folder / "tmp").mkdir(parents=True)
-    environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(ROOT), "GRADIO_SERVER_PORT": str(port), **env}
+    environment = {
+        **os.environ,
+        "TMPDIR": str(folder / "tmp"),
+        "PYTHONPATH": str(ROOT),
+        "GRADIO_SERVER_PORT": str(port),
+        **env,
+    }
     with log.open("wb") as out:
-        words = [word.format(port=port) for word in command or (sys.executable, "-m", "cxrlib", "demo", "--port", "{port}")]
+        words = [
+            word.format(port=port) for word in command or (sys.executable, "-m", "cxrlib", "demo", "--port", "{port}")
+        ]
         process = subprocess.Popen(words, env=environment, stdout=out, stderr=out, cwd=folder)
         try:
             url = f"http://127.0.0.1:{port}"
@@ -85,13 +93,15 @@ def write_films(folder: Path) -> Path:
     from drawn_dicom import dataset, saved
     from PIL import Image, ImageDraw
 
-    from cxrlib import phantom
+    from cxrlib.images import phantom
 
     folder.mkdir(parents=True, exist_ok=True)
     pixels = phantom.draw(3, size=256)[:200]  # wider than it is high
     film = Image.fromarray(pixels)
     film.save(folder / "film.png")
-    Image.merge("RGB", [film, film.point(lambda v: v * 3 // 4), film.point(lambda v: v // 2)]).save(folder / "colour.png")
+    Image.merge("RGB", [film, film.point(lambda v: v * 3 // 4), film.point(lambda v: v // 2)]).save(
+        folder / "colour.png"
+    )
     (folder / "broken.png").write_bytes((folder / "film.png").read_bytes()[:2000])
     cat = Image.new("RGB", (320, 260), (120, 160, 90))
     draw = ImageDraw.Draw(cat)
@@ -99,7 +109,13 @@ def write_films(folder: Path) -> Path:
     for ear in ((112, 110), (218, 110)):
         draw.polygon([(ear[0] - 15, ear[1]), (ear[0], 45), (ear[0] + 15, ear[1] - 15)], fill=(215, 140, 60))
     cat.save(folder / "cat.png")
-    view = {"Modality": "DX", "ViewPosition": "PA", "BodyPartExamined": "CHEST", "PhotometricInterpretation": "MONOCHROME1", "PatientName": "Doe^Jane"}
+    view = {
+        "Modality": "DX",
+        "ViewPosition": "PA",
+        "BodyPartExamined": "CHEST",
+        "PhotometricInterpretation": "MONOCHROME1",
+        "PatientName": "Doe^Jane",
+    }
     (folder / "film.dcm").write_bytes(saved(dataset(255 - np.asarray(pixels), **view)))
     (folder / "study").write_bytes((folder / "film.dcm").read_bytes())  # as devices name them
     packed = io.BytesIO()

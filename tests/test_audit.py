@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib import audit as module
-from cxrlib import cache, data
-from cxrlib.audit import Audit, audit, drop_duplicates
-from cxrlib.data import Dataset
+from cxrlib.data import audit as module
+from cxrlib.data import cache
+from cxrlib.data import scan as data
+from cxrlib.data.audit import Audit, audit, drop_duplicates
+from cxrlib.data.scan import Dataset
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 real = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"no real films in {SHARED}")
@@ -106,7 +107,9 @@ ALTERED: dict[str, Callable[[Image.Image], Image.Image]] = {
     "16 bits": lambda x: Image.fromarray(np.asarray(x).astype(np.uint16) * 200),
     "mirrored": lambda x: x.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
     "negative": lambda x: x.point(lambda v: 255 - v),
-    "marked": lambda x: Image.composite(Image.new("L", x.size, 255), x, Image.new("L", (20, 12), 255).crop((0, 0, *x.size))),
+    "marked": lambda x: Image.composite(
+        Image.new("L", x.size, 255), x, Image.new("L", (20, 12), 255).crop((0, 0, *x.size))
+    ),
 }
 
 
@@ -118,7 +121,10 @@ def test_altered_copies(tmp_path: Path, look: Callable[..., Audit], how: str) ->
     assert names(found.near_duplicates) == [["002.png", "another name.png"]]
     assert found.exact_duplicates == ()
     assert [label for _, label in found.contradictions[0]] == ["NORMAL", "PNEUMONIA"]
-    assert any("1 film with altered copies: clinic/NORMAL/002.png = clinic/PNEUMONIA/another name.png" in text for text in found.warnings)
+    assert any(
+        "1 film with altered copies: clinic/NORMAL/002.png = clinic/PNEUMONIA/another name.png" in text
+        for text in found.warnings
+    )
     assert look(root, near=False).near_duplicates == ()
 
 
@@ -132,7 +138,7 @@ def test_exact_and_altered_copies_of_one_film_are_one_group(tmp_path: Path, look
 
 
 def test_drawn_people_are_not_copies(tmp_path: Path, look: Callable[..., Audit]) -> None:
-    from cxrlib import phantom
+    from cxrlib.images import phantom
 
     found = look(phantom.write(tmp_path / "phantoms", n=40, size=96))
     assert sum(len(group) - 1 for group in found.near_duplicates) <= 1  # they are all of one mould
@@ -149,7 +155,9 @@ def test_blank_films_are_no_altered_copies(tmp_path: Path, look: Callable[..., A
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 40])
-def test_any_number_of_films_in_any_blocks(tmp_path: Path, look: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+def test_any_number_of_films_in_any_blocks(
+    tmp_path: Path, look: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
     root = plant(tmp_path / "clinic", n)
     jpeg(film(0), 60).save(root / "NORMAL" / "copy.png")
     (root / "PNEUMONIA").mkdir(exist_ok=True)
@@ -185,7 +193,12 @@ def test_a_path_in_two_sources(tmp_path: Path, look: Callable[..., Audit]) -> No
 
 def splits(root: Path) -> Path:
     for i in range(16):
-        path = root / ("train", "val", "test", "train")[i % 4] / ("NORMAL", "PNEUMONIA")[i // 4 % 2] / f"person{i}_virus_{i}.png"
+        path = (
+            root
+            / ("train", "val", "test", "train")[i % 4]
+            / ("NORMAL", "PNEUMONIA")[i // 4 % 2]
+            / f"person{i}_virus_{i}.png"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         film(i).save(path)
     return root
@@ -277,7 +290,9 @@ def test_too_few_films_and_patients(tmp_path: Path, look: Callable[..., Audit]) 
     dataset = data.scan(plant(tmp_path / "clinic"))
     assert "NORMAL has only 6 films of 6 patients: too few to train on or to measure with" in look(dataset).warnings
     one_patient = replace(dataset, patients=("x",) * 12)
-    assert "PNEUMONIA has only 6 films of 1 patient: too few to train on or to measure with" in look(one_patient).warnings
+    assert (
+        "PNEUMONIA has only 6 films of 1 patient: too few to train on or to measure with" in look(one_patient).warnings
+    )
 
 
 def test_unknown_patients_are_counted(tmp_path: Path, look: Callable[..., Audit]) -> None:
@@ -318,22 +333,40 @@ def framed(picture: Image.Image, ill: int) -> Image.Image:
 @pytest.mark.parametrize(
     ("attribute", "alter", "typical"),
     [
-        ("size", lambda x, ill: x.resize((120 + x.width, 120 + x.width)) if ill else x, {"PNEUMONIA": "219", "NORMAL": "99"}),
-        ("aspect", lambda x, ill: x.resize((x.width * 3 // 2, x.width)) if ill else x, {"PNEUMONIA": "1.5", "NORMAL": "1"}),
-        ("bit depth", lambda x, ill: Image.fromarray(np.asarray(x).astype(np.uint16) * 257) if ill else x, {"PNEUMONIA": "16", "NORMAL": "8"}),
+        (
+            "size",
+            lambda x, ill: x.resize((120 + x.width, 120 + x.width)) if ill else x,
+            {"PNEUMONIA": "219", "NORMAL": "99"},
+        ),
+        (
+            "aspect",
+            lambda x, ill: x.resize((x.width * 3 // 2, x.width)) if ill else x,
+            {"PNEUMONIA": "1.5", "NORMAL": "1"},
+        ),
+        (
+            "bit depth",
+            lambda x, ill: Image.fromarray(np.asarray(x).astype(np.uint16) * 257) if ill else x,
+            {"PNEUMONIA": "16", "NORMAL": "8"},
+        ),
         ("colour", lambda x, ill: Image.merge("RGB", (x, x, x.point(lambda v: v // 2))) if ill else x, {"NORMAL": "0"}),
         ("border", framed, {"NORMAL": "0"}),
     ],
 )
 def test_what_tells_the_classes_apart_is_named(
-    tmp_path: Path, look: Callable[..., Audit], attribute: str, alter: Callable[[Image.Image, int], Image.Image], typical: dict[str, str]
+    tmp_path: Path,
+    look: Callable[..., Audit],
+    attribute: str,
+    alter: Callable[[Image.Image, int], Image.Image],
+    typical: dict[str, str],
 ) -> None:
     found = look(confounded(tmp_path, alter))
     [confounder] = [c for c in found.confounders if c.attribute == attribute]
     assert (confounder.source, confounder.label) == ("clinic", "PNEUMONIA")
     assert confounder.auroc > 0.95
     assert confounder.typical.items() >= typical.items()
-    assert f"in clinic, the {attribute} alone tells PNEUMONIA apart with an AUROC of 1.00 (PNEUMONIA: " in "\n".join(found.warnings)
+    assert f"in clinic, the {attribute} alone tells PNEUMONIA apart with an AUROC of 1.00 (PNEUMONIA: " in "\n".join(
+        found.warnings
+    )
 
 
 def test_equal_classes_have_no_confounder(tmp_path: Path, look: Callable[..., Audit]) -> None:
@@ -346,7 +379,10 @@ def test_columns_and_file_types_are_looked_at(tmp_path: Path, look: Callable[...
     view = tuple("AP" if t else ("PA", "PA", "AP")[i % 3] for i, t in enumerate(dataset.targets))
     ill = tuple(str(t) for t in dataset.targets)
     found = look(replace(dataset, columns={"Patient Age": age, "View_Position": view, "diagnosis": ill}))
-    assert [(c.attribute, round(c.auroc, 2)) for c in found.confounders] == [("Patient Age", 1.0), ("View_Position", 0.83)]
+    assert [(c.attribute, round(c.auroc, 2)) for c in found.confounders] == [
+        ("Patient Age", 1.0),
+        ("View_Position", 0.83),
+    ]
     assert found.confounders[1].typical == {"PNEUMONIA": "AP", "NORMAL": "PA"}
 
 
@@ -365,7 +401,9 @@ def test_one_of_three_classes(tmp_path: Path, look: Callable[..., Audit]) -> Non
     targets = np.arange(60) % 3
     view = tuple("portable" if t == 1 else "fixed" for t in targets)
     found = look(replace(dataset, targets=targets, labels=("NORMAL", "TB", "COVID"), columns={"view": view}))
-    assert [(c.attribute, c.label, c.typical) for c in found.confounders] == [("view", "TB", {"TB": "portable", "others": "fixed"})]
+    assert [(c.attribute, c.label, c.typical) for c in found.confounders] == [
+        ("view", "TB", {"TB": "portable", "others": "fixed"})
+    ]
 
 
 # --- in and out ---
@@ -378,7 +416,10 @@ def test_json(tmp_path: Path, look: Callable[..., Audit]) -> None:
     found = look(root)
     plain = json.loads(found.to_json())
     assert plain == found.to_dict()
-    leak = [str(root / "test" / "PNEUMONIA" / "person0_virus_7.png"), str(root / "train" / "NORMAL" / "person0_virus_0.png")]
+    leak = [
+        str(root / "test" / "PNEUMONIA" / "person0_virus_7.png"),
+        str(root / "train" / "NORMAL" / "person0_virus_0.png"),
+    ]
     assert plain["exact_duplicates"] == [leak]
     assert plain["near_duplicates"] == []
     assert plain["patient_overlap"] == [{"patient": "person0_virus", "splits": {"test": leak[:1], "train": leak[1:]}}]
@@ -402,10 +443,12 @@ def test_long_lists_are_cut_in_sentences_only(tmp_path: Path, look: Callable[...
     assert text.endswith(" and 2 more and 2 more")
 
 
-def test_the_audit_decodes_into_the_cache_of_the_training(tmp_path: Path, look: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_audit_decodes_into_the_cache_of_the_training(
+    tmp_path: Path, look: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = data.scan(plant(tmp_path / "clinic"))
     look(dataset)
-    monkeypatch.setattr("cxrlib.images.read", lambda *_, **__: pytest.fail("decoded twice"))
+    monkeypatch.setattr("cxrlib.images.decode.read", lambda *_, **__: pytest.fail("decoded twice"))
     cache.open_cache(dataset, folder=tmp_path / "cache", progress=False)
 
 

@@ -16,10 +16,15 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from cxrlib import Predictor, bulk, cli, phantom
+from cxrlib import Predictor, cli
+from cxrlib import ray as bulk
+from cxrlib.images import phantom
 from cxrlib.predictor import UNREADABLE
 
-pytestmark = [pytest.mark.filterwarnings(rf"ignore::{kind}:ray\.") for kind in ("DeprecationWarning", "FutureWarning", "ResourceWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings(rf"ignore::{kind}:ray\.")
+    for kind in ("DeprecationWarning", "FutureWarning", "ResourceWarning")
+]
 ROOT = Path(__file__).parents[1]
 
 
@@ -33,7 +38,14 @@ def cluster():
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), path])  # for the workers
     for tries in range(3):
         try:
-            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=100 * 2**20)
+            ray.init(
+                address="local",
+                num_cpus=2,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                object_store_memory=100 * 2**20,
+            )
             break
         except Exception:  # a machine that is busy with other things does not start it within Ray's 30 s
             if tries == 2:
@@ -86,7 +98,11 @@ def test_two_workers_answer_as_one_process(cluster, films, gated, tmp_path, caps
     wanted = expected(predictor, bulk.find(films))
     assert len(found) == len(wanted) == done.films == 63
     assert {row["source"]: row for row in found} == wanted
-    assert (done.refused, done.unreadable, done.before) == (sum(not r["accepted"] and not r["error"] for r in found), 1, 0)
+    assert (done.refused, done.unreadable, done.before) == (
+        sum(not r["accepted"] and not r["error"] for r in found),
+        1,
+        0,
+    )
     assert done.refused >= 1
     assert done.answered == sum(row["label"] is not None for row in found)
     assert any(row["source"].endswith("caf\\udce9.png") for row in found)
@@ -102,7 +118,10 @@ def test_two_workers_answer_as_one_process(cluster, films, gated, tmp_path, caps
     assert len(table(tmp_path / "out")) == 64
 
     # another threshold is another table
-    with pytest.raises(FileExistsError, match="holds answers of another model, threshold or gate, or other tables: choose another folder"):
+    with pytest.raises(
+        FileExistsError,
+        match="holds answers of another model, threshold or gate, or other tables: choose another folder",
+    ):
         bulk.predict(films, tmp_path / "out", predictor=Predictor(gated, threshold=0.9))
 
 
@@ -117,14 +136,32 @@ def test_the_command_line_and_addresses(cluster, tiny, films, tmp_path, capsys, 
     manifest = tmp_path / "films.csv"
     lost = f"zip://deep/lost.png::file://{tmp_path / 'films.zip'}"
     manifest.write_text(f"path,age\n{os.path.relpath(names[0], tmp_path)},40\n{lost},50\n,\n")
-    words = ["predict", zipped, str(manifest), names[1].as_uri(), str(tmp_path / "nowhere.png"), "--model", str(tiny), "--engine", "ray"]
+    words = [
+        "predict",
+        zipped,
+        str(manifest),
+        names[1].as_uri(),
+        str(tmp_path / "nowhere.png"),
+        "--model",
+        str(tiny),
+        "--engine",
+        "ray",
+    ]
     assert cli.main([*words, "--output", str(tmp_path / "out"), "--workers", "2"]) == 1
-    assert capsys.readouterr().out == f"{tmp_path / 'out'}: 9 films, 7 answered, 0 refused, 2 unreadable; 0 were done before\n"
+    assert (
+        capsys.readouterr().out
+        == f"{tmp_path / 'out'}: 9 films, 7 answered, 0 refused, 2 unreadable; 0 were done before\n"
+    )
     rows = {row["source"]: row for row in table(tmp_path / "out")}
     predictor = Predictor(tiny)
     for path in names:
         p, row = predictor(path), rows[f"zip://deep/{path.name}::file://{tmp_path / 'films.zip'}"]
-        assert (row["probability"], row["label"], row["threshold"], row["reasons"]) == (p.probability, p.label, p.threshold, list(p.reasons))
+        assert (row["probability"], row["label"], row["threshold"], row["reasons"]) == (
+            p.probability,
+            p.label,
+            p.threshold,
+            list(p.reasons),
+        )
     assert rows[str(names[0])]["label"] == rows[f"zip://deep/{names[0].name}::file://{tmp_path / 'films.zip'}"]["label"]
     assert rows[lost]["error"] == f"{lost}: no such file"
     assert rows[str(tmp_path / "nowhere.png")]["reasons"] == [f"{UNREADABLE}{tmp_path / 'nowhere.png'}: no such file"]
@@ -133,8 +170,19 @@ def test_the_command_line_and_addresses(cluster, tiny, films, tmp_path, capsys, 
     with zipfile.ZipFile(tmp_path / "films.zip") as archive:
         broken = archive.namelist()[0]
     content = (tmp_path / "films.zip").read_bytes()
-    (tmp_path / "films.zip").write_bytes(content.replace(b"IDAT", b"TADI", 1))  # the archive notices: its films cannot be fetched
-    words = ["predict", f"zip://{broken}::file://{tmp_path / 'films.zip'}", "--model", str(tiny), "--engine", "ray", "--output", str(tmp_path / "broken")]
+    (tmp_path / "films.zip").write_bytes(
+        content.replace(b"IDAT", b"TADI", 1)
+    )  # the archive notices: its films cannot be fetched
+    words = [
+        "predict",
+        f"zip://{broken}::file://{tmp_path / 'films.zip'}",
+        "--model",
+        str(tiny),
+        "--engine",
+        "ray",
+        "--output",
+        str(tmp_path / "broken"),
+    ]
     assert cli.main(words) == 1
     assert re.search(r"^cxrlib: zip://deep/.* cannot be fetched: .*CRC", capsys.readouterr().err, re.MULTILINE)
 
@@ -199,7 +247,12 @@ def test_films_are_found_at_addresses(tmp_path):
     below = ["memory://bucket/b/1.dcm", "memory://bucket/b/2.PNG", "memory://bucket/b/deep/4.jpeg"]
     assert bulk.find("memory://bucket/b") == bulk.find("memory://bucket/b/") == below
     assert bulk.find("memory://bucket/list.csv") == below[:2]
-    assert bulk.find(["memory://bucket/b/2.PNG", "memory://bucket/b", "http://example.org/5.png"]) == [below[1], below[0], below[2], "http://example.org/5.png"]
+    assert bulk.find(["memory://bucket/b/2.PNG", "memory://bucket/b", "http://example.org/5.png"]) == [
+        below[1],
+        below[0],
+        below[2],
+        "http://example.org/5.png",
+    ]
     (tmp_path / "a.png").touch()
     assert bulk.find(f"{tmp_path}/a::b.png") == [f"{tmp_path}/a::b.png"]
     assert bulk.find(f"file://{tmp_path}/a%20b.png") == [f"{tmp_path}/a b.png"]
@@ -248,7 +301,10 @@ def test_a_disk_that_fails_stops_the_run_and_a_film_that_is_none_gets_a_row(tiny
     phantom.save(tmp_path / "film.png", 1)
     (tmp_path / "damaged.png").write_bytes(b"no film")
     (tmp_path / "empty.png").touch()
-    films = [str(tmp_path / name) for name in ("film.png", "damaged.png", "empty.png", "lost.png", "film.png/x.png", "x" * 300, ".", "a\0b")]
+    films = [
+        str(tmp_path / name)
+        for name in ("film.png", "damaged.png", "empty.png", "lost.png", "film.png/x.png", "x" * 300, ".", "a\0b")
+    ]
     waits, failures = [], []
     monkeypatch.setattr(bulk, "time", SimpleNamespace(sleep=waits.append))
 
@@ -257,7 +313,7 @@ def test_a_disk_that_fails_stops_the_run_and_a_film_that_is_none_gets_a_row(tiny
             raise failures.pop()
         return open(path, mode)
 
-    monkeypatch.setattr("cxrlib.sources.open", shaky, raising=False)
+    monkeypatch.setattr("cxrlib.images.sources.open", shaky, raising=False)
     for kind, times, expected_waits in ((errno.EIO, 4, [1.0, 2.0, 4.0]), (errno.EACCES, 1, [])):
         failures[:] = [OSError(kind, os.strerror(kind)) for _ in range(times)]
         said = f"{films[0]} cannot be fetched: it cannot be opened ({os.strerror(kind)})"
@@ -328,7 +384,7 @@ def test_a_server_that_fails_stops_the_run_and_a_film_that_it_has_not_gets_a_row
         answers[:] = [503] * 4
         with pytest.raises(OSError, match=rf"{film} cannot be fetched: it cannot be downloaded .*503"):
             bulk._source(film)
-        monkeypatch.setattr("cxrlib.sources.URL_TIMEOUT", 0.3)
+        monkeypatch.setattr("cxrlib.images.sources.URL_TIMEOUT", 0.3)
         with pytest.raises(OSError, match=r"slow\.png cannot be fetched: the download took more than 0\.3 s"):
             bulk._source(film.replace("film.png", "slow.png"))
     finally:
@@ -367,8 +423,14 @@ def test_mistakes_are_named(tiny, tmp_path, capsys, monkeypatch):
         bulk.find(tmp_path)
     with pytest.raises(ValueError, match="there are no films in an empty list"):
         bulk.find([])
-    for address in ("ftp://me:secret@host/films", "https://host/film.png?token=secret", "zip://a.png::ftp://me:secret@host/films.zip"):
-        with pytest.raises(ValueError, match="an address must hold no password and no query, for it is written into the table") as caught:
+    for address in (
+        "ftp://me:secret@host/films",
+        "https://host/film.png?token=secret",
+        "zip://a.png::ftp://me:secret@host/films.zip",
+    ):
+        with pytest.raises(
+            ValueError, match="an address must hold no password and no query, for it is written into the table"
+        ) as caught:
             bulk.find(address)
         assert "secret" not in str(caught.value)
     (tmp_path / "damaged.zip").write_bytes(b"no archive")
@@ -378,7 +440,10 @@ def test_mistakes_are_named(tiny, tmp_path, capsys, monkeypatch):
     with pytest.raises(ValueError, match=r"list\.csv is no CSV manifest in UTF-8"):
         bulk.find(tmp_path / "list.csv")
     (tmp_path / "list.csv").write_text("file,label\na.png,x\n")
-    with pytest.raises(ValueError, match=r"list\.csv must begin with a line that names its columns, path among them\. Received: 'file,label'"):
+    with pytest.raises(
+        ValueError,
+        match=r"list\.csv must begin with a line that names its columns, path among them\. Received: 'file,label'",
+    ):
         bulk.find(tmp_path / "list.csv")
     with pytest.raises(FileNotFoundError):
         bulk.find(tmp_path / "nowhere.csv")
@@ -399,7 +464,9 @@ def test_mistakes_are_named(tiny, tmp_path, capsys, monkeypatch):
         bulk.predict(tmp_path, tmp_path / "out", workers=0)
     monkeypatch.setattr(bulk, "_run", lambda *arguments: [])
     monkeypatch.setattr(bulk, "_cluster", lambda ray: contextlib.nullcontext())
-    with pytest.raises(RuntimeError, match=r"1 films have no row in .*, '.*a\.png' for one: is that the same folder for all workers\?"):
+    with pytest.raises(
+        RuntimeError, match=r"1 films have no row in .*, '.*a\.png' for one: is that the same folder for all workers\?"
+    ):
         bulk.predict(tmp_path / "a.png", tmp_path / "empty", predictor=Predictor(tiny), progress=False)
 
 
@@ -415,7 +482,10 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys):
     assert 'bulk prediction needs Ray: pip install "cxrlib[ray]"' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--engine", "ray"], ["--engine", "ray", "--output", "x", "--json"], ["--output", "x"], ["--workers", "2"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--engine", "ray"], ["--engine", "ray", "--output", "x", "--json"], ["--output", "x"], ["--workers", "2"]],
+)
 def test_words_that_do_not_fit_together(words, capsys):
     assert cli.main(["predict", "film.png", *words]) == 2
     assert "--engine ray" in capsys.readouterr().err

@@ -17,7 +17,7 @@ import tiny_network
 
 from cxrlib import bundle
 from cxrlib.config import BundleConfig, BundleError, OperatingPoint, from_dict
-from cxrlib.metrics import make_report
+from cxrlib.metrics.compute import make_report
 
 ROOT = str(Path(__file__).parents[1])
 
@@ -53,7 +53,10 @@ def test_a_sound_bundle_loads_and_runs(made):
 
 def test_the_probe_image_never_changes():
     pixels = np.round(bundle.probe_image(224) * 255).astype(np.uint8)
-    assert hashlib.sha256(pixels.tobytes()).hexdigest() == "900fec82703bc5cd1f622fe7913be886000ca0ec296e44a7282f0b41e3707b6b"
+    assert (
+        hashlib.sha256(pixels.tobytes()).hexdigest()
+        == "900fec82703bc5cd1f622fe7913be886000ca0ec296e44a7282f0b41e3707b6b"
+    )
     assert 0.1 < bundle.probe_image(224).std() < 0.4
 
 
@@ -61,7 +64,9 @@ def test_an_altered_file_is_named(made):
     data = bytearray((made / "model.tflite").read_bytes())
     data[-1] ^= 1
     (made / "model.tflite").write_bytes(data)
-    with pytest.raises(BundleError, match=r"model\.tflite was altered or damaged: its SHA-256 is not the one that config\.json lists"):
+    with pytest.raises(
+        BundleError, match=r"model\.tflite was altered or damaged: its SHA-256 is not the one that config\.json lists"
+    ):
         bundle.load(made)
 
 
@@ -76,7 +81,9 @@ def test_another_network_fails_the_golden_probe(made):
     (made / "model.tflite").write_bytes(other)
     files = json.loads((made / "config.json").read_text())["files"]
     change(made, files={**files, "model.tflite": hashlib.sha256(other).hexdigest()})
-    with pytest.raises(BundleError, match=r"fails its golden probe: the probe image gives 0\.\d+, 0\.\d+, and must give 0\.\d+, 0\.\d+"):
+    with pytest.raises(
+        BundleError, match=r"fails its golden probe: the probe image gives 0\.\d+, 0\.\d+, and must give 0\.\d+, 0\.\d+"
+    ):
         bundle.load(made)
 
 
@@ -112,7 +119,9 @@ def test_an_update_changes_what_it_is_told_and_no_more(made):
     points = {"screening": OperatingPoint(0.2, 0.99, 0.8)}
     bundle.update(made, report=report(), temperature=2.0, operating_points=points, default_point="screening")
     after = bundle.load(made)
-    assert after.config == dataclasses.replace(before, temperature=2.0, operating_points=points, default_point="screening", files=after.config.files)
+    assert after.config == dataclasses.replace(
+        before, temperature=2.0, operating_points=points, default_point="screening", files=after.config.files
+    )
     assert after.config.files["model.tflite"] == before.files["model.tflite"]
     assert after.report.auroc == report().auroc
     assert {"report.json", "README.md"} < set(after.config.files)
@@ -168,7 +177,9 @@ def test_saving_never_overwrites_what_is_no_bundle(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
     config = from_dict(BundleConfig, json.loads(tiny_network.files()["config.json"]))
-    with pytest.raises(FileExistsError, match="exists and is no cxrlib bundle: choose another folder, nothing was written"):
+    with pytest.raises(
+        FileExistsError, match="exists and is no cxrlib bundle: choose another folder, nothing was written"
+    ):
         bundle.save(tmp_path / "thesis", None, config)
     with pytest.raises(ValueError, match=r"formats must be \('keras',\), \('h5',\) or both\. Received: formats="):
         bundle.save(tmp_path / "new", None, config, formats=("onnx",))
@@ -210,7 +221,13 @@ def test_a_killed_update_leaves_a_whole_bundle_and_the_next_one_clears_up(made, 
     """At whatever step: only where the system cannot exchange folders is there a moment between two renames, which the next update repairs."""
     ends, found = [], set()
     for steps in range(20):
-        ends.append(subprocess.run([sys.executable, "-c", VICTIM, str(made), str(steps), how], env={**os.environ, "PYTHONPATH": ROOT}, check=False).returncode)
+        ends.append(
+            subprocess.run(
+                [sys.executable, "-c", VICTIM, str(made), str(steps), how],
+                env={**os.environ, "PYTHONPATH": ROOT},
+                check=False,
+            ).returncode
+        )
         if made.exists():
             found.add(bundle.load(made).config.temperature)
         else:

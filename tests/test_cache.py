@@ -22,11 +22,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib import cache, data, images
-from cxrlib.cache import clean, decode, fingerprint, open_cache
-from cxrlib.data import Dataset
-from cxrlib.remote import cache_folder
-from cxrlib.sources import ImageError
+from cxrlib.data import cache
+from cxrlib.data import scan as data
+from cxrlib.data.cache import clean, decode, fingerprint, open_cache
+from cxrlib.data.hf import cache_folder
+from cxrlib.data.scan import Dataset
+from cxrlib.images import decode as images
+from cxrlib.images.sources import ImageError
 
 ROOT = Path(__file__).parents[1]
 SIZE = 32
@@ -45,7 +47,9 @@ def plant(folder: Path, n: int = 20, *, seed: int = 0, size: int = 48, old: bool
 
 
 def expected(dataset: Dataset, size: int = SIZE) -> np.ndarray:
-    return np.stack([np.rint(images.fit(images.read(path), size)[..., 0] * 255).astype(np.uint8) for path in dataset.paths])
+    return np.stack(
+        [np.rint(images.fit(images.read(path), size)[..., 0] * 255).astype(np.uint8) for path in dataset.paths]
+    )
 
 
 @pytest.fixture
@@ -145,7 +149,9 @@ def test_the_fingerprint_is_of_content_and_labels(tmp_path: Path, place: Path) -
 # --- found again ---
 
 
-def test_a_warm_start_reads_no_film(tmp_path: Path, place: Path, read: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_start_reads_no_film(
+    tmp_path: Path, place: Path, read: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = plant(tmp_path / "films")
     get(dataset, place)
     assert len(read) == 20
@@ -248,7 +254,9 @@ def test_a_long_list_of_unreadable_films_is_cut(tmp_path: Path, place: Path, mon
     dataset = plant(tmp_path / "films", 5)
     for path in dataset.paths:
         Path(path).write_bytes(b"no film")
-    with pytest.raises(ImageError, match=r"^5 of 5 films cannot be read:\n.*\n.*\n… and 3 more; cxrlib audit names all$"):
+    with pytest.raises(
+        ImageError, match=r"^5 of 5 films cannot be read:\n.*\n.*\n… and 3 more; cxrlib audit names all$"
+    ):
         get(dataset, place)
 
 
@@ -269,7 +277,9 @@ def test_a_pipe_does_not_hang(tmp_path: Path, place: Path) -> None:
     assert decode(dataset, size=SIZE, folder=place, progress=False).facts[0].error == "it is no regular file"
 
 
-def test_a_missing_library_stops_at_once_and_keeps_what_is_done(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, read: list[Any]) -> None:
+def test_a_missing_library_stops_at_once_and_keeps_what_is_done(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, read: list[Any]
+) -> None:
     dataset = plant(tmp_path / "films")
     fake = images.read
 
@@ -300,7 +310,9 @@ def test_processes_at_once_decode_every_film_once(tmp_path: Path, place: Path) -
     dataset = plant(tmp_path / "films", 60)
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     barrier, results = context.Barrier(3), context.Queue()
-    workers = [context.Process(target=fill, args=(str(tmp_path / "films"), str(place), barrier, results)) for _ in range(3)]
+    workers = [
+        context.Process(target=fill, args=(str(tmp_path / "films"), str(place), barrier, results)) for _ in range(3)
+    ]
     for worker in workers:
         worker.start()
     sums = [results.get(timeout=60) for _ in workers]
@@ -354,7 +366,7 @@ def test_who_waits_says_so(tmp_path: Path, place: Path, capsys: pytest.CaptureFi
 VICTIM = """
 import os, sys
 from pathlib import Path
-from cxrlib import cache, data
+from cxrlib.data import cache, scan as data
 cache._SHARD_BYTES = 5 * 32**2
 steps = int(sys.argv[3])
 def die(name, true):
@@ -379,7 +391,9 @@ def test_killed_at_any_step_the_next_run_goes_on(tmp_path: Path, place: Path, re
     codes, decoded = Counter[int](), []
     for steps in (0, 6, 11, 15, 21, 99):
         run = subprocess.run(
-            [sys.executable, "-c", VICTIM, str(tmp_path / "films"), str(place), str(steps)], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
+            [sys.executable, "-c", VICTIM, str(tmp_path / "films"), str(place), str(steps)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
         )
         codes[run.returncode] += 1
         assert np.array_equal(get(dataset, place)[:], whole)
@@ -411,18 +425,24 @@ def damage(how: str, place: Path) -> None:
         index.write_bytes(content[:4096] + bytes(len(content) - 4096))
 
 
-@pytest.mark.parametrize("how", ["shard gone", "shard cut", "index gone", "index is rubbish", "index cut", "index overwritten"])
+@pytest.mark.parametrize(
+    "how", ["shard gone", "shard cut", "index gone", "index is rubbish", "index cut", "index overwritten"]
+)
 def test_a_damaged_cache_heals(tmp_path: Path, place: Path, how: str) -> None:
     dataset = plant(tmp_path / "films")
     whole = get(dataset, place)[:]
     damage(how, place)
     assert np.array_equal(get(dataset, place)[:], whole)
     assert np.array_equal(get(dataset, place)[:], whole)
-    assert sum(shard.stat().st_size for shard in store(place).glob("*.shard")) == 20 * SIZE**2 + (how == "shard cut") * (SIZE**2 - 1)
+    assert sum(shard.stat().st_size for shard in store(place).glob("*.shard")) == 20 * SIZE**2 + (
+        how == "shard cut"
+    ) * (SIZE**2 - 1)
 
 
 @pytest.mark.parametrize("step", ["_find", "_open"])
-def test_a_cache_that_is_cleaned_again_and_again_while_it_is_in_use(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_cache_that_is_cleaned_again_and_again_while_it_is_in_use(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     dataset = plant(tmp_path / "films", 4)
     get(dataset, place)
     true_step, cleaners = getattr(cache._Store, step), []
@@ -452,7 +472,9 @@ class Failing(sqlite3.Connection):
         return super().executemany(*arguments)
 
 
-def test_an_index_that_fails_once_is_tried_again(tmp_path: Path, place: Path, read: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_fails_once_is_tried_again(
+    tmp_path: Path, place: Path, read: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = plant(tmp_path / "films", 4)
     monkeypatch.setattr(cache.sqlite3, "connect", functools.partial(sqlite3.connect, factory=Failing))
     monkeypatch.setattr(Failing, "times", 1)
@@ -467,7 +489,10 @@ def test_an_index_that_fails_is_named(tmp_path: Path, place: Path, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(cache.sqlite3, "connect", functools.partial(sqlite3.connect, factory=Failing))
         patch.setattr(Failing, "times", 99)
-        with pytest.raises(OSError, match=r"the cache cannot be written \(disk I/O error\); choose another with folder= or CXRLIB_CACHE") as raised:
+        with pytest.raises(
+            OSError,
+            match=r"the cache cannot be written \(disk I/O error\); choose another with folder= or CXRLIB_CACHE",
+        ) as raised:
             get(dataset, place)
     assert (raised.value.errno, raised.value.filename) == (errno.EIO, str(store(place)))
     assert np.array_equal(get(dataset, place)[:], expected(dataset))
@@ -526,11 +551,15 @@ def test_clean(tmp_path: Path, place: Path, read: list[Any]) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"the cache folder cannot be made \(.*\); choose another with folder= or CXRLIB_CACHE"):
+    with pytest.raises(
+        OSError, match=r"the cache folder cannot be made \(.*\); choose another with folder= or CXRLIB_CACHE"
+    ):
         get(plant(tmp_path / "films", 2), tmp_path / "file" / "cache")
 
 
-@pytest.mark.parametrize("mode", ["a", "wb"])  # of the lock, as in a shared cache; of a shard, as in one's own that was made read-only
+@pytest.mark.parametrize(
+    "mode", ["a", "wb"]
+)  # of the lock, as in a shared cache; of a shard, as in one's own that was made read-only
 def test_a_cache_that_may_only_be_read(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     dataset, true_open = plant(tmp_path / "films", 4), Path.open
 
@@ -542,7 +571,10 @@ def test_a_cache_that_may_only_be_read(tmp_path: Path, place: Path, monkeypatch:
     get(dataset.take([0, 1, 2]), place)
     monkeypatch.setattr(Path, "open", denied)
     assert get(dataset.take([0, 1, 2]), place).shape == (3, SIZE, SIZE)
-    with pytest.raises(PermissionError, match=r"the cache cannot be written \(Permission denied\); choose another with folder= or CXRLIB_CACHE") as raised:
+    with pytest.raises(
+        PermissionError,
+        match=r"the cache cannot be written \(Permission denied\); choose another with folder= or CXRLIB_CACHE",
+    ) as raised:
         get(dataset, place)
     assert raised.value.filename == str(store(place))
 
@@ -569,7 +601,9 @@ def test_a_folder_whose_name_is_no_address(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_too_small_a_disk_is_said_before_it_is_filled(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_small_a_disk_is_said_before_it_is_filled(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = plant(tmp_path / "films", 4)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 4000))  # type: ignore[attr-defined]
     with pytest.raises(OSError, match=r"the cache needs 0.0 GB, and 0.0 GB are free; choose another folder") as raised:
@@ -577,7 +611,9 @@ def test_too_small_a_disk_is_said_before_it_is_filled(tmp_path: Path, place: Pat
     assert raised.value.errno == errno.ENOSPC
 
 
-def test_a_disk_that_fills_up_leaves_no_rubbish(tmp_path: Path, place: Path, small_files: Callable[[int], None]) -> None:
+def test_a_disk_that_fills_up_leaves_no_rubbish(
+    tmp_path: Path, place: Path, small_files: Callable[[int], None]
+) -> None:
     dataset = plant(tmp_path / "films", 60)
     get(dataset.take([0]), place)
     small_files(40 * SIZE**2)
@@ -594,7 +630,9 @@ def test_what_may_not_be_asked(tmp_path: Path, place: Path, options: dict[str, i
         open_cache(plant(tmp_path / "films", 2), **{"size": SIZE, "folder": place, **options})  # type: ignore[arg-type]
 
 
-def test_progress_is_shown_only_when_asked(tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_only_when_asked(
+    tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     dataset = plant(tmp_path / "films")
     get(dataset.take(range(10)), place)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from drawn_answers import many, two
 
-from cxrlib.calibration import calibrate, fit_temperature
+from cxrlib.metrics.calibration import calibrate, fit_temperature
 
 sk = pytest.importorskip("sklearn.metrics")
 
@@ -24,14 +24,20 @@ def test_temperature_has_the_least_loss() -> None:
     optimize = pytest.importorskip("scipy.optimize")
     y, p = many(300)
     z = 2.5 * np.log(p)
-    best = optimize.minimize_scalar(lambda t: sk.log_loss(y, np.exp(z / t) / np.exp(z / t).sum(1, keepdims=True)), bounds=(0.05, 20), method="bounded")
+    best = optimize.minimize_scalar(
+        lambda t: sk.log_loss(y, np.exp(z / t) / np.exp(z / t).sum(1, keepdims=True)),
+        bounds=(0.05, 20),
+        method="bounded",
+    )
     assert fit_temperature(z, y) == pytest.approx(best.x, rel=1e-3)
 
 
 def test_a_film_of_weight_two_counts_as_two_films() -> None:
     y, p = many(60)
     z, weights = 2 * np.log(p), np.arange(60) % 3
-    assert fit_temperature(z, y, weights) == pytest.approx(fit_temperature(np.repeat(z, weights, axis=0), np.repeat(y, weights)))
+    assert fit_temperature(z, y, weights) == pytest.approx(
+        fit_temperature(np.repeat(z, weights, axis=0), np.repeat(y, weights))
+    )
 
 
 def test_temperature_of_one_logit_is_that_of_two() -> None:
@@ -47,8 +53,16 @@ def test_temperature_ends_where_none_is_best() -> None:
 
 
 def test_temperature_says_what_is_wrong() -> None:
-    for logits, y in (([0.0, 1.0], [0, 1, 1]), ([0.0, math.inf], [0, 1]), (np.zeros((2, 1)), [0, 1]), (np.zeros((2, 2, 2)), [0, 1])):
-        with pytest.raises(ValueError, match=r"logits must be finite, of shape \(n,\) or \(n, k\), with n labels\. Received: logits of shape"):
+    for logits, y in (
+        ([0.0, 1.0], [0, 1, 1]),
+        ([0.0, math.inf], [0, 1]),
+        (np.zeros((2, 1)), [0, 1]),
+        (np.zeros((2, 2, 2)), [0, 1]),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r"logits must be finite, of shape \(n,\) or \(n, k\), with n labels\. Received: logits of shape",
+        ):
             fit_temperature(logits, y)
     for weights in ([1.0], [1.0, -1.0], [0.0, 0.0], [1.0, math.nan]):
         with pytest.raises(ValueError, match=r"weights must not be negative, one per film\. Received: shape"):
@@ -67,4 +81,6 @@ def test_calibrating_divides_logits_and_keeps_the_order() -> None:
         np.testing.assert_allclose(q.sum(1), 1)
     assert fit_temperature(np.log(calibrate(p, 2.0)), y) == pytest.approx(fit_temperature(np.log(p), y) / 2, rel=1e-6)
     assert np.isfinite(calibrate(np.array([[0.0, 1.0]]), 0.05)).all()
-    assert np.allclose(calibrate(np.array([[0.4, 0.4, 0.2]]), 1e-3), [[0.5, 0.5, 0.0]])  # the least that a bundle may have
+    assert np.allclose(
+        calibrate(np.array([[0.4, 0.4, 0.2]]), 1e-3), [[0.5, 0.5, 0.0]]
+    )  # the least that a bundle may have

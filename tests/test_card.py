@@ -11,12 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxrlib import card
 from cxrlib.config import DISCLAIMER, BundleConfig, OperatingPoint, SourceSummary, TrainConfig
-from cxrlib.metrics import Report, make_report
+from cxrlib.metrics.compute import Report, make_report
+from cxrlib.reporting import card
 
-EXPECTED = Path(__file__).with_name("expected_card.md")  # written anew by: CXRLIB_WRITE_EXPECTED=1 pytest tests/test_card.py
-BARE = BundleConfig(labels=("NORMAL", "PNEUMONIA"), image_size=224, decoder=1, preprocessing="", temperature=1.0, training=TrainConfig(), probe=(0.9, 0.1))
+EXPECTED = Path(__file__).with_name(
+    "expected_card.md"
+)  # written anew by: CXRLIB_WRITE_EXPECTED=1 pytest tests/test_card.py
+BARE = BundleConfig(
+    labels=("NORMAL", "PNEUMONIA"),
+    image_size=224,
+    decoder=1,
+    preprocessing="",
+    temperature=1.0,
+    training=TrainConfig(),
+    probe=(0.9, 0.1),
+)
 FULL = BundleConfig(
     labels=("NORMAL", "PNEUMONIA"),
     image_size=224,
@@ -50,7 +60,15 @@ def measured(k: int = 2, **options: Any) -> Report:
     p[i, np.where(wrong, (y + 1) % k, y)] = 0.75
     p[[3, 4]] = np.nan
     labels = ("NORMAL", "PNEUMONIA", "COVID-19", "TB")[:k] if k > 2 else ("NORMAL", "PNEUMONIA")
-    return make_report(y, p, labels=labels, threshold=0.5 if k == 2 else None, names=[f"{n}.png" for n in i], n_bootstrap=100, **options)
+    return make_report(
+        y,
+        p,
+        labels=labels,
+        threshold=0.5 if k == 2 else None,
+        names=[f"{n}.png" for n in i],
+        n_bootstrap=100,
+        **options,
+    )
 
 
 def rich() -> Report:
@@ -64,18 +82,35 @@ def rich() -> Report:
 
 
 def test_the_whole_card() -> None:
-    text = card.render(FULL, rich(), repo_id="user/repo", license="cc-by-4.0", population="Children of one to five years at one hospital.")
+    text = card.render(
+        FULL,
+        rich(),
+        repo_id="user/repo",
+        license="cc-by-4.0",
+        population="Children of one to five years at one hospital.",
+    )
     if os.environ.get("CXRLIB_WRITE_EXPECTED"):
         EXPECTED.write_text(text, encoding="utf-8")
     assert text == EXPECTED.read_text(encoding="utf-8")
-    assert text == card.render(FULL, rich(), repo_id="user/repo", license="cc-by-4.0", population="Children of one to five years at one hospital.")
+    assert text == card.render(
+        FULL,
+        rich(),
+        repo_id="user/repo",
+        license="cc-by-4.0",
+        population="Children of one to five years at one hospital.",
+    )
 
 
 def test_the_hub_reads_its_metadata() -> None:
     hub = pytest.importorskip("huggingface_hub")
     report = rich()
     data = hub.ModelCard(card.render(FULL, report, repo_id="user/repo", license="cc-by-4.0")).data
-    assert (data.library_name, data.pipeline_tag, data.license, data.model_name) == ("cxrlib", "image-classification", "cc-by-4.0", "user/repo")
+    assert (data.library_name, data.pipeline_tag, data.license, data.model_name) == (
+        "cxrlib",
+        "image-classification",
+        "cc-by-4.0",
+        "user/repo",
+    )
     assert "mobilenet_v2" in data.tags
     values = {(e.dataset_name, e.metric_type): e.metric_value for e in data.eval_results}
     assert len(values) == 30
@@ -129,7 +164,9 @@ def test_what_is_unknown_is_said() -> None:
 
 def test_one_source_is_a_warning() -> None:
     one = dataclasses.replace(FULL, sources=FULL.sources[:1])
-    assert "**It was trained on one source (clinic)**: it may have learnt that place, not the disease" in card.render(one, rich())
+    assert "**It was trained on one source (clinic)**: it may have learnt that place, not the disease" in card.render(
+        one, rich()
+    )
     assert "It was measured on films of one source" in card.render(FULL, measured())
     assert "It was measured on films of one source" not in card.render(FULL, rich())
     assert "Whether it serves men and women" in card.render(FULL, measured())
@@ -148,7 +185,9 @@ def test_several_labels() -> None:
 
 def test_undefined_metrics_stay_out_of_the_metadata() -> None:
     hub = pytest.importorskip("huggingface_hub")
-    ill = make_report([1, 1], [[0.2, 0.8], [0.3, 0.7]], labels=BARE.labels, threshold=0.5, names="ab", sources=["w", "w"])
+    ill = make_report(
+        [1, 1], [[0.2, 0.8], [0.3, 0.7]], labels=BARE.labels, threshold=0.5, names="ab", sources=["w", "w"]
+    )
     text = card.render(BARE, ill)
     assert {e.metric_type for e in hub.ModelCard(text).data.eval_results} == {
         "average_precision",
@@ -169,7 +208,9 @@ def test_undefined_metrics_stay_out_of_the_metadata() -> None:
 def test_words_of_others_cannot_change_the_card() -> None:
     hub = pytest.importorskip("huggingface_hub")
     evil = 'x"\n---\nlicense: mit\n# Approved | <script>alert(1)</script> [safe](http://bad) `code` $title {curly}'
-    config = dataclasses.replace(FULL, labels=("NORMAL", evil), sources=(SourceSummary(evil, {evil: 3}, {}, 1),), notes=(evil,))
+    config = dataclasses.replace(
+        FULL, labels=("NORMAL", evil), sources=(SourceSummary(evil, {evil: 3}, {}, 1),), notes=(evil,)
+    )
     y = np.arange(40) % 2
     report = make_report(
         y,

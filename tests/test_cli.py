@@ -23,9 +23,10 @@ import pytest
 import tiny_network
 from PIL import Image
 
-from cxrlib import ImageError, Predictor, __version__, bundle, phantom
+from cxrlib import ImageError, Predictor, __version__, bundle
 from cxrlib.cli import main
 from cxrlib.config import DISCLAIMER
+from cxrlib.images import phantom
 
 ROOT = Path(__file__).parents[1]
 KEYS = ["label", "probability", "probabilities", "threshold", "accepted", "reasons", "source"]
@@ -70,7 +71,9 @@ def test_sentences(gated: Path, films: Path, capsys: pytest.CaptureFixture[str])
     assert refused == f"{films / 'more' / 'blank.png'}: refused: it is almost blank"
     assert DISCLAIMER in err
     assert run("predict", films / "film1.png", "--model", gated, "--no-gate") == 0
-    assert capsys.readouterr().out.splitlines()[1] == "  note: the gate is off: nobody checked that this is a chest film"
+    assert (
+        capsys.readouterr().out.splitlines()[1] == "  note: the gate is off: nobody checked that this is a chest film"
+    )
 
 
 def test_a_folder_in_json(gated: Path, films: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,23 +84,52 @@ def test_a_folder_in_json(gated: Path, films: Path, capsys: pytest.CaptureFixtur
     assert all(list(line) == KEYS for line in lines)
     assert [line["accepted"] for line in lines] == [True, True, False, False]
     assert lines[0] == Predictor(gated)(films / "film1.png").to_dict()
-    assert lines[3]["reasons"][0].startswith(f"unreadable: {films / 'more' / 'damaged.png'}: it is damaged or not complete")
+    assert lines[3]["reasons"][0].startswith(
+        f"unreadable: {films / 'more' / 'damaged.png'}: it is damaged or not complete"
+    )
     assert (lines[3]["label"], lines[3]["probability"]) == (None, None)
     assert err.startswith(f"cxrlib: {films / 'more' / 'damaged.png'}: it is damaged or not complete")
     assert DISCLAIMER not in out
 
 
 @pytest.mark.parametrize("heatmaps", [False, True])
-def test_a_table_has_a_row_for_every_film(gated: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], heatmaps: bool) -> None:
+def test_a_table_has_a_row_for_every_film(
+    gated: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], heatmaps: bool
+) -> None:
     (tmp_path / "empty").mkdir()
     table = tmp_path / "table.csv"
     more = ("--heatmaps", tmp_path / "heat") if heatmaps else ()
-    assert run("predict", films, "nowhere.png", tmp_path / "empty", films / "film1.png", "--model", gated, "--csv", table, *more) == 1
+    assert (
+        run(
+            "predict",
+            films,
+            "nowhere.png",
+            tmp_path / "empty",
+            films / "film1.png",
+            "--model",
+            gated,
+            "--csv",
+            table,
+            *more,
+        )
+        == 1
+    )
     found = rows(table)
-    columns = ["source", "label", "probability", "threshold", "accepted", "probability_NORMAL", "probability_PNEUMONIA", "reasons"]
+    columns = [
+        "source",
+        "label",
+        "probability",
+        "threshold",
+        "accepted",
+        "probability_NORMAL",
+        "probability_PNEUMONIA",
+        "reasons",
+    ]
     assert list(found[0]) == columns + ["heatmap"] * heatmaps
     painted = [str(tmp_path / "heat" / name) for name in ("film1.png", "film2.png", "film1-2.png")]
-    assert [row.pop("heatmap", "") for row in found] == ([*painted[:2], "", "", "", "", painted[2]] if heatmaps else [""] * 7)
+    assert [row.pop("heatmap", "") for row in found] == (
+        [*painted[:2], "", "", "", "", painted[2]] if heatmaps else [""] * 7
+    )
     names = [str(films / name) for name in ("film1.png", "film2.png", "more/blank.png", "more/damaged.png")]
     assert [row["source"] for row in found] == [*names, "nowhere.png", str(tmp_path / "empty"), names[0]]
     assert found[0] == found[6]
@@ -128,22 +160,42 @@ def test_heatmaps(gated: Path, films: Path, tmp_path: Path, capsys: pytest.Captu
     with Image.open(folder / "film1.png") as painted:
         assert (painted.mode, painted.size) == ("RGB", (96, 96))
     message = usage(capsys, "predict", films, "--model", gated, "--heatmaps", films)
-    assert f"--heatmaps needs a folder of its own, so that no film is overwritten: {films} holds {films / 'film1.png'}" in message
+    assert (
+        f"--heatmaps needs a folder of its own, so that no film is overwritten: {films} holds {films / 'film1.png'}"
+        in message
+    )
     assert (films / "film1.png").read_bytes() == (again / "film1.png").read_bytes()
 
 
 @pytest.mark.parametrize("more", [(), ("--heatmaps",)])
-def test_a_missing_extra_costs_one_row(tiny: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: Sequence[str]) -> None:
+def test_a_missing_extra_costs_one_row(
+    tiny: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: Sequence[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "pydicom", None)
     (films / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
     table = tmp_path / "table.csv"
-    assert run("predict", films / "a.dcm", films / "film1.png", "--model", tiny, "--csv", table, *more, *([tmp_path / "heat"] if more else [])) == 1
+    assert (
+        run(
+            "predict",
+            films / "a.dcm",
+            films / "film1.png",
+            "--model",
+            tiny,
+            "--csv",
+            table,
+            *more,
+            *([tmp_path / "heat"] if more else []),
+        )
+        == 1
+    )
     first, second = rows(table)
     assert 'pip install "cxrlib[dicom]"' in first["reasons"]
     assert second["label"]
 
 
-def test_a_folder_that_cannot_be_listed_gets_a_row(tiny: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_gets_a_row(
+    tiny: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (films / "film1.png").rename(films / "zoo.png")
     list_folder = os.scandir
 
@@ -157,7 +209,10 @@ def test_a_folder_that_cannot_be_listed_gets_a_row(tiny: Path, films: Path, tmp_
     found = rows(tmp_path / "table.csv")
     assert [Path(row["source"]).name for row in found] == ["film2.png", "more", "zoo.png"]
     assert [bool(row["label"]) for row in found] == [True, False, True]
-    assert found[1]["reasons"] == f"unreadable: the folder {films / 'more'} cannot be listed (Permission denied): make it readable, or move it away"
+    assert (
+        found[1]["reasons"]
+        == f"unreadable: the folder {films / 'more'} cannot be listed (Permission denied): make it readable, or move it away"
+    )
 
 
 def test_decisions(tiny: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,21 +224,31 @@ def test_decisions(tiny: Path, films: Path, tmp_path: Path, capsys: pytest.Captu
     assert threshold("--operating-point", "balanced") == 0.6
     assert threshold("--threshold", "0.45") == 0.45
     for wrong in ("1.5", "nan", "half"):
-        assert f"argument --threshold: must be a number in [0, 1], not '{wrong}'" in usage(capsys, "predict", "x.png", "--threshold", wrong)
-    assert "not allowed with argument" in usage(capsys, "predict", "x.png", "--threshold", "0.5", "--operating-point", "balanced")
+        assert f"argument --threshold: must be a number in [0, 1], not '{wrong}'" in usage(
+            capsys, "predict", "x.png", "--threshold", wrong
+        )
+    assert "not allowed with argument" in usage(
+        capsys, "predict", "x.png", "--threshold", "0.5", "--operating-point", "balanced"
+    )
     message = usage(capsys, "predict", films / "film1.png", "--model", tiny, "--operating-point", "best")
     assert "operating_point must be one of screening, balanced. Received: 'best'" in message
     tiny = shutil.copytree(tiny, tmp_path / "ours")
     points = bundle.load(tiny).config.operating_points
-    bundle.update(tiny, operating_points={**points, "our ward": dataclasses.replace(points["balanced"], threshold=0.35)})
+    bundle.update(
+        tiny, operating_points={**points, "our ward": dataclasses.replace(points["balanced"], threshold=0.35)}
+    )
     assert threshold("--operating-point", "our ward") == 0.35
 
 
-def test_a_table_never_takes_the_place_of_a_film(tiny: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_never_takes_the_place_of_a_film(
+    tiny: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     odd = shutil.copy(films / "film1.png", tmp_path / "film")
     before = {path: path.read_bytes() for path in (films / "film1.png", odd)}
     for words in (("--csv", films / "film1.png", films / "film2.png"), (odd, "--csv", odd)):
-        assert "--csv needs a file of its own, so that no film is overwritten" in usage(capsys, "predict", "--model", tiny, *words)
+        assert "--csv needs a file of its own, so that no film is overwritten" in usage(
+            capsys, "predict", "--model", tiny, *words
+        )
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -202,7 +267,9 @@ def test_no_gate(gated: Path, films: Path, capsys: pytest.CaptureFixture[str]) -
     assert answer["reasons"] == ["the gate is off: nobody checked that this is a chest film"]
 
 
-def test_names_that_no_terminal_shows(tiny: Path, films: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_names_that_no_terminal_shows(
+    tiny: Path, films: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
     odd = os.fsdecode(os.fsencode(films) + b"/caf\xe9 \xf0\x9f\xab\x81.png")
     try:
         shutil.copy(films / "film1.png", odd)
@@ -214,7 +281,9 @@ def test_names_that_no_terminal_shows(tiny: Path, films: Path, tmp_path: Path, c
     assert len(rows(table)) == 1
 
 
-def test_an_interruption_leaves_what_was_done(tiny: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_leaves_what_was_done(
+    tiny: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stream(self: Predictor, paths: Sequence[str], **_: Any) -> Iterator[Any]:
         for path in paths[:2]:
             yield self(path)
@@ -231,7 +300,7 @@ def test_an_interruption_while_a_compiled_module_is_loaded(
     def load(*_: Any, **__: Any) -> Any:
         raise ImportError("initialization failed") from KeyboardInterrupt()  # as pybind11 does
 
-    monkeypatch.setattr("cxrlib.runtime.Runtime.__init__", load)
+    monkeypatch.setattr("cxrlib.runtime.litert.Runtime.__init__", load)
     assert run("predict", films / "film1.png", "--model", tiny) == 130
     assert capsys.readouterr().err == "cxrlib: stopped\n"
 
@@ -240,7 +309,20 @@ def test_an_interruption_while_a_compiled_module_is_loaded(
 def test_ctrl_c_in_a_process_of_its_own(tiny: Path, films: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     many = [str(films / "film1.png")] * 10_000
-    words = [sys.executable, "-W", "error", "-m", "cxrlib", "predict", *many, "--model", str(tiny), "--csv", str(table), "--json"]
+    words = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "cxrlib",
+        "predict",
+        *many,
+        "--model",
+        str(tiny),
+        "--csv",
+        str(table),
+        "--json",
+    ]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not (table.exists() and table.stat().st_size > 500):
             time.sleep(0.02)
@@ -256,7 +338,18 @@ def test_ctrl_c_in_a_process_of_its_own(tiny: Path, films: Path, tmp_path: Path)
 def test_ctrl_c_does_not_wait_for_a_silent_server(tiny: Path, films: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/film.png"
-        words = [sys.executable, "-m", "cxrlib", "predict", str(films / "film1.png"), address, "--model", str(tiny), "--csv", str(tmp_path / "table.csv")]
+        words = [
+            sys.executable,
+            "-m",
+            "cxrlib",
+            "predict",
+            str(films / "film1.png"),
+            address,
+            "--model",
+            str(tiny),
+            "--csv",
+            str(tmp_path / "table.csv"),
+        ]
         with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             line, _ = silent.accept()
             start = time.monotonic()
@@ -268,7 +361,16 @@ def test_ctrl_c_does_not_wait_for_a_silent_server(tiny: Path, films: Path, tmp_p
 
 
 def test_a_reader_that_has_gone(tiny: Path, films: Path) -> None:
-    words = [sys.executable, "-m", "cxrlib", "predict", *[str(films / "film1.png")] * 3000, "--model", str(tiny), "--json"]
+    words = [
+        sys.executable,
+        "-m",
+        "cxrlib",
+        "predict",
+        *[str(films / "film1.png")] * 3000,
+        "--model",
+        str(tiny),
+        "--json",
+    ]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stderr
@@ -278,7 +380,9 @@ def test_a_reader_that_has_gone(tiny: Path, films: Path) -> None:
     assert process.returncode == 1
 
 
-def test_the_first_command_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_command_of_the_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("phantom", "film.png", "--opacity") == 0
     assert capsys.readouterr().out == "film.png: a drawn chest with an opacity, no patient's\n"
@@ -297,7 +401,9 @@ from cxrlib.config import DISCLAIMER
 code = main(["predict", {str(tmp_path / "film.png")!r}, "--json"])
 print(code, [m for m in ("tensorflow", "keras", "sklearn", "matplotlib", "scipy", "pydicom", "gradio", "huggingface_hub", "ray") if m in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.stderr == ""
     assert done.stdout.splitlines()[1:] == ["0 []"]
 
@@ -325,7 +431,9 @@ def test_info(gated: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> No
     config = json.loads(capsys.readouterr().out)
     assert config["labels"] == ["NORMAL", "PNEUMONIA"]
     assert config["gate"]["weights"]["shape"] == [tiny_network.FEATURES + 256]
-    assert "argument --prevalence: must be a number in [0, 1], not '2'" in usage(capsys, "info", tiny, "--prevalence", "2")
+    assert "argument --prevalence: must be a number in [0, 1], not '2'" in usage(
+        capsys, "info", tiny, "--prevalence", "2"
+    )
 
 
 def test_the_bundled_model_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -357,7 +465,10 @@ def test_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert json.loads(capsys.readouterr().out)["exact_duplicates"] == []
     command = [sys.executable, "-m", "cxrlib", "audit", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert (done.returncode, [line for line in done.stderr.splitlines() if "INFO" in line]) == (0, [])  # what finds the lungs does not greet
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "INFO" in line]) == (
+        0,
+        [],
+    )  # what finds the lungs does not greet
     (folder / "NORMAL" / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     assert run("audit", folder) == 1
     assert "damaged.png" in capsys.readouterr().out
@@ -367,7 +478,11 @@ def test_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
 
 def test_train_with_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "recipe.json"
-    for content, message in ((b"{", f"cxrlib: {recipe} is no JSON: "), (b'{"epoch": 3}', f"{recipe}"), (b"\xff", "is no JSON")):
+    for content, message in (
+        (b"{", f"cxrlib: {recipe} is no JSON: "),
+        (b'{"epoch": 3}', f"{recipe}"),
+        (b"\xff", "is no JSON"),
+    ):
         recipe.write_bytes(content)
         assert run("train", tmp_path, "--output", tmp_path / "out", "--config", recipe) == 1
         assert message in capsys.readouterr().err
@@ -391,7 +506,9 @@ def test_a_lost_demo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     from cxrlib import cli
 
     monkeypatch.setattr(cli, "__file__", str(tmp_path / "cxrlib" / "cli.py"))
-    with pytest.raises(FileNotFoundError, match="the demo is missing from this installation of cxrlib: install it anew"):
+    with pytest.raises(
+        FileNotFoundError, match="the demo is missing from this installation of cxrlib: install it anew"
+    ):
         cli._space()
 
 

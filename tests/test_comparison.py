@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from drawn_answers import many, report, two
 
-from cxrlib.comparison import compare
-from cxrlib.estimates import Estimate
-from cxrlib.metrics import Report
+from cxrlib.metrics.comparison import compare
+from cxrlib.metrics.compute import Report
+from cxrlib.metrics.intervals import Estimate
 
 
 def slow_delong(y: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -83,9 +83,19 @@ def test_compare_covers_no_difference() -> None:
 def test_compare_says_what_does_not_fit() -> None:
     y, p = two(20)
     a = report(y, p)
-    for b in (report(1 - y, p), report(y, p, labels=("A", "B")), report(y[:9], p[:9]), Report.from_json(a.to_json(predictions=False))):
-        with pytest.raises(ValueError, match=r"both reports must hold the predictions of the same films .* Received: 20 films of NORMAL, PNEUMONIA and"):
+    for b in (
+        report(1 - y, p),
+        report(y, p, labels=("A", "B")),
+        report(y[:9], p[:9]),
+        Report.from_json(a.to_json(predictions=False)),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r"both reports must hold the predictions of the same films .* Received: 20 films of NORMAL, PNEUMONIA and",
+        ):
             compare(a, b)
     one = report([1, 1], [[0.2, 0.8], [0.3, 0.7]])
-    with pytest.raises(ValueError, match=r"films of at least two classes that neither model refused\. Received: 2 films of 1 classes"):
+    with pytest.raises(
+        ValueError, match=r"films of at least two classes that neither model refused\. Received: 2 films of 1 classes"
+    ):
         compare(one, one)

@@ -45,7 +45,9 @@ def test_a_config_survives_json():
 
 @pytest.mark.parametrize("labels", [["NORMAL"], "NORMAL", ["A", "A"], ["A", ""], ["A", 3]])
 def test_labels_must_be_two_different_names(labels):
-    with pytest.raises(ValueError, match=r"labels must be two or more different, non-empty class names\. Received: labels="):
+    with pytest.raises(
+        ValueError, match=r"labels must be two or more different, non-empty class names\. Received: labels="
+    ):
         check_labels(labels)
 
 
@@ -61,10 +63,22 @@ def test_labels_must_be_two_different_names(labels):
         (TrainConfig, {"batch_size": 8.5}, r"batch_size must be int\. Received: 8\.5"),
         (TrainConfig, {"seed": 2**31}, r"seed must lie in"),
         (TrainConfig, {"seed": "a"}, r"seed must be int\. Received: 'a'"),
-        (TrainConfig, {"augment": {"rotation": 5.0}}, r"augment must be of AugmentConfig\. Received: augment=\{'rotation'"),
+        (
+            TrainConfig,
+            {"augment": {"rotation": 5.0}},
+            r"augment must be of AugmentConfig\. Received: augment=\{'rotation'",
+        ),
         (AugmentConfig, {"flip": 1}, r"flip must be bool\. Received: 1"),
-        (TrainConfig, {"balance_by": "view"}, r"balance_by must be a tuple of names of columns. Received: balance_by='view'"),
-        (TrainConfig, {"balance": "evenly"}, r"balance must be 'sample', 'weights' or 'none'. Received: balance='evenly'"),
+        (
+            TrainConfig,
+            {"balance_by": "view"},
+            r"balance_by must be a tuple of names of columns. Received: balance_by='view'",
+        ),
+        (
+            TrainConfig,
+            {"balance": "evenly"},
+            r"balance must be 'sample', 'weights' or 'none'. Received: balance='evenly'",
+        ),
         (OperatingPoint, {"threshold": 1.1, "sensitivity": 1.0, "specificity": 1.0}, r"threshold must lie in \[0, 1\]"),
     ],
 )
@@ -84,7 +98,11 @@ def test_every_range_of_the_recipe_is_checked():
     ("changes", "kind", "message"),
     [
         ({"probe": (0.5,)}, ValueError, "probe must hold one probability per label. Received: 1 for 2 labels"),
-        ({"default_point": "other"}, ValueError, r"default_point must name one of the operating points \['screening'\]. Received: 'other'"),
+        (
+            {"default_point": "other"},
+            ValueError,
+            r"default_point must name one of the operating points \['screening'\]. Received: 'other'",
+        ),
         ({"default_point": None}, ValueError, "default_point must name one"),
         ({"temperature": 0.0}, ValueError, "temperature must lie in"),
         ({"schema": 2}, BundleError, "the bundle has schema 2, this cxrlib reads schema 1"),
@@ -97,7 +115,10 @@ def test_a_bundle_config_is_checked(changes, kind, message):
         make(**changes)
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "..", "../x", "a/../b", "a/b/c", "a\\b", ".hidden", "a/.hidden", "", "a\nb", "C:x", "x" * 201, "ä"])
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "..", "../x", "a/../b", "a/b/c", "a\\b", ".hidden", "a/.hidden", "", "a\nb", "C:x", "x" * 201, "ä"],
+)
 def test_file_names_stay_inside_the_bundle(name):
     with pytest.raises(BundleError, match="unsafe name"):
         check_file_name(name)

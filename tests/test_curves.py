@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from drawn_answers import many, report, two
 
-from cxrlib.curves import curves, net_benefit, reliability
+from cxrlib.metrics.curves import curves, net_benefit, reliability
 
 sk = pytest.importorskip("sklearn.metrics")
 
@@ -19,7 +19,10 @@ def test_curves_equal_scikit_learn() -> None:
     np.testing.assert_allclose([c.fpr, c.tpr, c.thresholds], [fpr[1:], tpr[1:], thresholds[1:]])
     precision, recall, _ = sk.precision_recall_curve(y, p[:, 1])
     np.testing.assert_allclose([c.precision[::-1], c.tpr[::-1]], [precision[:-1], recall[:-1]])
-    assert (c.auroc, c.average_precision) == (pytest.approx(sk.auc(fpr, tpr)), pytest.approx(sk.average_precision_score(y, p[:, 1])))
+    assert (c.auroc, c.average_precision) == (
+        pytest.approx(sk.auc(fpr, tpr)),
+        pytest.approx(sk.average_precision_score(y, p[:, 1])),
+    )
     assert c.prevalence == y.mean()
     inside = np.interp(c.grid, fpr, tpr)
     assert (c.roc_band[0] <= inside + 1e-9).mean() > 0.95

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib import data
-from cxrlib.data import Dataset, add_columns, scan, write_manifest
+from cxrlib.data import scan as data
+from cxrlib.data.scan import Dataset, add_columns, scan, write_manifest
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 real = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"no real films in {SHARED}")
@@ -60,10 +60,15 @@ def test_class_folders(tmp_path: Path) -> None:
 def test_the_healthy_class_comes_first(tmp_path: Path, folders: tuple[str, ...], labels: tuple[str, ...]) -> None:
     found = scan(plant(tmp_path, *(f"{name}/x.png" for name in folders)))
     assert found.labels == labels
-    assert [found.labels[t].casefold() for t in found.targets] == [Path(path).parent.name.casefold() for path in found.paths]
+    assert [found.labels[t].casefold() for t in found.targets] == [
+        Path(path).parent.name.casefold() for path in found.paths
+    ]
 
 
-@pytest.mark.parametrize(("first", "second"), [("A", "B"), ("COVID", "TB"), ("Normal", "no finding"), ("nodule", "normality"), ("clear", "viral pneumonia")])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("A", "B"), ("COVID", "TB"), ("Normal", "no finding"), ("nodule", "normality"), ("clear", "viral pneumonia")],
+)
 def test_which_of_two_classes_is_the_healthy_one_is_not_guessed(tmp_path: Path, first: str, second: str) -> None:
     plant(tmp_path, f"{first}/x.png", f"{second}/x.png")
     a, b = first.replace("Normal", "NORMAL"), second
@@ -107,7 +112,9 @@ def test_a_split_folder_by_itself_is_named_after_the_folder_above(tmp_path: Path
 
 
 def test_several_sources_get_names_of_their_own(tmp_path: Path) -> None:
-    places = [plant(tmp_path / name, "NORMAL/a.png", "PNEUMONIA/b.png") for name in ("x/clinic", "y/clinic", "z/clinic")]
+    places = [
+        plant(tmp_path / name, "NORMAL/a.png", "PNEUMONIA/b.png") for name in ("x/clinic", "y/clinic", "z/clinic")
+    ]
     assert scan(places).sources == ("clinic", "clinic", "clinic-2", "clinic-2", "clinic-3", "clinic-3")
 
 
@@ -117,7 +124,12 @@ def test_class_folders_and_splits_that_are_links(tmp_path: Path) -> None:
         (tmp_path / "clinic" / link).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "clinic" / link).symlink_to(tmp_path / "pool" / target)
     found = scan(tmp_path / "clinic")
-    assert found.names == ("clinic/train/NORMAL/1.png", "clinic/train/PNEUMONIA/2.png", "clinic/val/NORMAL/3.png", "clinic/val/PNEUMONIA/4.png")
+    assert found.names == (
+        "clinic/train/NORMAL/1.png",
+        "clinic/train/PNEUMONIA/2.png",
+        "clinic/val/NORMAL/3.png",
+        "clinic/val/PNEUMONIA/4.png",
+    )
     assert found.splits == ("train", "train", "val", "val")
 
 
@@ -134,21 +146,51 @@ def test_labels_of_several_sources_are_one_list(tmp_path: Path) -> None:
     ("names", "options", "error"),
     [
         ((), {}, r"has no images: looked for \.bmp.*\.tiff"),
-        (("a.png", "b.png"), {}, r"has 2 films without a label, outside class folders such as NORMAL and PNEUMONIA: a\.png, b\.png$"),
+        (
+            ("a.png", "b.png"),
+            {},
+            r"has 2 films without a label, outside class folders such as NORMAL and PNEUMONIA: a\.png, b\.png$",
+        ),
         (("NORMAL/a.png", "TB/a.png", "c.png"), {}, r"has 1 film without a label.*: c\.png$"),
-        (("train/NORMAL/a.png", "train/b.png"), {}, r"1 film without a label, outside train, val or test folders.*: train/b\.png"),
-        (("train/NORMAL/a.png", "extra/NORMAL/b.png"), {}, r"1 film without a label, outside train, val or test.*: extra/NORMAL/b\.png"),
+        (
+            ("train/NORMAL/a.png", "train/b.png"),
+            {},
+            r"1 film without a label, outside train, val or test folders.*: train/b\.png",
+        ),
+        (
+            ("train/NORMAL/a.png", "extra/NORMAL/b.png"),
+            {},
+            r"1 film without a label, outside train, val or test.*: extra/NORMAL/b\.png",
+        ),
         (tuple(f"{i}.png" for i in range(7)), {}, r"4\.png and 2 more$"),
-        (("NORMAL/a.png", "NORMAL/b.png"), {}, r"there is one class only, 'NORMAL' in 2 films, and a classifier needs two: add"),
-        (("nih/NORMAL/a.png", "rsna/NORMAL/a.png"), {}, r"holds several data sets; give them as a list: \['.*nih', '.*rsna'\]"),
-        (("a/x.png", "b/x.png"), {"labels": ("a", "c")}, r"1 film with a label that is none of a, c: 'b'. The first: .*b/x\.png"),
+        (
+            ("NORMAL/a.png", "NORMAL/b.png"),
+            {},
+            r"there is one class only, 'NORMAL' in 2 films, and a classifier needs two: add",
+        ),
+        (
+            ("nih/NORMAL/a.png", "rsna/NORMAL/a.png"),
+            {},
+            r"holds several data sets; give them as a list: \['.*nih', '.*rsna'\]",
+        ),
+        (
+            ("a/x.png", "b/x.png"),
+            {"labels": ("a", "c")},
+            r"1 film with a label that is none of a, c: 'b'. The first: .*b/x\.png",
+        ),
         (("a/x.png", "b/x.png"), {"split": "test"}, r"has no split 'test'; it has none at all"),
         (("train/a/x.png", "val/b/x.png"), {"split": "test"}, r"has no split 'test'; it has train, val"),
-        (("a/x.png", "b/x.png"), {"patient_pattern": "("}, r"must be a regular expression: .*Received: patient_pattern='\('"),
+        (
+            ("a/x.png", "b/x.png"),
+            {"patient_pattern": "("},
+            r"must be a regular expression: .*Received: patient_pattern='\('",
+        ),
         (("a/x.png", "b/x.png"), {"patient_pattern": "z+"}, r"matches none of 2 films, '\w+/x\.png' for one"),
     ],
 )
-def test_what_a_folder_may_not_be(tmp_path: Path, names: tuple[str, ...], options: dict[str, object], error: str) -> None:
+def test_what_a_folder_may_not_be(
+    tmp_path: Path, names: tuple[str, ...], options: dict[str, object], error: str
+) -> None:
     with pytest.raises(ValueError, match=error):
         scan(plant(tmp_path, *names), **options)  # type: ignore[arg-type]
 
@@ -235,8 +277,15 @@ def test_manifest(tmp_path: Path) -> None:
 def test_absolute_paths_are_named_by_what_tells_them_apart_and_not_by_where_they_lie(tmp_path: Path) -> None:
     films = [f"patient0000{i}/study1/view1_frontal.png" for i in range(2)]
     plant(tmp_path / "Dr. Mabuse" / "CheXpert", *films)
-    rows = "".join(f"{tmp_path / 'Dr. Mabuse' / 'CheXpert' / film},{label}\n" for film, label in zip(films, ("NORMAL", "PNEUMONIA"), strict=True))
-    for place, wanted in (("Dr. Mabuse/all.csv", "all/CheXpert/"), ("Dr. Mabuse/CheXpert/all.csv", "all/"), ("elsewhere/all.csv", "all/")):
+    rows = "".join(
+        f"{tmp_path / 'Dr. Mabuse' / 'CheXpert' / film},{label}\n"
+        for film, label in zip(films, ("NORMAL", "PNEUMONIA"), strict=True)
+    )
+    for place, wanted in (
+        ("Dr. Mabuse/all.csv", "all/CheXpert/"),
+        ("Dr. Mabuse/CheXpert/all.csv", "all/"),
+        ("elsewhere/all.csv", "all/"),
+    ):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         (tmp_path / place).write_text("path,label\n" + rows)
         found = scan(tmp_path / place)
@@ -246,25 +295,52 @@ def test_absolute_paths_are_named_by_what_tells_them_apart_and_not_by_where_they
 
 def test_every_source_of_a_manifest_has_a_folder_of_its_own(tmp_path: Path) -> None:
     plant(tmp_path, "me/x/a.png", "me/x/b.png", "me/you/y/c/a.png", "me/you/y/d/a.png", "list/a.png", "list/b.png")
-    rows = [("me/x/a.png", "x"), ("me/x/b.png", "x"), ("me/you/y/c/a.png", "y"), ("me/you/../you/y/d/a.png", "y"), ("list/./a.png", "z"), ("list/b.png", "x/")]
+    rows = [
+        ("me/x/a.png", "x"),
+        ("me/x/b.png", "x"),
+        ("me/you/y/c/a.png", "y"),
+        ("me/you/../you/y/d/a.png", "y"),
+        ("list/./a.png", "z"),
+        ("list/b.png", "x/"),
+    ]
     lines = [f"{tmp_path}/{path},{'AB'[i % 2]},{source}\n" for i, (path, source) in enumerate(rows)]
-    (tmp_path / "list" / "films.csv").write_text("path,label,source\n" + "".join(lines) + "a.png,A,\n../me/x/a.png,B,\n")
+    (tmp_path / "list" / "films.csv").write_text(
+        "path,label,source\n" + "".join(lines) + "a.png,A,\n../me/x/a.png,B,\n"
+    )
     found = scan(tmp_path / "list" / "films.csv", labels=("A", "B"))
-    assert found.names == ("x/a.png", "x/b.png", "y/c/a.png", "y/d/a.png", "z/a.png", "x//b.png", "films/a.png", "films/../me/x/a.png")
+    assert found.names == (
+        "x/a.png",
+        "x/b.png",
+        "y/c/a.png",
+        "y/d/a.png",
+        "z/a.png",
+        "x//b.png",
+        "films/a.png",
+        "films/../me/x/a.png",
+    )
 
 
 def test_one_film_in_two_sources(tmp_path: Path) -> None:
     plant(tmp_path / "clinic", "NORMAL/x.png", "PNEUMONIA/y.png")
-    (tmp_path / "more.csv").write_text("path,label,source\nclinic/NORMAL/x.png,NORMAL,\nclinic/NORMAL/x.png,NORMAL,third\n")
+    (tmp_path / "more.csv").write_text(
+        "path,label,source\nclinic/NORMAL/x.png,NORMAL,\nclinic/NORMAL/x.png,NORMAL,third\n"
+    )
     found = scan([tmp_path / "clinic", tmp_path / "more.csv"])
-    assert found.names == ("clinic/NORMAL/x.png", "clinic/PNEUMONIA/y.png", "more/clinic/NORMAL/x.png", "third/clinic/NORMAL/x.png")
+    assert found.names == (
+        "clinic/NORMAL/x.png",
+        "clinic/PNEUMONIA/y.png",
+        "more/clinic/NORMAL/x.png",
+        "third/clinic/NORMAL/x.png",
+    )
     assert len(set(found.paths)) == 2
 
 
 def test_names_must_differ(tmp_path: Path) -> None:
     for place in ("a", "b"):
         plant(tmp_path / place, "x.png", "y.png")
-        (tmp_path / place / f"{place}.csv").write_text("path,label,source\nx.png,NORMAL,clinic\ny.png,PNEUMONIA,clinic\n")
+        (tmp_path / place / f"{place}.csv").write_text(
+            "path,label,source\nx.png,NORMAL,clinic\ny.png,PNEUMONIA,clinic\n"
+        )
     message = r"two films have one name, 'clinic/x\.png': .*a\.csv, line 2, and .*b\.csv, line 2\. Names must differ: give them different sources"
     with pytest.raises(ValueError, match=message):
         scan([tmp_path / "a" / "a.csv", tmp_path / "b" / "b.csv"])
@@ -310,14 +386,26 @@ def test_manifest_and_folder_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "error"),
     [
-        ("", ValueError, r"must begin with a line that names its columns, path and label among them, each once. Received: ''"),
+        (
+            "",
+            ValueError,
+            r"must begin with a line that names its columns, path and label among them, each once. Received: ''",
+        ),
         ("file,class\nx.png,A\n", ValueError, r"Received: 'file,class'"),
         ("path,label,label\nx.png,A,A\n", ValueError, r"each once"),
         ("path,label\n", ValueError, r"films\.csv lists no films"),
         ("path,label\nx.png\n", ValueError, r"films\.csv, line 2: expected 2 cells as in the first line. Received: 1"),
         ("path,label\nx.png,A\nx.png,\nx.png, \n", ValueError, r"has 2 films without a label: line 3, line 4$"),
-        ("path,label\nx.png,A\nx.png,B\n./x.png,B\n", ValueError, r"lists 1 film more than once: .*x\.png in lines 2, 3, 4\. Keep one line of each$"),
-        ("path,label\nx.png,A\nlost.png,B\n", FileNotFoundError, r"lists 1 film that cannot be found below .*: lost\.png$"),
+        (
+            "path,label\nx.png,A\nx.png,B\n./x.png,B\n",
+            ValueError,
+            r"lists 1 film more than once: .*x\.png in lines 2, 3, 4\. Keep one line of each$",
+        ),
+        (
+            "path,label\nx.png,A\nlost.png,B\n",
+            FileNotFoundError,
+            r"lists 1 film that cannot be found below .*: lost\.png$",
+        ),
         ("path,label\nx.png,A\n", ValueError, r"there is one class only, 'A' in 1 film, and a classifier needs two"),
         ('path,label\n"x.png,A' + "x" * 200_000, ValueError, r"no CSV \(field larger than"),
     ],
@@ -338,14 +426,19 @@ def test_a_film_is_no_manifest(tmp_path: Path) -> None:
 def test_a_label_that_is_not_asked_for_is_named_with_its_line(tmp_path: Path) -> None:
     plant(tmp_path, "x.png", "y.png", "z.png")
     (tmp_path / "films.csv").write_text("path,label\nx.png,NORMAL\ny.png,TB\nz.png,COVID\n")
-    with pytest.raises(ValueError, match=r"2 films with a label that is none of NORMAL, PNEUMONIA: 'COVID', 'TB'. The first: .*films\.csv, line 3$"):
+    with pytest.raises(
+        ValueError,
+        match=r"2 films with a label that is none of NORMAL, PNEUMONIA: 'COVID', 'TB'. The first: .*films\.csv, line 3$",
+    ):
         scan(tmp_path / "films.csv", labels=("NORMAL", "PNEUMONIA"))
 
 
 def test_written_manifests_read_back_the_same(tmp_path: Path) -> None:
     plant(tmp_path / "kermany", "NORMAL/IM-0001-0001.jpeg", "PNEUMONIA/person1_virus_6.jpeg")
     plant(tmp_path / "clinic", "x.png", "y.png")
-    (tmp_path / "clinic" / "films.csv").write_text("path,label,patient,split,age\nx.png,NORMAL,1,train,7\ny.png,PNEUMONIA,2,,\n")
+    (tmp_path / "clinic" / "films.csv").write_text(
+        "path,label,patient,split,age\nx.png,NORMAL,1,train,7\ny.png,PNEUMONIA,2,,\n"
+    )
     first = scan([tmp_path / "kermany", tmp_path / "clinic" / "films.csv"])
     for place in (tmp_path / "all.csv", tmp_path / "elsewhere" / "all.csv"):
         place.parent.mkdir(exist_ok=True)
@@ -362,17 +455,38 @@ def test_written_manifests_read_back_the_same(tmp_path: Path) -> None:
 
 
 def test_a_film_of_nobody_known_counts_as_a_patient_of_its_own() -> None:
-    films = Dataset(("a", "b", "c"), np.array([0, 1, 0]), ("N", "P"), ("1", None, "1"), ("x",) * 3, (None,) * 3, names=("x/a", "x/b", "x/c"))
+    films = Dataset(
+        ("a", "b", "c"),
+        np.array([0, 1, 0]),
+        ("N", "P"),
+        ("1", None, "1"),
+        ("x",) * 3,
+        (None,) * 3,
+        names=("x/a", "x/b", "x/c"),
+    )
     assert films.patients_or_names == ("1", "x/b", "1")
 
 
 def test_take() -> None:
     whole = Dataset(
-        ("a", "b", "c"), np.array([0, 1, 0]), ("N", "P"), ("1", None, "3"), ("x", "y", "x"), (None, "test", None), {"age": ("7", "", "9")}, ("k", "l", "m")
+        ("a", "b", "c"),
+        np.array([0, 1, 0]),
+        ("N", "P"),
+        ("1", None, "3"),
+        ("x", "y", "x"),
+        (None, "test", None),
+        {"age": ("7", "", "9")},
+        ("k", "l", "m"),
     )
     for indices in ([2, 1], np.array([2, 1]), (2, 1)):
         part = whole.take(indices)
-        assert (part.paths, part.patients, part.sources, part.splits, part.names) == (("c", "b"), ("3", None), ("x", "y"), (None, "test"), ("m", "l"))
+        assert (part.paths, part.patients, part.sources, part.splits, part.names) == (
+            ("c", "b"),
+            ("3", None),
+            ("x", "y"),
+            (None, "test"),
+            ("m", "l"),
+        )
         assert part.columns == {"age": ("9", "")}
         assert part.targets.tolist() == [0, 1]
     assert whole.take([True, False, True]).paths == ("a", "c")
@@ -398,7 +512,9 @@ def test_data_sets_are_checked_when_made() -> None:
 def test_columns_of_a_table(tmp_path: Path) -> None:
     found = scan(plant(tmp_path / "clinic", "NORMAL/a.png", "NORMAL/b.png", "PNEUMONIA/c.png"))
     table = tmp_path / "views.csv"
-    table.write_text("film;view;age\nclinic/NORMAL/b.png;AP;64\nclinic/PNEUMONIA/c.png;PA;\nelsewhere/d.png;PA;7\n", encoding="utf-8")
+    table.write_text(
+        "film;view;age\nclinic/NORMAL/b.png;AP;64\nclinic/PNEUMONIA/c.png;PA;\nelsewhere/d.png;PA;7\n", encoding="utf-8"
+    )
     told = add_columns(found, table)
     assert told.columns == {"view": ("", "AP", "PA"), "age": ("", "64", "")}
     assert told.paths == found.paths
@@ -409,8 +525,14 @@ def test_columns_of_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,view\nclinic/a.png,AP\n", "must begin with a line that names its columns, film among them, each once. Received: 'path,view'"),
-        ("film,view\nclinic/NORMAL/a.png,AP\nclinic/NORMAL/a.png,PA\n", "line 3: it names the film 'clinic/NORMAL/a.png' twice"),
+        (
+            "path,view\nclinic/a.png,AP\n",
+            "must begin with a line that names its columns, film among them, each once. Received: 'path,view'",
+        ),
+        (
+            "film,view\nclinic/NORMAL/a.png,AP\nclinic/NORMAL/a.png,PA\n",
+            "line 3: it names the film 'clinic/NORMAL/a.png' twice",
+        ),
         ("film,view\na.png,AP\n", "names none of these 2 films; a name is such as clinic/NORMAL/a.png"),
         ("film,view\n", "Received: no line"),
     ],
@@ -431,7 +553,9 @@ def test_the_official_split_has_no_patient_in_common() -> None:
     assert Counter(found.splits) == {"train": 5216, "test": 624}
     assert Counter(found.targets.tolist()) == {0: 1575, 1: 4265}
     assert None not in found.patients
-    train, test = ({p for p, s in zip(found.patients, found.splits, strict=True) if s == side} for side in ("train", "test"))
+    train, test = (
+        {p for p, s in zip(found.patients, found.splits, strict=True) if s == side} for side in ("train", "test")
+    )
     assert not train & test
     assert len(train) == 3654
 
@@ -446,7 +570,12 @@ def run_script(title: str) -> None:
 
 
 def test_the_script_for_chestxray14(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(plant(tmp_path, *(f"nih/images/{name}.png" for name in ("00000001_000", "00000001_001", "00000002_000", "00000003_000"))))
+    monkeypatch.chdir(
+        plant(
+            tmp_path,
+            *(f"nih/images/{name}.png" for name in ("00000001_000", "00000001_001", "00000002_000", "00000003_000")),
+        )
+    )
     (tmp_path / "nih" / "Data_Entry_2017_v2020.csv").write_text(
         "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
         "00000001_000.png,No Finding,0,1,57,M,PA\n"
@@ -470,8 +599,15 @@ def test_the_script_for_rsna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "rsna" / "stage_2_train_images").mkdir()
     for film in ids:
         (tmp_path / "rsna" / "stage_2_train_images" / f"{film}.dcm").touch()
-    rows = [(ids[0], "No Lung Opacity / Not Normal"), (ids[1], "Lung Opacity"), (ids[1], "Lung Opacity"), (ids[2], "Normal")]
-    (tmp_path / "rsna" / "stage_2_detailed_class_info.csv").write_text("patientId,class\n" + "".join(f"{film},{label}\n" for film, label in rows))
+    rows = [
+        (ids[0], "No Lung Opacity / Not Normal"),
+        (ids[1], "Lung Opacity"),
+        (ids[1], "Lung Opacity"),
+        (ids[2], "Normal"),
+    ]
+    (tmp_path / "rsna" / "stage_2_detailed_class_info.csv").write_text(
+        "patientId,class\n" + "".join(f"{film},{label}\n" for film, label in rows)
+    )
     run_script("RSNA")
     found = scan("rsna/rsna.csv")
     assert [Path(path).stem for path in found.paths] == ids[1:]

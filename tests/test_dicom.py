@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib import dicom, images, phantom
-from cxrlib.images import fit, read
-from cxrlib.sources import ImageError, name_of
+from cxrlib.images import decode as images
+from cxrlib.images import dicom, phantom
+from cxrlib.images.decode import fit, read
+from cxrlib.images.sources import ImageError, name_of
 
 pydicom = pytest.importorskip("pydicom")
 imagecodecs = pytest.importorskip("imagecodecs")
@@ -72,7 +73,9 @@ def test_eight_bits_give_the_bits_of_a_picture(tmp_path: Path) -> None:
         assert (fit(film) == expected).all()
 
 
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
 @pytest.mark.parametrize("pixels", [GREY, DEEP])
 def test_plain_transfer_syntaxes(syntax: str, pixels: np.ndarray) -> None:
     film = read(saved(dataset(pixels, syntax=syntax)))
@@ -95,11 +98,21 @@ def lossless(pixels: np.ndarray, bits: int, kind: str) -> bytes:
     if kind == "j2k":
         return imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="j2k", reversible=True, bitspersample=bits)
     codes = pixels.view(f"u{pixels.dtype.itemsize}") & np.array(2**bits - 1, f"u{pixels.dtype.itemsize}")
-    return imagecodecs.jpegls_encode(codes) if kind == "jls" else imagecodecs.jpeg8_encode(codes, lossless=True, predictor=int(kind), bitspersample=bits)
+    return (
+        imagecodecs.jpegls_encode(codes)
+        if kind == "jls"
+        else imagecodecs.jpeg8_encode(codes, lossless=True, predictor=int(kind), bitspersample=bits)
+    )
 
 
 @pytest.mark.parametrize(
-    ("syntax", "kind"), [(JPEGLosslessSV1, "1"), *((JPEGLossless, str(k)) for k in range(1, 8)), (JPEGLSLossless, "jls"), (JPEG2000Lossless, "j2k")]
+    ("syntax", "kind"),
+    [
+        (JPEGLosslessSV1, "1"),
+        *((JPEGLossless, str(k)) for k in range(1, 8)),
+        (JPEGLSLossless, "jls"),
+        (JPEG2000Lossless, "j2k"),
+    ],
 )
 @pytest.mark.parametrize("bits", [8, 10, 12, 16])
 @pytest.mark.parametrize("signed", [False, True])
@@ -144,8 +157,14 @@ def test_white_that_was_rounded_beyond_the_bits_stored_is_white(signed: bool) ->
 
 
 def test_jpeg_2000_out_of_its_boxes_and_in_tiles() -> None:
-    for options in ({}, {"no_jp2": True, "tile_size": (64, 64)}, {"no_jp2": True, "precinct_size": (64, 64), "codeblock_size": (16, 16)}):
-        assert (read(saved(dataset(GREY, syntax=JPEG2000Lossless, coded=jpeg(GREY, "JPEG2000", **options)))).pixels == GREY).all()
+    for options in (
+        {},
+        {"no_jp2": True, "tile_size": (64, 64)},
+        {"no_jp2": True, "precinct_size": (64, 64), "codeblock_size": (16, 16)},
+    ):
+        assert (
+            read(saved(dataset(GREY, syntax=JPEG2000Lossless, coded=jpeg(GREY, "JPEG2000", **options)))).pixels == GREY
+        ).all()
 
 
 def test_all_of_pydicoms_own_films() -> None:
@@ -153,9 +172,23 @@ def test_all_of_pydicoms_own_films() -> None:
     if not (folder / "MR_small.dcm").is_file():
         pytest.skip("this pydicom comes without its test files")
     plain = read(folder / "MR_small.dcm").pixels
-    for name in ("MR_small_RLE", "MR_small_implicit", "MR_small_padded", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless"):
+    for name in (
+        "MR_small_RLE",
+        "MR_small_implicit",
+        "MR_small_padded",
+        "MR_small_jp2klossless",
+        "MR_small_jpeg_ls_lossless",
+    ):
         assert (read(folder / f"{name}.dcm").pixels == plain).all()
-    for name in ("693_J2KI", "J2K_pixelrep_mismatch", "JPEG-lossy", "JPEG2000", "JPEGLSNearLossless_08", "JPEGLSNearLossless_16", "JPGExtended"):
+    for name in (
+        "693_J2KI",
+        "J2K_pixelrep_mismatch",
+        "JPEG-lossy",
+        "JPEG2000",
+        "JPEGLSNearLossless_08",
+        "JPEGLSNearLossless_16",
+        "JPGExtended",
+    ):
         assert read(folder / f"{name}.dcm").pixels.std() > 0
 
 
@@ -224,17 +257,27 @@ def test_windows_agree_with_pydicom(function: str, slope: float) -> None:
 
     codes = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     data = dataset(
-        codes, BitsStored=12, RescaleSlope=slope, RescaleIntercept=-100, WindowCenter=[slope * 2000, 1], WindowWidth=[900, 1], VOILUTFunction=function
+        codes,
+        BitsStored=12,
+        RescaleSlope=slope,
+        RescaleIntercept=-100,
+        WindowCenter=[slope * 2000, 1],
+        WindowWidth=[900, 1],
+        VOILUTFunction=function,
     )
     theirs = apply_voi_lut(apply_modality_lut(codes, data), data)
     low, high = sorted(np.array([0, 4095]) * slope - 100)
-    expected = (theirs - low) / (high - low) if slope > 0 else (high - theirs) / (high - low)  # pydicom turns its range over where the slope is negative
+    expected = (
+        (theirs - low) / (high - low) if slope > 0 else (high - theirs) / (high - low)
+    )  # pydicom turns its range over where the slope is negative
     assert np.abs(read(data).pixels / 65535 - expected).max() < 1e-4
 
 
 def test_a_full_window_changes_nothing() -> None:
     assert (read(dataset(GREY, WindowCenter=128, WindowWidth=256)).pixels == GREY).all()
-    assert (read(dataset(GREY, WindowCenter=127.5, WindowWidth=255, VOILUTFunction="LINEAR_EXACT")).pixels == GREY).all()
+    assert (
+        read(dataset(GREY, WindowCenter=127.5, WindowWidth=255, VOILUTFunction="LINEAR_EXACT")).pixels == GREY
+    ).all()
     assert (read(dataset(GREY, RescaleSlope=3, RescaleIntercept=-7)).pixels == GREY).all()
     assert (read(dataset(GREY, RescaleSlope=-1, RescaleIntercept=255)).pixels == 255 - GREY).all()
 
@@ -248,8 +291,15 @@ def test_a_window_of_one_is_a_threshold() -> None:
 def test_luts(packed: bool) -> None:
     entries = [int(255 * (i / 255) ** 2) for i in range(256)]
     squared = np.array(entries, np.uint8)[GREY]
-    assert (read(saved(dataset(GREY, VOILUTSequence=[lut(0, 8, entries, packed=packed)], WindowCenter=1, WindowWidth=2))).pixels == squared).all()
-    film = read(dataset(GREY, ModalityLUTSequence=[lut(0, 8, entries, packed=packed)], WindowCenter=128, WindowWidth=256))
+    assert (
+        read(
+            saved(dataset(GREY, VOILUTSequence=[lut(0, 8, entries, packed=packed)], WindowCenter=1, WindowWidth=2))
+        ).pixels
+        == squared
+    ).all()
+    film = read(
+        dataset(GREY, ModalityLUTSequence=[lut(0, 8, entries, packed=packed)], WindowCenter=128, WindowWidth=256)
+    )
     assert (film.pixels == squared).all()
 
 
@@ -288,7 +338,11 @@ def test_view_modality_and_notes() -> None:
     assert film.view == "L L"
     assert (film.pixels == GREY).all()
     film = read(dataset(GREY, ViewPosition="", BodyPartExamined="HAND"))
-    assert (film.view, film.modality, film.notes) == (None, None, ("its header names another body part than the chest",))
+    assert (film.view, film.modality, film.notes) == (
+        None,
+        None,
+        ("its header names another body part than the chest",),
+    )
 
 
 def test_first_of_several_frames() -> None:
@@ -319,27 +373,58 @@ def test_no_name_of_a_patient_is_read_or_said() -> None:
         ),
         (dataset(GREY, PhotometricInterpretation="PALETTE COLOR"), "its photometric interpretation is PALETTE COLOR"),
         (dataset(GREY, SamplesPerPixel=3), "it is no radiograph"),
-        (dataset(GREY, BitsAllocated=32, BitsStored=32), "it stores 32 bits in 32; radiographs store at most 16, in 8 or 16"),
+        (
+            dataset(GREY, BitsAllocated=32, BitsStored=32),
+            "it stores 32 bits in 32; radiographs store at most 16, in 8 or 16",
+        ),
         (dataset(GREY, BitsStored=0, HighBit=0), "it stores 0 bits in 8"),
         (dataset(GREY, Rows=0), "it has no pixels (0 x 150)"),
-        (dataset(GREY, Rows=30_000, Columns=30_000), "it has 30000 x 30000 pixels, more than the 30,000,000 that are read"),
-        (dataset(GREY, RescaleSlope=0, RescaleIntercept=1), "its modality LUT or rescale slope gives no range of values"),
-        (dataset(GREY, RescaleSlope="1e308", RescaleIntercept="1e308"), "its modality LUT or rescale slope gives no range of values"),
-        (saved(dataset(GREY, RescaleSlope="1234", RescaleIntercept="0")).replace(b"1234", b"12,5"), "bytes: its RescaleSlope is no usable number"),
-        (saved(dataset(GREY)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.7\0"), "its transfer syntax is not supported: 1.2.840.10008.1.2.7"),
+        (
+            dataset(GREY, Rows=30_000, Columns=30_000),
+            "it has 30000 x 30000 pixels, more than the 30,000,000 that are read",
+        ),
+        (
+            dataset(GREY, RescaleSlope=0, RescaleIntercept=1),
+            "its modality LUT or rescale slope gives no range of values",
+        ),
+        (
+            dataset(GREY, RescaleSlope="1e308", RescaleIntercept="1e308"),
+            "its modality LUT or rescale slope gives no range of values",
+        ),
+        (
+            saved(dataset(GREY, RescaleSlope="1234", RescaleIntercept="0")).replace(b"1234", b"12,5"),
+            "bytes: its RescaleSlope is no usable number",
+        ),
+        (
+            saved(dataset(GREY)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.7\0"),
+            "its transfer syntax is not supported: 1.2.840.10008.1.2.7",
+        ),
         (dataset(GREY, BitsStored=12), "it stores 12 bits in 8; radiographs store at most 16, in 8 or 16"),
         (dataset(GREY, ModalityLUTSequence=[lut(0, 20, [1, 2])]), "its LUT has 2 of 2 entries of 20 bits"),
-        (dataset(GREY, syntax=JPEGBaseline8Bit, coded=jpeg(GREY[:100])), "the header says 160 x 150 pixels, the compressed picture 100 x 150"),
-        (dataset(GREY, syntax=JPEG2000Lossless, coded=jpeg(GREY[:100], "JPEG2000")), "the compressed picture 100 x 150"),
+        (
+            dataset(GREY, syntax=JPEGBaseline8Bit, coded=jpeg(GREY[:100])),
+            "the header says 160 x 150 pixels, the compressed picture 100 x 150",
+        ),
+        (
+            dataset(GREY, syntax=JPEG2000Lossless, coded=jpeg(GREY[:100], "JPEG2000")),
+            "the compressed picture 100 x 150",
+        ),
         *(
-            (dataset(GREY, syntax=syntax, coded=coded[: len(coded) // 2]), f"its pixels, {syntax.name}, cannot be decoded ({reason}")
+            (
+                dataset(GREY, syntax=syntax, coded=coded[: len(coded) // 2]),
+                f"its pixels, {syntax.name}, cannot be decoded ({reason}",
+            )
             for syntax, coded, reason in (
                 (JPEGLosslessSV1, imagecodecs.jpeg8_encode(GREY, lossless=True), "it is cut short)"),
                 (JPEGExtended12Bit, jpeg(GREY), "it is cut short)"),
                 (JPEGLSLossless, imagecodecs.jpegls_encode(GREY), "it is cut short)"),
                 (JPEG2000Lossless, jpeg(GREY, "JPEG2000", no_jp2=True), ""),
                 (JPEG2000Lossless, b"", ""),
-                (JPEG2000Lossless, jpeg(GREY, "JPEG2000", no_jp2=True)[:80], "it is no JPEG 2000 stream, or a subsampled one)"),
+                (
+                    JPEG2000Lossless,
+                    jpeg(GREY, "JPEG2000", no_jp2=True)[:80],
+                    "it is no JPEG 2000 stream, or a subsampled one)",
+                ),
                 (JPEGLSLossless, jpeg(GREY), "it is no JPEG stream of this kind)"),
                 (JPEGLosslessSV1, imagecodecs.jpegls_encode(GREY), "it is no JPEG stream of this kind)"),
                 (JPEGExtended12Bit, jpeg(GREY, progressive=True), "it is no JPEG stream of this kind)"),
@@ -347,14 +432,28 @@ def test_no_name_of_a_patient_is_read_or_said() -> None:
             )
         ),
         (
-            dataset(GREY, syntax=JPEGLosslessSV1, coded=imagecodecs.jpeg8_encode(DEEP, lossless=True, bitspersample=12)),
+            dataset(
+                GREY, syntax=JPEGLosslessSV1, coded=imagecodecs.jpeg8_encode(DEEP, lossless=True, bitspersample=12)
+            ),
             "the header says 1 value of 8 bits, the compressed picture 1 of 12",
         ),
-        (dataset(GREY, syntax=JPEG2000, coded=jpeg(np.stack([GREY] * 3, 2), "JPEG2000")), "the header says 1 value of 8 bits, the compressed picture 3 of 8"),
-        (dataset(GREY, syntax=JPEGBaseline8Bit, coded=jpeg(GREY)[:400]), "its pixels, JPEG Baseline (Process 1), cannot be decoded ("),
+        (
+            dataset(GREY, syntax=JPEG2000, coded=jpeg(np.stack([GREY] * 3, 2), "JPEG2000")),
+            "the header says 1 value of 8 bits, the compressed picture 3 of 8",
+        ),
+        (
+            dataset(GREY, syntax=JPEGBaseline8Bit, coded=jpeg(GREY)[:400]),
+            "its pixels, JPEG Baseline (Process 1), cannot be decoded (",
+        ),
         (dataset(GREY, syntax=RLELossless, coded=bytes(200)), "its pixels, RLE Lossless, cannot be decoded ("),
-        (dataset(GREY, syntax="1.2.840.10008.1.2.4.100", coded=b"MPEG"), "its transfer syntax is not supported: MPEG2 Main Profile"),
-        (dataset(GREY, syntax="1.2.840.10008.1.2.4.201", coded=b"HTJ2K"), "its transfer syntax is not supported: High-Throughput JPEG 2000"),
+        (
+            dataset(GREY, syntax="1.2.840.10008.1.2.4.100", coded=b"MPEG"),
+            "its transfer syntax is not supported: MPEG2 Main Profile",
+        ),
+        (
+            dataset(GREY, syntax="1.2.840.10008.1.2.4.201", coded=b"HTJ2K"),
+            "its transfer syntax is not supported: High-Throughput JPEG 2000",
+        ),
         (saved(dataset(GREY))[:-1000], "bytes: it is not complete: 23000 of 24000 bytes of pixels are there"),
         (bytes(128) + b"DICM", "bytes: it holds no DICOM picture"),
         (bytes(128) + b"DICM" + b"\xff" * 50, "bytes: it "),
@@ -390,7 +489,10 @@ def test_run_lengths() -> None:
     grey = np.full((2, 2), 7, np.uint8)
     assert (read(dataset(grey, syntax=RLELossless, coded=run_lengths(b"\xfd\7"))).pixels == 7).all()
     for wrong, reason in (
-        (run_lengths(b"\xfd\7", b"\xfd\7"), "the header says 1 value of 8 bits, the compressed picture has 2 segments of 8"),
+        (
+            run_lengths(b"\xfd\7", b"\xfd\7"),
+            "the header says 1 value of 8 bits, the compressed picture has 2 segments of 8",
+        ),
         (run_lengths(b"\xfe\7"), "it is not complete: 3 of 4 values are there"),
         (run_lengths(b"\x81\7" * 100), "imcd_packbits_decode returned IMCD_OUTPUT_TOO_SMALL"),  # a bomb is not unpacked
         (b"\1\0\0\0", "it is cut short"),
@@ -403,7 +505,9 @@ def test_run_lengths() -> None:
 def test_a_deflated_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
     data = saved(dataset(GREY, syntax=DeflatedExplicitVRLittleEndian))
     monkeypatch.setattr(dicom, "_MAX_BYTES", 20_000)
-    with pytest.raises(ImageError, match=r"it is a damaged DICOM file \(it is cut short, or inflates to more than 0 MiB"):
+    with pytest.raises(
+        ImageError, match=r"it is a damaged DICOM file \(it is cut short, or inflates to more than 0 MiB"
+    ):
         read(data)
     end = 144 + int.from_bytes(data[140:144], "little")
     with pytest.raises(ImageError, match=r"incorrect|invalid"):
@@ -413,7 +517,9 @@ def test_a_deflated_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def divided(*, tile: int = 0, precinct: int = 15, layers: int = 1, in_tile: bool = False, height: int = 2048) -> bytes:
     """A JPEG 2000 stream of 140 bytes that declares 2048 x 2048 black pixels, divided as one likes, in its main header or in its first tile's."""
-    coded = bytearray(imagecodecs.jpeg2k_encode(np.zeros((64, 64), np.uint8), level=0, codecformat="j2k", reversible=True))
+    coded = bytearray(
+        imagecodecs.jpeg2k_encode(np.zeros((64, 64), np.uint8), level=0, codecformat="j2k", reversible=True)
+    )
     struct.pack_into(">II", coded, 8, 2048, height)
     struct.pack_into(">II", coded, 24, tile or 2048, tile or 2048)
     at = coded.index(b"\xff\x52")
@@ -425,7 +531,13 @@ def divided(*, tile: int = 0, precinct: int = 15, layers: int = 1, in_tile: bool
         coded[at : at + 14] = style
         return bytes(coded)
     start = coded.index(b"\xff\x90")
-    return bytes(coded[: start + 6] + (len(coded) + len(style) - start - 2).to_bytes(4, "big") + coded[start + 10 : start + 12] + style + coded[start + 12 :])
+    return bytes(
+        coded[: start + 6]
+        + (len(coded) + len(style) - start - 2).to_bytes(4, "big")
+        + coded[start + 10 : start + 12]
+        + style
+        + coded[start + 12 :]
+    )
 
 
 @pytest.mark.parametrize(
@@ -466,7 +578,9 @@ def test_a_stream_that_hides_what_it_declares() -> None:
 
 def test_a_decoder_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    with pytest.raises(ImageError, match=r'its transfer syntax, JPEG Lossless.*, needs a decoder: pip install "cxrlib\[dicom\]"'):
+    with pytest.raises(
+        ImageError, match=r'its transfer syntax, JPEG Lossless.*, needs a decoder: pip install "cxrlib\[dicom\]"'
+    ):
         read(dataset(GREY, syntax=JPEGLosslessSV1, coded=b"\xff\xd8\xff\xd9"))
 
 
@@ -480,7 +594,10 @@ def test_without_pydicom(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_damaged_bytes_give_a_film_or_an_image_error() -> None:
     rng = np.random.default_rng(0)
-    seeds = [saved(dataset(GREY[::8, ::8], VOILUTSequence=[lut(0, 8, list(range(256)))])), saved(dataset(DEEP[::8, ::8], WindowCenter=5, WindowWidth=9))]
+    seeds = [
+        saved(dataset(GREY[::8, ::8], VOILUTSequence=[lut(0, 8, list(range(256)))])),
+        saved(dataset(DEEP[::8, ::8], WindowCenter=5, WindowWidth=9)),
+    ]
     seeds += [saved(dataset(GREY[::8, ::8], syntax=JPEGBaseline8Bit, coded=jpeg(np.ascontiguousarray(GREY[::8, ::8]))))]
     films = 0
     for _ in range(300):

@@ -17,10 +17,12 @@ import json, sys
 from pathlib import Path
 import keras
 import numpy as np
-from cxrlib import fitting, machines, phantom, sampling
+from cxrlib.network import fit as fitting, machines
+from cxrlib.images import phantom
+from cxrlib.data import split as sampling
 from cxrlib.config import TrainConfig
-from cxrlib.data import Dataset
-from cxrlib.layers import FindLungs, Reframe
+from cxrlib.data.scan import Dataset
+from cxrlib.network.layers import FindLungs, Reframe
 
 machines.join()
 folder, n = Path(sys.argv[1]), 28
@@ -61,9 +63,21 @@ def compiled(tmp_path_factory):
 
 def start(folder: Path, mixup: float = 0.0, devices: int = 1, **environment: str) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(Path(__file__).parents[1]), **environment}
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "jax",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        **environment,
+    }
     environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    return subprocess.Popen([sys.executable, "-c", FIT, str(folder), str(mixup)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", FIT, str(folder), str(mixup)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def result(process: subprocess.Popen) -> dict:

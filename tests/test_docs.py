@@ -27,8 +27,9 @@ from hub_server import client_of, serving
 from PIL import Image
 
 import cxrlib
-from cxrlib import bundle, cli, phantom
+from cxrlib import bundle, cli
 from cxrlib.config import BundleConfig
+from cxrlib.images import phantom
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -63,11 +64,15 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
         film.save(folder / name)
     (folder / "study").mkdir()
     for name in ("film.dcm", "study/IM0001"):
-        (folder / name).write_bytes(saved(dataset(np.asarray(film), Modality="DX", ViewPosition="PA", BodyPartExamined="CHEST")))
+        (folder / name).write_bytes(
+            saved(dataset(np.asarray(film), Modality="DX", ViewPosition="PA", BodyPartExamined="CHEST"))
+        )
     for i, name in enumerate(("hospital-a", "hospital-b", "hospital-c")):
         phantom.write(folder / name, n=6, seed=100 * i, size=128)
     films = sorted(path.relative_to(folder).as_posix() for path in folder.glob("hospital-*/*/*.*"))
-    (folder / "views.csv").write_text("film,view\n" + "".join(f"{film},{'AP' if i % 2 else 'PA'}\n" for i, film in enumerate(films)))
+    (folder / "views.csv").write_text(
+        "film,view\n" + "".join(f"{film},{'AP' if i % 2 else 'PA'}\n" for i, film in enumerate(films))
+    )
     (folder / "recipe.json").write_text('{"epochs": 20}')
     return folder
 
@@ -86,14 +91,23 @@ def place(things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     with serving() as hub, client_of(hub, tmp_path / "home"):
         hub.add_user("hf_user", "user")
         monkeypatch.setenv("HF_TOKEN", "hf_user")
-        hub.plant("user/repo", {path.relative_to(bundle.DEFAULT).as_posix(): path.read_bytes() for path in bundle.DEFAULT.rglob("*") if path.is_file()})
+        hub.plant(
+            "user/repo",
+            {
+                path.relative_to(bundle.DEFAULT).as_posix(): path.read_bytes()
+                for path in bundle.DEFAULT.rglob("*")
+                if path.is_file()
+            },
+        )
         repo = hub.repos["model", "user/repo"]
         repo.tags["v1"] = repo.branches["main"]
         yield home
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own, while it uploads
-@pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] if page in TRAINING else []) for page in PAGES])
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] if page in TRAINING else []) for page in PAGES]
+)
 def test_the_code_of_a_page_runs(page: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     if page in TRAINING:
@@ -148,7 +162,11 @@ def test_what_is_not_run_says_why(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
-    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?:|mailto:|#", link)]
+    links = [
+        link.partition("#")[0]
+        for link in re.findall(r"\]\(([^)\s]+)\)", text)
+        if not re.match(r"https?:|mailto:|#", link)
+    ]
     assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
     named = re.findall(r"`((?:docs|examples|tests|benchmarks|space|cxrlib)/[\w/.-]+)`", text)
     assert [name for name in named if not (ROOT / name).exists()] == [], "files that the text names"
@@ -177,8 +195,14 @@ def test_the_command_line_page_has_every_option() -> None:
     sections = dict(re.findall(r"^## cxrlib (\w+)\n(.*?)(?=^## )", page, re.MULTILINE | re.DOTALL))
     assert sections.keys() == commands.choices.keys()
     for name, parser in commands.choices.items():
-        shown = {word for row in re.findall(r"^\| (`[^|]+) \|", sections[name], re.MULTILINE) for word in re.findall(r"--[\w-]+", row)}
-        options = {o for action in parser._actions for o in action.option_strings if action.help != argparse.SUPPRESS} - {"-h", "--help"}
+        shown = {
+            word
+            for row in re.findall(r"^\| (`[^|]+) \|", sections[name], re.MULTILINE)
+            for word in re.findall(r"--[\w-]+", row)
+        }
+        options = {
+            o for action in parser._actions for o in action.option_strings if action.help != argparse.SUPPRESS
+        } - {"-h", "--help"}
         assert shown == options, f"cxrlib {name}"
 
 

@@ -20,7 +20,8 @@ import tiny_network
 from hub_server import HubServer, environment, serving
 from PIL import Image
 
-from cxrlib import Predictor, bundle, phantom
+from cxrlib import Predictor, bundle
+from cxrlib.images import phantom
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -36,7 +37,9 @@ def service(hub: HubServer, home: Path, model: str) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {**os.environ, **environment(hub, home), "PYTHONPATH": str(ROOT), "FILM_MODEL": model, "PORT": str(port)}
-    process = subprocess.Popen([sys.executable, str(EXAMPLE / "film_service.py")], env=env, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(EXAMPLE / "film_service.py")], env=env, stderr=subprocess.PIPE, text=True
+    )
     try:
         address = f"http://127.0.0.1:{port}"
         while process.poll() is None:
@@ -85,12 +88,22 @@ def test_from_a_push_to_an_answer(tmp_path: Path) -> None:
 def test_an_altered_model_stops_the_start(tmp_path: Path) -> None:
     with serving() as hub:
         hub.plant(REPO, {**tiny_network.files(), "README.md": b"altered"})
-        with pytest.raises(RuntimeError, match=r"BundleError: README\.md of alice/model is not the file"), service(hub, tmp_path, f"hf://{REPO}"):
+        with (
+            pytest.raises(RuntimeError, match=r"BundleError: README\.md of alice/model is not the file"),
+            service(hub, tmp_path, f"hf://{REPO}"),
+        ):
             pass
 
 
 @pytest.mark.skipif(not bundle.DEFAULT.is_dir(), reason="this checkout has no bundled model")
 def test_the_projects_own_tests() -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=EXAMPLE, env=env, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=EXAMPLE,
+        env=env,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-3000:]

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib import Predictor, evaluate, images, phantom
-from cxrlib.data import scan
+from cxrlib import Predictor, evaluate
+from cxrlib.data.scan import scan
 from cxrlib.evaluation import _at
+from cxrlib.images import decode as images
+from cxrlib.images import phantom
 from cxrlib.predictor import UNREADABLE
 
 
@@ -33,8 +35,13 @@ def test_a_report_holds_the_predictor_s_own_answers(tiny: Path, films: Path) -> 
     predictor = Predictor(tiny)
     assert (report.n, report.n_refused, report.threshold) == (16, 0, 0.3)
     assert report.labels == ("NORMAL", "PNEUMONIA")
-    assert rows(report) == {name: predictor(path).probability for name, path in zip(scan(films).names, scan(films).paths, strict=True)}
-    called = [int((np.array([p for n, p in rows(report).items() if truth in n]) >= 0.3).sum()) for truth in ("NORMAL", "PNEUMONIA")]
+    assert rows(report) == {
+        name: predictor(path).probability for name, path in zip(scan(films).names, scan(films).paths, strict=True)
+    }
+    called = [
+        int((np.array([p for n, p in rows(report).items() if truth in n]) >= 0.3).sum())
+        for truth in ("NORMAL", "PNEUMONIA")
+    ]
     assert report.confusion_matrix[:, 1].tolist() == called
     assert report.confusion_matrix.sum() == 16
 
@@ -43,7 +50,9 @@ def test_every_kind_of_model(tiny: Path, films: Path) -> None:
     wanted = rows(evaluate(tiny, films, progress=False))
     assert rows(evaluate(str(tiny), films, progress=False)) == wanted
     assert rows(evaluate(Predictor(tiny), scan(films), progress=False)) == wanted
-    with pytest.raises(TypeError, match=r"model must be a bundle's folder, a Predictor, a keras\.Model or None\. Received: int"):
+    with pytest.raises(
+        TypeError, match=r"model must be a bundle's folder, a Predictor, a keras\.Model or None\. Received: int"
+    ):
         evaluate(3, films)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="there is no bundle at"):
         evaluate("nowhere", films)
@@ -85,7 +94,16 @@ def test_sources_splits_and_subgroups(tiny: Path, films: Path, tmp_path: Path) -
         writer = csv.writer(file)
         writer.writerow(["path", "label", "patient", "source", "split", "sex"])
         for i, path in enumerate(found.paths):
-            writer.writerow([path, found.labels[found.targets[i]], f"p{i}", "ab"[i % 2], "test" if i % 4 < 2 else "train", "fm"[i // 2 % 2]])
+            writer.writerow(
+                [
+                    path,
+                    found.labels[found.targets[i]],
+                    f"p{i}",
+                    "ab"[i % 2],
+                    "test" if i % 4 < 2 else "train",
+                    "fm"[i // 2 % 2],
+                ]
+            )
     report = evaluate(tiny, table, split="test", progress=False)
     assert report.n == 8
     assert set(report.by_source) == {"a", "b"}
@@ -107,7 +125,10 @@ def test_a_split_of_films_that_were_listed_before(tiny: Path, films: Path) -> No
 
 
 def test_patients_are_found_when_films_are_listed(tiny: Path, films: Path) -> None:
-    with pytest.raises(ValueError, match=r"a Dataset has its patients: give patient_pattern to `cxrlib\.data\.scan` instead\. Received: patient_pattern='x'"):
+    with pytest.raises(
+        ValueError,
+        match=r"a Dataset has its patients: give patient_pattern to `cxrlib\.data\.scan` instead\. Received: patient_pattern='x'",
+    ):
         evaluate(tiny, scan(films), patient_pattern="x", progress=False)
 
 
@@ -140,7 +161,9 @@ def test_a_keras_model(films: Path) -> None:
     report = evaluate(Network(1), films, progress=False)  # type: ignore[arg-type]
     path = scan(films).paths[0]
     assert report.threshold == 0.5
-    assert rows(report)[scan(films).names[0]] == pytest.approx(float(images.fit(images.read(path), 32).mean()), abs=1e-6)
+    assert rows(report)[scan(films).names[0]] == pytest.approx(
+        float(images.fit(images.read(path), 32).mean()), abs=1e-6
+    )
     with pytest.raises(ValueError, match="the data have the 2 labels NORMAL, PNEUMONIA, the network tells 3 apart"):
         evaluate(Network(3), films, progress=False)  # type: ignore[arg-type]
 
@@ -170,7 +193,9 @@ def test_a_heatmap_at_the_decoded_size() -> None:
     assert _at(heat, (2, 2)).tolist() == [[0, 3], [12, 15]]
 
 
-def test_progress_is_shown_and_can_be_silent(tiny: Path, films: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_and_can_be_silent(
+    tiny: Path, films: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cxrlib.progress._LOG_EVERY", 0.0)
     evaluate(tiny, films)
     assert "evaluate: 16/16 films" in capsys.readouterr().err

@@ -18,7 +18,8 @@ import tiny_network
 from hub_server import HubServer, client_of, serving
 
 import cxrlib
-from cxrlib import Predictor, TrainConfig, bundle, phantom
+from cxrlib import Predictor, TrainConfig, bundle
+from cxrlib.images import phantom
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALLEST = {"image_size": 64, "views": 1, "epochs": 0}
@@ -94,7 +95,9 @@ def test_train_and_publish(place: Path, hub: HubServer) -> None:
     main, words = load("train_and_publish").main, ["user/repo", "hospital-a", "hospital-b", "--unseen", "hospital-c"]
     assert main(words, TrainConfig(**SMALLEST), good_enough=1.01).startswith("not published: AUROC")
     assert not hub.repos
-    assert main(words, TrainConfig(**SMALLEST), good_enough=0.0).startswith(f"{hub.url}/user/repo")  # the finished training is not repeated
+    assert main(words, TrainConfig(**SMALLEST), good_enough=0.0).startswith(
+        f"{hub.url}/user/repo"
+    )  # the finished training is not repeated
     assert hub.files("user/repo")["model.tflite"] == (place / "runs" / "published" / "model.tflite").read_bytes()
 
 
@@ -104,12 +107,17 @@ def test_train_default(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed, name in enumerate(("chest_xray/train", "chest_xray/test", "nih", "rsna")):
         phantom.write(place / "data" / name, n=8, seed=100 * seed, size=64)
     example = load("train_default")
-    Path("views.csv").write_text("film,view\n" + "".join(f"{film.relative_to('data')},AP\n" for film in Path("data").glob("nih/NORMAL/*")), encoding="utf-8")
+    Path("views.csv").write_text(
+        "film,view\n" + "".join(f"{film.relative_to('data')},AP\n" for film in Path("data").glob("nih/NORMAL/*")),
+        encoding="utf-8",
+    )
     monkeypatch.setattr(example, "VIEWS", Path("views.csv"))
     folder = example.main("data", "made", TrainConfig(**SMALLEST))
     config = bundle.load(folder).config
     assert [source.name for source in config.sources] == ["chest_xray", "nih", "rsna"]
-    assert sum(sum(side.values()) for source in config.sources for side in (source.train, source.validation)) == 48  # the test split is left alone
+    assert (
+        sum(sum(side.values()) for source in config.sources for side in (source.train, source.validation)) == 48
+    )  # the test split is left alone
     assert (config.population, config.license) == (example.POPULATION, example.LICENSE)
     assert example.POPULATION in (folder / "README.md").read_text(encoding="utf-8")
 
@@ -118,13 +126,17 @@ def test_train_default(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("weights")
 def test_the_notebook(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))
-    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook["cells"]), "clear the outputs"
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook["cells"]), (
+        "clear the outputs"
+    )
     monkeypatch.setattr(cxrlib, "TrainConfig", functools.partial(TrainConfig, image_size=64, views=1))
     few = phantom.write
     monkeypatch.setattr(phantom, "write", lambda folder, n, **options: few(folder, n=min(n, 10), size=64, **options))
     names: dict[str, Any] = {}
     for cell in notebook["cells"]:
-        code = "".join(line for line in cell["source"] if not line.startswith("%"))  # installing is the machine's business
+        code = "".join(
+            line for line in cell["source"] if not line.startswith("%")
+        )  # installing is the machine's business
         if cell["cell_type"] == "code":
             exec(compile(code, f"quickstart.ipynb, cell {cell['id']}", "exec"), names)
     assert names["prediction"].to_dict().keys() >= {"label", "probability", "reasons"}

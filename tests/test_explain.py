@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib import Predictor, bundle, explain, phantom
+from cxrlib import Predictor, bundle
 from cxrlib.config import Array, BundleError
-from cxrlib.explain import Explanation, heatmap
-from cxrlib.images import Film, fit, read
+from cxrlib.images import phantom
+from cxrlib.images.decode import Film, fit, read
+from cxrlib.runtime import explain
+from cxrlib.runtime.explain import Explanation, heatmap
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +105,26 @@ def test_strips_of_columns_make_the_same_picture_as_the_whole_at_once(kind: type
         film = read(file.getvalue(), model_size=20)
         assert film.pixels.shape != film.size
     else:
-        film = read({np.uint8: pixels, np.uint16: pixels.astype(np.uint16) * 257, np.float32: pixels / np.float32(255)}[kind])  # type: ignore[index]
+        film = read(
+            {np.uint8: pixels, np.uint16: pixels.astype(np.uint16) * 257, np.float32: pixels / np.float32(255)}[kind]
+        )  # type: ignore[index]
     height, width = film.size
     evidence = rng.normal(3, 4, (7, 9))
     positive = np.maximum(evidence, 0).astype(np.float32)
-    heat = np.clip(np.asarray(Image.fromarray(positive / max(8, positive.max())).resize((width, height), Image.Resampling.BICUBIC)), 0, 1)
+    heat = np.clip(
+        np.asarray(
+            Image.fromarray(positive / max(8, positive.max())).resize((width, height), Image.Resampling.BICUBIC)
+        ),
+        0,
+        1,
+    )
     assert np.array_equal(heatmap(evidence, film), heat)
     grey = np.clip(film.pixels.astype(np.float32) * np.float32(255 / film.white), 0, 255)
     grey = np.asarray(Image.fromarray(grey).resize((width, height), Image.Resampling.BILINEAR))
     levels = np.linspace(0, 1, len(explain._STOPS))
-    colours = np.stack([np.interp(np.arange(256) / 255, levels, explain._STOPS[:, c]) for c in range(3)], axis=1).astype(np.float32)
+    colours = np.stack(
+        [np.interp(np.arange(256) / 255, levels, explain._STOPS[:, c]) for c in range(3)], axis=1
+    ).astype(np.float32)
     opacity = (np.float32(0.4) * heat)[..., None]
     painted = grey[..., None] * (1 - opacity) + colours[(heat * 255).astype(np.uint8)] * opacity
     assert np.array_equal(np.asarray(explained(heat, film).overlay(alpha=0.4)), painted.round().astype(np.uint8))
@@ -151,7 +163,9 @@ def test_a_film_decoded_at_a_reduced_scale(tmp_path: Path, predictor: Predictor)
 
 def test_deep_films() -> None:
     deep = phantom.draw(1, size=64).astype(np.uint16) * 257
-    assert (np.asarray(explained(np.zeros((64, 64), np.float32), read(deep)).overlay())[..., 0] == phantom.draw(1, size=64)).all()
+    assert (
+        np.asarray(explained(np.zeros((64, 64), np.float32), read(deep)).overlay())[..., 0] == phantom.draw(1, size=64)
+    ).all()
 
 
 def test_a_refused_film_is_explained_all_the_same(gated: Path) -> None:
@@ -173,7 +187,9 @@ def test_heat_where_no_lung_is() -> None:
     assert corner.border > 0.7
     assert middle.border < 0.1
     assert middle.warnings == ()
-    assert corner.warnings == (f"{corner.border:.0%} of the evidence for PNEUMONIA lies at the border of the film, where hardly any lung is",)
+    assert corner.warnings == (
+        f"{corner.border:.0%} of the evidence for PNEUMONIA lies at the border of the film, where hardly any lung is",
+    )
     assert heat((0, 0), value=1.0).warnings == ()  # too faint to matter
     assert (heat().border, heat().warnings) == (0.0, ())
 
@@ -191,7 +207,9 @@ def test_empty_bars_have_no_heat() -> None:
     assert explained(heat, film).overlay().size == (140, 70)
 
 
-def test_the_command_line_says_where_the_heat_lies(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_where_the_heat_lies(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from cxrlib.cli import main
 
     monkeypatch.setattr(Explanation, "warnings", ("it lies elsewhere",))

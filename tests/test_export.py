@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxrlib import Predictor, bundle, images, phantom
+from cxrlib import Predictor, bundle
 from cxrlib.export import TOLERANCE, Exported, export
+from cxrlib.images import decode as images
+from cxrlib.images import phantom
 
 
 def test_what_is_asked_for_is_checked_first(tmp_path: Path) -> None:
@@ -20,7 +22,11 @@ def test_what_is_asked_for_is_checked_first(tmp_path: Path) -> None:
         ("pickle", "m.pkl", r"format must be one of onnx, saved_model, litert, int8\. Received: format='pickle'"),
         ("onnx", "m.tflite", r"output must end with '\.onnx' for onnx\. Received: "),
         ("litert", "m", r"output must end with '\.tflite' for litert\. Received: "),
-        ("int8", "m.tflite", r"int8 takes the ranges of its numbers from films: name some hundred of all sources\. Received: films=\(\)"),
+        (
+            "int8",
+            "m.tflite",
+            r"int8 takes the ranges of its numbers from films: name some hundred of all sources\. Received: films=\(\)",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             export(None, tmp_path / name, format=format)
@@ -47,7 +53,9 @@ def test_extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, f
 def test_another_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keras = pytest.importorskip("keras", reason="needs the [train] extra")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(RuntimeError, match=r"exports need Keras on TensorFlow: set KERAS_BACKEND=tensorflow\. Received: jax"):
+    with pytest.raises(
+        RuntimeError, match=r"exports need Keras on TensorFlow: set KERAS_BACKEND=tensorflow\. Received: jax"
+    ):
         export(None, tmp_path / "m.tflite", format="litert")
 
 
@@ -81,7 +89,12 @@ def test_a_file_that_agrees_stays(fast: Any, tiny: Path, tmp_path: Path) -> None
     predictor = Predictor(tiny, gate=False)
     films = [phantom.draw(seed, size=64) for seed in range(3)]
     fast(lambda x: np.array([list(predictor(x[0, ..., 0]).probabilities.values())]) + 5e-5)
-    made = export(tiny, tmp_path / "new" / "m.tflite", format="litert", films=[images.fit(images.read(film), 32)[..., 0] for film in films])
+    made = export(
+        tiny,
+        tmp_path / "new" / "m.tflite",
+        format="litert",
+        films=[images.fit(images.read(film), 32)[..., 0] for film in films],
+    )
     assert (made.path, made.format, made.films) == (tmp_path / "new" / "m.tflite", "litert", 3)
     assert made.difference == pytest.approx(5e-5, rel=0.01)
     assert made.path.read_bytes() == b"network"
@@ -94,7 +107,10 @@ def test_a_file_that_agrees_stays(fast: Any, tiny: Path, tmp_path: Path) -> None
 def test_a_file_that_does_not_agree_goes(fast: Any, tiny: Path, tmp_path: Path, answer: float) -> None:
     fast(lambda x: np.full((1, 2), answer))
     (tmp_path / "m.tflite").write_bytes(b"before")
-    with pytest.raises(RuntimeError, match=r"the litert network is (\d\.\d+|nan) off the bundle's probabilities on 16 films, more than 0\.0001"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"the litert network is (\d\.\d+|nan) off the bundle's probabilities on 16 films, more than 0\.0001",
+    ):
         export(tiny, tmp_path / "m.tflite", format="litert")
     assert (tmp_path / "m.tflite").read_bytes() == b"before"
     assert os.listdir(tmp_path) == ["m.tflite"]

@@ -18,10 +18,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cxrlib import Predictor, bundle, cache, cli, data, evaluate, phantom
-from cxrlib.remote import cache_folder
-from cxrlib.reports import Report
-from cxrlib.sampling import split
+from cxrlib import Predictor, bundle, cli, evaluate
+from cxrlib.data import cache
+from cxrlib.data import scan as data
+from cxrlib.data.hf import cache_folder
+from cxrlib.data.split import split
+from cxrlib.images import phantom
+from cxrlib.metrics.report import Report
 
 ROOT = str(Path(__file__).parents[1])
 
@@ -60,7 +63,8 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-from cxrlib import Predictor, cli, evaluate, phantom, train
+from cxrlib import Predictor, cli, evaluate, train
+from cxrlib.images import phantom
 predictor = Predictor(sys.argv[1], gate=False, threads=1)
 films = phantom.write("films", n=2, size=64)
 said = {"label": predictor(phantom.draw(1)).label, "n": evaluate(predictor, films, progress=False).n}
@@ -92,14 +96,22 @@ EXTRAS = {
 def test_without_an_extra_the_rest_works_and_what_needs_it_names_it(extra: str, tmp_path: Path, tiny: Path) -> None:
     absent = EXTRAS[extra] if extra != "all" else [name for names in EXTRAS.values() for name in names]
     done = subprocess.run(
-        [sys.executable, "-c", CORE, str(tiny), *absent], cwd=tmp_path, env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", CORE, str(tiny), *absent],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["label"] in ("NORMAL", "PNEUMONIA")
     assert (said["n"], said["command"]) == (4, "0")
     if extra in ("train", "all"):
-        assert said["train"] == 'ImportError: training needs tensorflow, keras, sklearn, matplotlib: pip install "cxrlib[train]"'
+        assert (
+            said["train"]
+            == 'ImportError: training needs tensorflow, keras, sklearn, matplotlib: pip install "cxrlib[train]"'
+        )
         assert said["report"].startswith("ImportError: ")
         assert 'pip install "cxrlib[train]"' in said["report"]
     if extra in ("dicom", "all"):
@@ -120,7 +132,10 @@ def test_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os.path, "expanduser", os.fspath)  # what it does where nobody knows a home
     for name in ("CXRLIB_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(FileNotFoundError, match=r"there is no home folder for ~/\.cache/cxrlib: name a folder for the cache in CXRLIB_CACHE"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"there is no home folder for ~/\.cache/cxrlib: name a folder for the cache in CXRLIB_CACHE",
+    ):
         cache_folder()
     monkeypatch.setenv("CXRLIB_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
@@ -134,7 +149,9 @@ def public() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.skipif(not hasattr(os, "setuid") or os.getuid() != 0, reason="needs root, to become somebody without a home")
+@pytest.mark.skipif(
+    not hasattr(os, "setuid") or os.getuid() != 0, reason="needs root, to become somebody without a home"
+)
 def test_somebody_without_a_home_or_any_folder_can_predict(public: Path, tiny: Path) -> None:
     """A user that the system does not know, where nothing can be written: as in a hardened container."""
     bundle_folder, film = public / "bundle", public / "film.png"
@@ -172,7 +189,9 @@ def test_a_clock_that_jumps_spoils_no_cache(tmp_path: Path, monkeypatch: pytest.
     assert (again[1:] == first[1:]).all()
 
 
-def test_a_full_disk_leaves_the_bundle_as_it_was(tmp_path: Path, tiny: Path, small_files: Callable[[int], None]) -> None:
+def test_a_full_disk_leaves_the_bundle_as_it_was(
+    tmp_path: Path, tiny: Path, small_files: Callable[[int], None]
+) -> None:
     made = tmp_path / "bundles" / "made"
     shutil.copytree(tiny, made)
     small_files(2000)
@@ -183,10 +202,14 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(tmp_path: Path, tiny: Path, sma
     assert os.listdir(made.parent) == ["made"]
 
 
-def test_a_full_disk_ends_a_batch_with_a_sentence(tmp_path: Path, tiny: Path, small_files: Callable[[int], None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_ends_a_batch_with_a_sentence(
+    tmp_path: Path, tiny: Path, small_files: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     films = phantom.write(tmp_path / "films", n=2, size=64)
     small_files(300)
-    code = cli.main(["predict", str(films), "--model", str(tiny), "--no-gate", "--heatmaps", str(tmp_path / "maps"), "--json"])
+    code = cli.main(
+        ["predict", str(films), "--model", str(tiny), "--no-gate", "--heatmaps", str(tmp_path / "maps"), "--json"]
+    )
     small_files(10**9)
     assert code == 1
     assert "too large" in capsys.readouterr().err
@@ -202,7 +225,8 @@ def test_a_folder_that_may_only_be_read(public: Path, tiny: Path) -> None:
         path.chmod(0o555 if path.is_dir() else 0o444)
     code = """
 import os, sys
-from cxrlib import bundle, phantom, Predictor
+from cxrlib import bundle, Predictor
+from cxrlib.images import phantom
 bundle.update(sys.argv[2], temperature=2.0)
 Predictor(sys.argv[2], threads=1)(phantom.draw(1))  # everything is imported by now: the environment itself may be closed to others
 if os.getuid() == 0:
@@ -214,7 +238,12 @@ except PermissionError as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-B", "-c", code, str(made), str(public / "other")], cwd="/", env={"PYTHONPATH": ROOT}, capture_output=True, text=True, check=False
+        [sys.executable, "-B", "-c", code, str(made), str(public / "other")],
+        cwd="/",
+        env={"PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     for path in (made.parent, made):
         path.chmod(0o755)
@@ -238,6 +267,9 @@ def test_a_training_killed_at_its_first_step_can_begin_anew(tmp_path: Path) -> N
             assert json.loads((work / "run.json").read_text()) == {"seed": 1}
         with training._alone(work, {"seed": 1}):
             pass
-        with pytest.raises(FileExistsError, match="holds an unfinished run of other data or another recipe"), training._alone(work, {"seed": 2}):
+        with (
+            pytest.raises(FileExistsError, match="holds an unfinished run of other data or another recipe"),
+            training._alone(work, {"seed": 2}),
+        ):
             pass
         shutil.rmtree(work)

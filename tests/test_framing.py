@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrlib import framing, lungs, phantom
-from cxrlib.cache import open_cache
-from cxrlib.data import Dataset, scan
+from cxrlib.data.cache import open_cache
+from cxrlib.data.scan import Dataset, scan
+from cxrlib.images import phantom
+from cxrlib.network import framing, lungs
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
-needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real radiographs (CXRLIB_SHARED) are not here")
+needs_shared = pytest.mark.skipif(
+    not (SHARED / "data").is_dir(), reason="the real radiographs (CXRLIB_SHARED) are not here"
+)
 TABLE = Path(__file__).parents[1] / "examples" / "lungs.csv"
 
 
@@ -38,7 +41,9 @@ def framed(films: Dataset, shift: float) -> np.ndarray:
 
 def test_the_edges_move_with_the_film() -> None:
     wide = np.stack([phantom.draw(seed, size=280) for seed in range(8)])
-    left, right = (framing.find(np.ascontiguousarray(wide[:, 28:-28, part]), range(8)) for part in (slice(16, 240), slice(40, 264)))
+    left, right = (
+        framing.find(np.ascontiguousarray(wide[:, 28:-28, part]), range(8)) for part in (slice(16, 240), slice(40, 264))
+    )
     low = framing.find(np.ascontiguousarray(wide[:, :224, 28:-28]), range(8))
     assert np.median((left - right)[:, :3]) == pytest.approx(24 / 224, abs=0.03)
     assert abs(np.median((left - right)[:, 3:])) < 0.02
@@ -65,7 +70,9 @@ def test_real_lungs_are_found_where_they_were_measured() -> None:
     films = scan([SHARED / "data" / name for name in ("nih", "rsna")])
     films = films.take([i for i, name in enumerate(films.names) if name in told])
     assert len(films) == 320
-    error = np.abs(framing.find(open_cache(films, progress=False), range(320)) - np.array([told[name] for name in films.names]))
+    error = np.abs(
+        framing.find(open_cache(films, progress=False), range(320)) - np.array([told[name] for name in films.names])
+    )
     assert error.mean() < 0.015
     assert np.quantile(error, 0.95) < 0.05
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cxrlib import BundleError, data
+from cxrlib import BundleError
 from cxrlib.bundle import read_config
-from cxrlib.metrics import Report
+from cxrlib.data import scan as data
+from cxrlib.metrics.compute import Report
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 
@@ -40,7 +41,7 @@ def test_inputs_guided_by_coverage_crash_nothing(name: str) -> None:
 
 def test_the_seeds_are_sound() -> None:
     """What each parser takes without complaint: otherwise only the first check of each would be fuzzed."""
-    from cxrlib.images import read
+    from cxrlib.images.decode import read
 
     for name in ("images", "dicom"):
         if name == "dicom":

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib import Predictor, phantom
+from cxrlib import Predictor
 from cxrlib.config import Array, from_dict, to_dict
-from cxrlib.gate import Gate, GateConfig, Sight, Verdict, fit, inspect, layout_of
-from cxrlib.images import fit as fit_film
-from cxrlib.images import read
+from cxrlib.images import phantom
+from cxrlib.images.decode import fit as fit_film
+from cxrlib.images.decode import read
+from cxrlib.runtime.gate import Gate, GateConfig, Sight, Verdict, fit, inspect, layout_of
 
 SIDE = 64
 
@@ -122,16 +123,34 @@ def test_films_that_lie_on_their_side_or_are_inverted(config: GateConfig) -> Non
 
 def test_a_borderline_film_gets_an_answer_and_a_warning(config: GateConfig) -> None:
     wary = Gate(dataclasses.replace(config, warn=-1, refuse=1e9))
-    assert verdict(wary, drawn(1)[0]) == Verdict(True, ("it is unlike most chest films that the model was trained on: take its probability with care",))
+    assert verdict(wary, drawn(1)[0]) == Verdict(
+        True, ("it is unlike most chest films that the model was trained on: take its probability with care",)
+    )
     open_ = Gate(dataclasses.replace(config, warn=1e9, refuse=1e9))
     assert verdict(open_, drawn(1)[0]) == Verdict(True, ())
 
 
-@pytest.mark.parametrize(("score", "distance", "accepted"), [(0.9, 0, True), (-5, 0.9, True), (0.9, 0.9, False), (1.1, -5, False), (-5, 1.1, False)])
+@pytest.mark.parametrize(
+    ("score", "distance", "accepted"),
+    [(0.9, 0, True), (-5, 0.9, True), (0.9, 0.9, False), (1.1, -5, False), (-5, 1.1, False)],
+)
 def test_a_little_strange_to_both_is_strange(score: float, distance: float, accepted: bool) -> None:
     one, plane = Array.pack(np.ones(1)), Array.pack(np.zeros(256))
     # The only feature lies at its centre, a deviation of 0 and hence a logarithm of 1e-12: usual and reach make the wanted distance of it.
-    config = GateConfig(Array.pack(np.zeros(257)), score, plane, one, one, Array.pack(np.ones((1, 1))), one, 1, math.log(1e-12) - distance, 1, 1, 1)
+    config = GateConfig(
+        Array.pack(np.zeros(257)),
+        score,
+        plane,
+        one,
+        one,
+        Array.pack(np.ones((1, 1))),
+        one,
+        1,
+        math.log(1e-12) - distance,
+        1,
+        1,
+        1,
+    )
     assert Gate(config).check(seen(phantom.draw(1, size=300)), np.ones(1, np.float32)).accepted is accepted
 
 
@@ -163,7 +182,10 @@ def test_a_fit_can_be_repeated(config: GateConfig) -> None:
 @pytest.mark.parametrize(
     ("films", "message"),
     [
-        (np.zeros((7, 32, 32), np.uint8), r"films must be 8 or more of shape \(s, s\), uint8, s at least 16\. Received: shape=\(7, 32, 32\), dtype=uint8"),
+        (
+            np.zeros((7, 32, 32), np.uint8),
+            r"films must be 8 or more of shape \(s, s\), uint8, s at least 16\. Received: shape=\(7, 32, 32\), dtype=uint8",
+        ),
         (np.zeros((9, 32, 32)), "Received: shape=.*, dtype=float64"),
         (np.zeros((9, 8, 8), np.uint8), r"Received: shape=\(9, 8, 8\)"),
         (np.zeros((9, 32, 32, 1), np.uint8), r"Received: shape=\(9, 32, 32, 1\)"),
@@ -194,7 +216,9 @@ def test_a_gate_goes_through_json(config: GateConfig) -> None:
     again = from_dict(GateConfig, json.loads(json.dumps(to_dict(config))))
     assert again == config
     films = drawn(5)
-    first, second = (Gate(c).measure(embed(films[..., None] / np.float32(255)), layout_of(films)) for c in (config, again))
+    first, second = (
+        Gate(c).measure(embed(films[..., None] / np.float32(255)), layout_of(films)) for c in (config, again)
+    )
     assert np.array_equal(first, second)
 
 
@@ -204,7 +228,9 @@ def test_films_are_measured_one_by_one_as_together(config: GateConfig) -> None:
     gate = Gate(config)
     together = gate.measure(embeddings, layouts)
     assert together.shape == (5,)
-    assert [gate.measure(*film).item() for film in zip(embeddings, layouts, strict=True)] == pytest.approx(together.tolist(), rel=1e-4, abs=1e-6)
+    assert [gate.measure(*film).item() for film in zip(embeddings, layouts, strict=True)] == pytest.approx(
+        together.tolist(), rel=1e-4, abs=1e-6
+    )
 
 
 def test_arrays() -> None:
@@ -214,10 +240,20 @@ def test_arrays() -> None:
     data = base64.b64encode(bytes(8)).decode()
     nan = base64.b64encode(np.array([np.nan], "<f4").tobytes()).decode()
     for shape, dtype, text, message in (
-        ((2,), "float64", data, r"an array must be float16 or float32 and not empty\. Received: dtype='float64', shape=\(2,\)"),
+        (
+            (2,),
+            "float64",
+            data,
+            r"an array must be float16 or float32 and not empty\. Received: dtype='float64', shape=\(2,\)",
+        ),
         ((0,), "float32", "", r"and not empty\. Received: dtype='float32', shape=\(0,\)"),
         ((2,), "float32", "*", "an array's data must be base64"),
-        ((3,), "float32", data, r"an array's data must fill its shape\. Received: 8 bytes for shape=\(3,\), dtype=float32"),
+        (
+            (3,),
+            "float32",
+            data,
+            r"an array's data must fill its shape\. Received: 8 bytes for shape=\(3,\), dtype=float32",
+        ),
         ((1,), "float32", nan, "an array's values must be finite"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -266,6 +302,10 @@ def test_other_pictures_are_refused(guard: Predictor) -> None:
 
 def test_bones_are_refused_and_films_are_not(guard: Predictor, shared: Path) -> None:
     bones = sorted((shared / "data" / "not_chest").rglob("*.jpg"))[::5]
-    films = [path for source in ("nih", "rsna", "chest_xray/test") for path in sorted((shared / "data" / source).rglob("*.*"))[::90]]
+    films = [
+        path
+        for source in ("nih", "rsna", "chest_xray/test")
+        for path in sorted((shared / "data" / source).rglob("*.*"))[::90]
+    ]
     assert np.mean([p.accepted for p in guard.predict(bones)]) <= 0.05 + 1 / len(bones)
     assert np.mean([p.accepted for p in guard.predict(films)]) >= 0.97

@@ -14,9 +14,9 @@ import pytest
 import tiny_network
 from ai_edge_litert import schema_py_generated as schema
 
-from cxrlib import graph
 from cxrlib.config import BundleError
-from cxrlib.graph import check_graph
+from cxrlib.runtime import flatbuffer as graph
+from cxrlib.runtime.flatbuffer import check_graph
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,12 +29,15 @@ def test_a_sound_network_passes() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Keras's own
 @pytest.mark.parametrize(
     ("backbone", "labels"),
-    [(name, ("A", "B")) for name in ("mobilenet_v2", "mobilenet_v3_large", "efficientnet_v2_b0", "densenet121", "resnet50_v2")]
+    [
+        (name, ("A", "B"))
+        for name in ("mobilenet_v2", "mobilenet_v3_large", "efficientnet_v2_b0", "densenet121", "resnet50_v2")
+    ]
     + [("mobilenet_v2", ("A", "B", "C"))],
 )
 def test_every_backbone_passes(tmp_path: Path, backbone: str, labels: tuple[str, ...]) -> None:
     pytest.importorskip("tensorflow")
-    from cxrlib.model import build_model, export_litert
+    from cxrlib.network.model import build_model, export_litert
 
     export_litert(build_model(labels, backbone=backbone, weights=None, image_size=64), tmp_path / "model.tflite")
     check_graph((tmp_path / "model.tflite").read_bytes())
@@ -118,7 +121,10 @@ WRONG: list[tuple[Callable[[Any], None], str]] = [
     (_set(f"{TENSOR}.shape", [2, 8, 8, -1]), r"has tensor 1 of shape \[2, 8, 8, -1\]"),
     (_set(f"{TENSOR}.shape", [0]), r"has tensor 1 of shape \[0\]"),
     (_set(f"{TENSOR}.shape", [2**31 - 1] * 4), r"has tensor 1 of shape \[2147483647, "),
-    (_set("subgraphs[0].tensors[3].shape", [2**14, 2**14]), r"needs room for 268,\d\d\d,\d\d\d numbers, more than the 268,435,456 allowed"),
+    (
+        _set("subgraphs[0].tensors[3].shape", [2**14, 2**14]),
+        r"needs room for 268,\d\d\d,\d\d\d numbers, more than the 268,435,456 allowed",
+    ),
     (_set("buffers[1].offset", 10**6), r"has buffer 1 outside of the file"),
     (_set(f"{OPERATOR}.opcodeIndex", 77), r"has no name for operation 0"),
     (_set(f"{OPERATOR}.inputs", [0, 1, 99]), r"has a CONV_2D that uses what is not computed yet"),
@@ -147,7 +153,11 @@ WRONG: list[tuple[Callable[[Any], None], str]] = [
 def test_the_schema_knows_every_name() -> None:
     assert all(hasattr(schema.BuiltinOperator, name) for name in graph._INPUTS)
     assert all(hasattr(schema.BuiltinOptions, name) for name in graph._OPTIONS.values())
-    own = {name for name in graph._INPUTS if name not in graph._OPTIONS and not hasattr(schema.BuiltinOptions, name.title().replace("_", "") + "Options")}
+    own = {
+        name
+        for name in graph._INPUTS
+        if name not in graph._OPTIONS and not hasattr(schema.BuiltinOptions, name.title().replace("_", "") + "Options")
+    }
     assert own == {"FLOOR", "LOG", "LOGISTIC", "RELU", "RELU6", "RSQRT", "SIN", "SQRT", "TANH"}, "these have no options"
 
 
@@ -171,7 +181,15 @@ def test_what_is_no_model(data: bytes) -> None:
         check_graph(data)
 
 
-@pytest.mark.parametrize("data", [b"\x20\0\0\0TFL3", b"\xff\xff\xff\xffTFL3" + bytes(50), b"\0\0\0\0TFL3" + bytes(50), b"\x08\0\0\0TFL3" + b"\xff" * 100])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x20\0\0\0TFL3",
+        b"\xff\xff\xff\xffTFL3" + bytes(50),
+        b"\0\0\0\0TFL3" + bytes(50),
+        b"\x08\0\0\0TFL3" + b"\xff" * 100,
+    ],
+)
 def test_what_only_begins_like_one(data: bytes) -> None:
     with pytest.raises(BundleError, match=r"it is (a damaged LiteRT model|no network of cxrlib: )"):
         check_graph(data)
@@ -198,8 +216,8 @@ import numpy as np
 import tiny_network
 from ai_edge_litert import schema_py_generated as schema
 from cxrlib.config import BundleError
-from cxrlib.graph import check_graph
-from cxrlib.runtime import Runtime
+from cxrlib.runtime.flatbuffer import check_graph
+from cxrlib.runtime.litert import Runtime
 
 numbers = [-2, -1, 0, 1, 2, 3, 5, 9, 100, 2**16, 2**31 - 1, -(2**31)]
 film = np.zeros((1, tiny_network.SIZE, tiny_network.SIZE, 1), np.float32)
@@ -242,5 +260,7 @@ sys.stdout.write("survived")
 def test_no_damage_crashes_the_process() -> None:
     """Without the check a good part of these end the process with a segmentation fault."""
     path = f"{ROOT}:{ROOT / 'tests'}"
-    done = subprocess.run([sys.executable, "-c", DAMAGED], check=False, capture_output=True, text=True, env={"PYTHONPATH": path})
+    done = subprocess.run(
+        [sys.executable, "-c", DAMAGED], check=False, capture_output=True, text=True, env={"PYTHONPATH": path}
+    )
     assert (done.returncode, done.stdout) == (0, "survived"), done.stderr[-1000:]

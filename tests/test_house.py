@@ -91,7 +91,10 @@ OWNERS = {  # an outside library, and the modules that may import it
     "tensorflow": {"export"},
     "tf2onnx": {"export"},
 }
-CORE = {"numpy", "PIL"}  # what a module may import outside its functions; Keras too where the module is Keras throughout
+CORE = {
+    "numpy",
+    "PIL",
+}  # what a module may import outside its functions; Keras too where the module is Keras throughout
 KERAS = {"augmentation", "fitting", "head", "layers", "model"}
 
 
@@ -115,25 +118,35 @@ def imports(node: ast.AST, place: str = "top") -> Iterator[Import]:
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
             inside = "function"
         elif isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
-            yield from (found._replace(place="types") for branch in child.body for found in imports(ast.Module([branch], [])))
+            yield from (
+                found._replace(place="types") for branch in child.body for found in imports(ast.Module([branch], []))
+            )
             yield from (found for branch in child.orelse for found in imports(branch, place))
             continue
         elif isinstance(child, ast.Import):
             yield from (Import(alias.name, place) for alias in child.names)
         elif isinstance(child, ast.ImportFrom) and child.module == "cxrlib":
-            yield from (Import("cxrlib" if alias.name.startswith("__") else f"cxrlib.{alias.name}", place) for alias in child.names)
+            yield from (
+                Import("cxrlib" if alias.name.startswith("__") else f"cxrlib.{alias.name}", place)
+                for alias in child.names
+            )
         elif isinstance(child, ast.ImportFrom):
             yield Import(child.module or "", place)
         yield from imports(child, inside)
 
 
 def own_imports(module: str, *places: str) -> set[str]:
-    return {name.split(".")[1] for name, place in imports(tree(module)) if name.startswith("cxrlib.") and place in places}
+    return {
+        name.split(".")[1] for name, place in imports(tree(module)) if name.startswith("cxrlib.") and place in places
+    }
 
 
 def import_graph() -> dict[str, set[str]]:
     """Who imports whom, when it is loaded or later, without the exceptions."""
-    return {module: own_imports(module, "top", "function") - {module} - {late for early, late in LATER if early == module} for module in modules()}
+    return {
+        module: own_imports(module, "top", "function") - {module} - {late for early, late in LATER if early == module}
+        for module in modules()
+    }
 
 
 # --- imports ---
@@ -152,7 +165,11 @@ def test_a_module_imports_only_from_those_before_it(module: str) -> None:
 
 @pytest.mark.parametrize("module", ORDER)
 def test_an_outside_library_has_its_owners(module: str) -> None:
-    found = {(name.split(".")[0], place) for name, place in imports(tree(module)) if name.split(".")[0] not in {*sys.stdlib_module_names, "cxrlib"}}
+    found = {
+        (name.split(".")[0], place)
+        for name, place in imports(tree(module))
+        if name.split(".")[0] not in {*sys.stdlib_module_names, "cxrlib"}
+    }
     assert {name for name, place in found if place == "top"} <= CORE | ({"keras"} if module in KERAS else set())
     for name, place in found:
         assert name in {*OWNERS, "numpy"}, f"say in OWNERS who may import {name}"
@@ -186,8 +203,14 @@ def test_the_architecture_page_is_true() -> None:
 
 
 def loaded_by(code: str) -> set[str]:
-    code = f"import sys; before = set(sys.modules)\n{code}\nprint(*(name for name in sys.modules if name not in before))"
-    done = subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"], capture_output=True, text=True)
+    code = (
+        f"import sys; before = set(sys.modules)\n{code}\nprint(*(name for name in sys.modules if name not in before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return {name.split(".")[0] for name in done.stdout.split()}
 
@@ -207,7 +230,11 @@ def test_predicting_needs_no_training_library(tmp_path: Path) -> None:
 def test_public_names_come_from_where_they_are_said_to() -> None:
     assert sorted(cxrlib.__all__) == cxrlib.__all__ == sorted(cxrlib._HOMES)
     assert set(cxrlib.__all__) <= set(dir(cxrlib))
-    assert [name for name, home in cxrlib._HOMES.items() if name not in {getattr(node, "name", None) for node in tree(home).body}] == []
+    assert [
+        name
+        for name, home in cxrlib._HOMES.items()
+        if name not in {getattr(node, "name", None) for node in tree(home).body}
+    ] == []
     with pytest.raises(AttributeError, match="module 'cxrlib' has no attribute 'tarin'"):
         cxrlib.tarin  # noqa: B018
 
@@ -234,7 +261,9 @@ def public(module: str) -> Iterator[Public]:
             yield Public(node.name, node, doc, fields(node, classes), False)
             foreign = any(isinstance(base, ast.Attribute) for base in node.bases)
             for method in node.body:
-                shown = isinstance(method, ast.FunctionDef) and (not method.name.startswith("_") or method.name == "__call__")
+                shown = isinstance(method, ast.FunctionDef) and (
+                    not method.name.startswith("_") or method.name == "__call__"
+                )
                 if isinstance(method, ast.FunctionDef) and shown and "overload" not in decorators(method):
                     doc = ast.get_docstring(method) or ""
                     own = parameters(method) if "staticmethod" in decorators(method) else parameters(method)[1:]
@@ -257,8 +286,15 @@ def fields(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> list[str]:
     if "dataclass" not in decorators(node):
         made = [method for method in node.body if isinstance(method, ast.FunctionDef) and method.name == "__init__"]
         return parameters(made[0])[1:] if made else []
-    bases = [name for base in node.bases if isinstance(base, ast.Name) and base.id in classes for name in fields(classes[base.id], classes)]
-    return bases + [item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+    bases = [
+        name
+        for base in node.bases
+        if isinstance(base, ast.Name) and base.id in classes
+        for name in fields(classes[base.id], classes)
+    ]
+    return bases + [
+        item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+    ]
 
 
 def section(docstring: str, name: str) -> str:
@@ -275,7 +311,9 @@ def test_docstrings_agree_with_signatures(module: str) -> None:
             wrong.append(f"{name}: its docstring begins with no sentence")
         if isinstance(node, ast.ClassDef) and node.bases and set(told) <= set(wanted):
             continue  # a subclass may leave its base's fields to the base
-        if sorted(told) != sorted(parameter for parameter in wanted if parameter != "**kwargs") and not (inherited and not told):
+        if sorted(told) != sorted(parameter for parameter in wanted if parameter != "**kwargs") and not (
+            inherited and not told
+        ):
             wrong.append(f"{name}: takes {', '.join(wanted) or 'nothing'}; its Args: {', '.join(told) or 'none'}")
     assert wrong == []
 
@@ -291,7 +329,9 @@ def test_examples_run(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if not bundle.DEFAULT.is_dir():
         monkeypatch.setattr(bundle, "DEFAULT", tiny_network.write(tmp_path / "default", tiny_network.files()))
     monkeypatch.chdir(tmp_path)
-    found = doctest.testmod(importlib.import_module(f"cxrlib.{module}"), optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL)
+    found = doctest.testmod(
+        importlib.import_module(f"cxrlib.{module}"), optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+    )
     assert found.failed == 0
 
 
@@ -302,11 +342,23 @@ def test_no_prints_asserts_or_unfinished_business() -> None:
     found = []
     for module in modules():
         nodes = list(ast.walk(tree(module)))
-        found += [f"{module}: print" for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"]
+        found += [
+            f"{module}: print"
+            for node in nodes
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        ]
         found += [f"{module}: assert" for node in nodes if isinstance(node, ast.Assert)]
     marks = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|X{3})\b")
-    paths = [path for folder in ("cxrlib", "docs", "examples", "space", "benchmarks") for path in (ROOT / folder).rglob("*.*")]
-    found += [str(path) for path in paths if path.suffix in {".py", ".md", ".html", ".ipynb", ".yml"} and marks.search(path.read_text(encoding="utf-8"))]
+    paths = [
+        path
+        for folder in ("cxrlib", "docs", "examples", "space", "benchmarks")
+        for path in (ROOT / folder).rglob("*.*")
+    ]
+    found += [
+        str(path)
+        for path in paths
+        if path.suffix in {".py", ".md", ".html", ".ipynb", ".yml"} and marks.search(path.read_text(encoding="utf-8"))
+    ]
     assert found == []
 
 
@@ -315,4 +367,6 @@ def test_the_version_stands_in_one_place() -> None:
     assert not re.search(r'^version = "', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
     assert cited is None or cited[1] == cxrlib.__version__
-    assert [path.name for path in PACKAGE.glob("*.py") if f'"{cxrlib.__version__}"' in path.read_text(encoding="utf-8")] == ["__init__.py"]
+    assert [
+        path.name for path in PACKAGE.glob("*.py") if f'"{cxrlib.__version__}"' in path.read_text(encoding="utf-8")
+    ] == ["__init__.py"]

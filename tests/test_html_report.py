@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxrlib import html_report
 from cxrlib.config import DISCLAIMER
-from cxrlib.metrics import Report, make_report
+from cxrlib.metrics.compute import Report, make_report
+from cxrlib.reporting import html as html_report
 
 PNG = b"\x89PNG\r\n\x1a\n not really"
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -49,7 +49,15 @@ def report(k: int = 2, **options: Any) -> Report:
     p = rng.dirichlet(np.ones(k), 60)
     labels = ("NORMAL", "PNEUMONIA", "COVID-19", "TB")[:k]
     return make_report(
-        y, p, **{"labels": labels, "threshold": 0.5 if k == 2 else None, "names": [f"{i}.png" for i in range(60)], "n_bootstrap": 100, **options}
+        y,
+        p,
+        **{
+            "labels": labels,
+            "threshold": 0.5 if k == 2 else None,
+            "names": [f"{i}.png" for i in range(60)],
+            "n_bootstrap": 100,
+            **options,
+        },
     )
 
 
@@ -78,7 +86,18 @@ def test_a_page_of_everything() -> None:
         "official test split · NORMAL versus PNEUMONIA · 60 films of 30 patients, 2 of them refused · PNEUMONIA is predicted from a probability of 0.5 on"
         in page.texts
     )
-    for name in ("auroc", "recall", "specificity", "accuracy", "ece", "brier", "npv", "f1", "precision", "average_precision"):
+    for name in (
+        "auroc",
+        "recall",
+        "specificity",
+        "accuracy",
+        "ece",
+        "brier",
+        "npv",
+        "f1",
+        "precision",
+        "average_precision",
+    ):
         assert f"{getattr(r, name).value:.3f}" in page.texts
     assert {"here", "there", "F", "M", "Sources", "Subgroups by sex"} <= set(page.texts)
     assert [t for t in page.texts if t.endswith("wrong predictions, the surest first")] == [
@@ -96,7 +115,9 @@ def test_it_is_self_contained() -> None:
     assert [str(a["alt"]).split(".")[0] for a in images] == ["ROC curve", "Training", "mine"]
     assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "form"}
     for _, attributes in page.elements:
-        assert not any(str(value).startswith(("http", "//")) or name.startswith("on") for name, value in attributes.items())
+        assert not any(
+            str(value).startswith(("http", "//")) or name.startswith("on") for name, value in attributes.items()
+        )
     policy = next(a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert ("html", {"lang": "en"}) in page.elements
@@ -110,7 +131,12 @@ def test_pictures_are_read_from_files(tmp_path: Any) -> None:
 def test_words_of_others_are_not_markup() -> None:
     evil = '<script>alert("1")</script>&$title'
     r = report(
-        labels=("NORMAL", evil), names=[f"{evil}{i}" for i in range(60)], sources=[evil, "b"] * 30, groups={evil: [evil] * 60}, patients=[evil] * 60, data=evil
+        labels=("NORMAL", evil),
+        names=[f"{evil}{i}" for i in range(60)],
+        sources=[evil, "b"] * 30,
+        groups={evil: [evil] * 60},
+        patients=[evil] * 60,
+        data=evil,
     )
     text = html_report.render(r, {evil: PNG}, title=evil)
     page = Page(text)
@@ -124,7 +150,9 @@ def test_undefined_and_several_labels(k: int) -> None:
     page = Page(html_report.render(report(k), {}))
     assert ("Labels" in page.texts) == (k == 4)
     assert any("mean over the labels" in text for text in page.texts) == (k == 4)
-    ill = make_report([1, 1], [[0.2, 0.8], [0.3, 0.7]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", n_bootstrap=100)
+    ill = make_report(
+        [1, 1], [[0.2, 0.8], [0.3, 0.7]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", n_bootstrap=100
+    )
     page = Page(html_report.render(ill, {}))
     assert "undefined" in page.texts
     assert "Keep in mind" in page.texts
@@ -134,20 +162,37 @@ def test_undefined_and_several_labels(k: int) -> None:
 def test_statements_of_parts_name_the_part() -> None:
     y = [1] * 30 + [0, 1] * 15
     p = [[0.2, 0.8]] * 60
-    r = make_report(y, p, labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names=range(60), sources=["ill"] * 30 + ["both"] * 30, n_bootstrap=100)
+    r = make_report(
+        y,
+        p,
+        labels=("NORMAL", "PNEUMONIA"),
+        threshold=0.5,
+        names=range(60),
+        sources=["ill"] * 30 + ["both"] * 30,
+        n_bootstrap=100,
+    )
     assert "ill: No film is labelled NORMAL: what needs one is undefined." in Page(html_report.render(r, {})).texts
 
 
 def test_long_lists_are_cut() -> None:
     n = 250
-    r = make_report([0] * n, [[0.1, 0.9]] * n, labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names=[f"film{i}" for i in range(n)], n_bootstrap=100)
+    r = make_report(
+        [0] * n,
+        [[0.1, 0.9]] * n,
+        labels=("NORMAL", "PNEUMONIA"),
+        threshold=0.5,
+        names=[f"film{i}" for i in range(n)],
+        n_bootstrap=100,
+    )
     page = Page(html_report.render(r, {}))
     assert "The first 100 of 250; predictions.csv holds all." in page.texts
     assert sum(bool(re.fullmatch(r"film\d+", text)) for text in page.texts) == html_report.LISTED
 
 
 def test_one_is_not_many() -> None:
-    r = make_report([0], [[0.1, 0.9]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="a", patients="p", n_bootstrap=100)
+    r = make_report(
+        [0], [[0.1, 0.9]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="a", patients="p", n_bootstrap=100
+    )
     texts = Page(html_report.render(r, {})).texts
     assert "1 wrong prediction, the surest first" in texts
     assert any("1 film of 1 patient ·" in text for text in texts)
@@ -155,7 +200,15 @@ def test_one_is_not_many() -> None:
 
 def test_prose_can_be_read_on_a_phone() -> None:
     p = [[0.2, 0.8], [np.nan] * 2]
-    r = make_report([1, 1], p, labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", refused=["", "a hand, not a chest"], n_bootstrap=100)
+    r = make_report(
+        [1, 1],
+        p,
+        labels=("NORMAL", "PNEUMONIA"),
+        threshold=0.5,
+        names="ab",
+        refused=["", "a hand, not a chest"],
+        n_bootstrap=100,
+    )
     text = html_report.render(r, {"groups": PNG})
     for prose in ("What it is", "Part of the films with the right label", "Why", "a hand, not a chest"):
         assert re.search(rf'<t[hd] class="prose">{prose}</t[hd]>', text)

@@ -23,7 +23,9 @@ from hub_server import HubServer, client_of, environment, serving
 from cxrlib import hub
 from cxrlib.config import BundleError
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own, while it uploads
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Use 'content=:DeprecationWarning"
+)  # huggingface_hub's own, while it uploads
 ROOT = Path(__file__).parents[1]
 REPO = "alice/model"
 CONTENT = {
@@ -96,20 +98,45 @@ def test_parse_address(address: str, expected: tuple[str, str | None]) -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        *("alice/model", "hf://alice", "hf://alice/model@", "hf://alice/a/b", "hf://../model", "hf://alice/..", "hf://alice/model@../../x", ""),
-        *("hf://alice/model@a//b", "hf://alice/model@-x", "hf://alice/mo del", "hf://alice/model.git", "hf://alice/a--b", "hf://@v1", "HF://alice/model"),
+        *(
+            "alice/model",
+            "hf://alice",
+            "hf://alice/model@",
+            "hf://alice/a/b",
+            "hf://../model",
+            "hf://alice/..",
+            "hf://alice/model@../../x",
+            "",
+        ),
+        *(
+            "hf://alice/model@a//b",
+            "hf://alice/model@-x",
+            "hf://alice/mo del",
+            "hf://alice/model.git",
+            "hf://alice/a--b",
+            "hf://@v1",
+            "HF://alice/model",
+        ),
         *("hf://alice/model@a/.b", f"hf://alice/{'x' * 100}", "hf://alice/model@v1\n", "hf://alice/model\n"),
     ],
 )
 def test_parse_address_refuses(address: str) -> None:
-    with pytest.raises(ValueError, match=r"has the form hf://user/repo or hf://user/repo@revision\. Received: address="):
+    with pytest.raises(
+        ValueError, match=r"has the form hf://user/repo or hf://user/repo@revision\. Received: address="
+    ):
         hub.parse_address(address)
 
 
 def test_contents_take_the_place_of_files(server: HubServer, tmp_path: Path) -> None:
     write(tmp_path, {"a.txt": b"from the folder", "b.txt": b"b"})
-    hub.push(tmp_path, REPO, files=["a.txt", "b.txt"], contents={"a.txt": b"from memory", "c.txt": b"c"}, token="hf_alice")
-    assert {name: data for name, data in server.files(REPO).items() if name.endswith(".txt")} == {"a.txt": b"from memory", "b.txt": b"b", "c.txt": b"c"}
+    hub.push(
+        tmp_path, REPO, files=["a.txt", "b.txt"], contents={"a.txt": b"from memory", "c.txt": b"c"}, token="hf_alice"
+    )
+    assert {name: data for name, data in server.files(REPO).items() if name.endswith(".txt")} == {
+        "a.txt": b"from memory",
+        "b.txt": b"b",
+        "c.txt": b"c",
+    }
     assert (tmp_path / "a.txt").read_bytes() == b"from the folder"
     with pytest.raises(BundleError, match=r"unsafe name: '\.\./secret'"):
         hub.push(tmp_path, REPO, files=["b.txt"], contents={"../secret": b""})
@@ -122,7 +149,9 @@ def test_names_are_checked_before_any_request(server: HubServer, tmp_path: Path)
         pull(revision="../x")
     with pytest.raises(ValueError, match="is named user/repo"):
         hub.push(write(tmp_path, {"a": b""}), "../x", files=["a"])
-    with pytest.raises(ValueError, match=r"tag must be a valid name for a version, such as v1\. Received: tag='no good'"):
+    with pytest.raises(
+        ValueError, match=r"tag must be a valid name for a version, such as v1\. Received: tag='no good'"
+    ):
         push(tmp_path, tag="no good")
     with pytest.raises(ValueError, match=r"files must name at least one file\. Received: files=\[\]"):
         hub.push(tmp_path, REPO, files=[])
@@ -171,7 +200,9 @@ def test_versions_count_up_and_old_ones_stay(server: HubServer, tmp_path: Path) 
 
 def test_a_tag_is_never_moved(server: HubServer, tmp_path: Path) -> None:
     first = push(tmp_path, tag="v1")
-    with pytest.raises(FileExistsError, match="alice/model already has a version v1: give another tag, or none for the next free one"):
+    with pytest.raises(
+        FileExistsError, match="alice/model already has a version v1: give another tag, or none for the next free one"
+    ):
         push(tmp_path, {**CONTENT, "report.json": b"{}"}, tag="v1")
     assert server.repos["model", REPO].branches["main"] == first.revision, "nothing was uploaded"
 
@@ -208,7 +239,10 @@ def test_private_is_kept_or_refused(server: HubServer, tmp_path: Path) -> None:
     assert server.repos["model", REPO].private
     push(tmp_path, private=True)
     server.repos["model", REPO].private = False
-    with pytest.raises(PermissionError, match="alice/model exists and is public, so private=True cannot be kept: make it private in its settings"):
+    with pytest.raises(
+        PermissionError,
+        match="alice/model exists and is public, so private=True cannot be kept: make it private in its settings",
+    ):
         push(tmp_path, {**CONTENT, "report.json": b"secret"}, private=True)
     assert server.files(REPO)["report.json"] == CONTENT["report.json"]
 
@@ -219,7 +253,12 @@ def test_two_pushes_at_once_never_mix(server: HubServer, tmp_path: Path) -> None
 
     def run(number: int) -> None:
         try:
-            outcomes.append(push(tmp_path / str(number), {**CONTENT, "report.json": b"%d" % number, "README.md": b"---\na: %d\n---\n" % number}))
+            outcomes.append(
+                push(
+                    tmp_path / str(number),
+                    {**CONTENT, "report.json": b"%d" % number, "README.md": b"---\na: %d\n---\n" % number},
+                )
+            )
         except OSError as error:
             outcomes.append(error)
 
@@ -247,7 +286,10 @@ def test_someone_else_pushes_meanwhile(server: HubServer, tmp_path: Path, monkey
         return create_commit(self, *args, **options)
 
     monkeypatch.setattr(HfApi, "create_commit", late)
-    with pytest.raises(OSError, match=r"alice/model was changed by somebody else in the meantime \(A commit has happened since.*\): push again"):
+    with pytest.raises(
+        OSError,
+        match=r"alice/model was changed by somebody else in the meantime \(A commit has happened since.*\): push again",
+    ):
         push(tmp_path, {**CONTENT, "report.json": b"{}"})
     assert_whole(pull()[0], {**CONTENT, "README.md": b"theirs"})
 
@@ -263,8 +305,24 @@ def test_a_bad_card_is_named_before_anything_is_uploaded(server: HubServer, tmp_
 
 def test_publish_space_binds_model_and_revision_in_one_commit(server: HubServer, tmp_path: Path) -> None:
     card = "---\ntitle: Demo\nmodels:\n  - old/one\nsdk: gradio\n---\nA demo.\n"
-    write(tmp_path, {"app.py": b"import cxrlib\n", "README.md": card.encode(), "requirements.txt": b"cxrlib[demo]\n", "assets/style.css": b"body {}\n"})
-    write(tmp_path, {".env": b"HF_TOKEN=hf_alice", ".gradio/flagged.csv": b"a film", "__pycache__/app.cpython-311.pyc": b"x", "assets/.DS_Store": b"x"})
+    write(
+        tmp_path,
+        {
+            "app.py": b"import cxrlib\n",
+            "README.md": card.encode(),
+            "requirements.txt": b"cxrlib[demo]\n",
+            "assets/style.css": b"body {}\n",
+        },
+    )
+    write(
+        tmp_path,
+        {
+            ".env": b"HF_TOKEN=hf_alice",
+            ".gradio/flagged.csv": b"a film",
+            "__pycache__/app.cpython-311.pyc": b"x",
+            "assets/.DS_Store": b"x",
+        },
+    )
     published = hub.publish_space(tmp_path, "alice/demo", model=REPO, revision="v1", token="hf_alice")
     repo, files = server.repos["space", "alice/demo"], server.files("alice/demo", kind="space")
     assert repo.sdk == "gradio"
@@ -280,10 +338,22 @@ def test_publish_space_binds_model_and_revision_in_one_commit(server: HubServer,
 
 def test_publish_space_brings_the_library_along(server: HubServer, tmp_path: Path) -> None:
     write(tmp_path / "demo", {"app.py": b"import library\n", "README.md": b"---\nsdk: gradio\n---\n"})
-    write(tmp_path / "library", {"__init__.py": b"", "card.md": b"x", ".secret": b"x", "default/model.tflite": b"x", "__pycache__/a.pyc": b"x"})
-    hub.publish_space(tmp_path / "demo", "alice/demo", model=REPO, revision="v1", library=tmp_path / "library", token="hf_alice")
+    write(
+        tmp_path / "library",
+        {"__init__.py": b"", "card.md": b"x", ".secret": b"x", "default/model.tflite": b"x", "__pycache__/a.pyc": b"x"},
+    )
+    hub.publish_space(
+        tmp_path / "demo", "alice/demo", model=REPO, revision="v1", library=tmp_path / "library", token="hf_alice"
+    )
     files = server.files("alice/demo", kind="space")
-    assert set(files) == {".gitattributes", "README.md", "app.py", "model.txt", "library/__init__.py", "library/card.md"}
+    assert set(files) == {
+        ".gitattributes",
+        "README.md",
+        "app.py",
+        "model.txt",
+        "library/__init__.py",
+        "library/card.md",
+    }
 
 
 def test_publish_space_refuses(server: HubServer, tmp_path: Path) -> None:
@@ -291,7 +361,9 @@ def test_publish_space_refuses(server: HubServer, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"lacks README\.md"):
         hub.publish_space(tmp_path, "alice/demo", model=REPO, revision="v1")
     write(tmp_path, {"README.md": b"no metadata"})
-    with pytest.raises(ValueError, match=r"the Space's README\.md must begin with its metadata between two lines of ---"):
+    with pytest.raises(
+        ValueError, match=r"the Space's README\.md must begin with its metadata between two lines of ---"
+    ):
         hub.publish_space(tmp_path, "alice/demo", model=REPO, revision="v1")
     with pytest.raises(ValueError, match="is named user/repo"):
         hub.publish_space(tmp_path, "alice/demo", model="nonsense", revision="v1")
@@ -310,7 +382,9 @@ def test_pull_brings_the_listed_files_and_no_other(server: HubServer, tmp_path: 
     assert_whole(folder)
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(bundle(CONTENT))
     assert not server.asked("keras|pkl")
-    assert [request.authorized for request in server.asked("/files/")] == [False] * 2, "the storage host must not see the token"
+    assert [request.authorized for request in server.asked("/files/")] == [False] * 2, (
+        "the storage host must not see the token"
+    )
     assert all(request.authorized for request in server.asked("/resolve/"))
 
 
@@ -332,7 +406,9 @@ def test_pull_into_a_chosen_folder(server: HubServer, tmp_path: Path) -> None:
     assert not (tmp_path / "home" / "hub").exists()
 
 
-def test_pull_works_offline_from_the_cache(server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pull_works_offline_from_the_cache(
+    server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     push(tmp_path)
     for revision in (None, "v1"):
         pull(revision=revision)
@@ -397,16 +473,30 @@ def test_many_at_once(server: HubServer, tmp_path: Path) -> None:
         ({"other.txt": b""}, "alice/model is no cxrlib bundle: it has no config.json"),
         ({"config.json": b"not json"}, "config.json is no cxrlib config"),
         ({"config.json": b'{"architectures": ["BertModel"]}'}, "config.json is no cxrlib config"),
-        ({"config.json": b'{"files": {"gone.json": "00"}}'}, "alice/model is incomplete: its config.json lists gone.json, which the repository does not have"),
+        (
+            {"config.json": b'{"files": {"gone.json": "00"}}'},
+            "alice/model is incomplete: its config.json lists gone.json, which the repository does not have",
+        ),
         ({"config.json": b'{"files": {"../../x": "00"}}'}, "unsafe name: '../../x'"),
         ({"config.json": b'{"files": {"/etc/passwd": "00"}}'}, "unsafe name: '/etc/passwd'"),
         ({"config.json": b'{"files": {"a\\\\b": "00"}}'}, "unsafe name"),
-        ({"config.json": b'{"files": {"a.json": "00"}}', "a.json": b"x"}, "a.json of alice/model is not the file that its config.json lists .SHA-256 2d71"),
-        ({"config.json": b" " * 2**10 + b"{}"}, "alice/model is no cxrlib bundle: config.json would take 1,026 bytes, more than the 1,000 allowed"),
-        (bundle({"a.bin": bytes(900), "b.bin": bytes(900)}), "is no cxrlib bundle: its 2 files would take 1,800 bytes, more than the 1,500 allowed"),
+        (
+            {"config.json": b'{"files": {"a.json": "00"}}', "a.json": b"x"},
+            "a.json of alice/model is not the file that its config.json lists .SHA-256 2d71",
+        ),
+        (
+            {"config.json": b" " * 2**10 + b"{}"},
+            "alice/model is no cxrlib bundle: config.json would take 1,026 bytes, more than the 1,000 allowed",
+        ),
+        (
+            bundle({"a.bin": bytes(900), "b.bin": bytes(900)}),
+            "is no cxrlib bundle: its 2 files would take 1,800 bytes, more than the 1,500 allowed",
+        ),
     ],
 )
-def test_pull_refuses(server: HubServer, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], message: str) -> None:
+def test_pull_refuses(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], message: str
+) -> None:
     monkeypatch.setattr(hub, "MAX_CONFIG_BYTES", 1000)
     monkeypatch.setattr(hub, "MAX_BUNDLE_BYTES", 1500)
     server.plant(REPO, files)
@@ -469,7 +559,9 @@ def test_a_planted_link_in_the_cache_is_judged_by_what_it_leads_to(server: HubSe
     (folder / "report.json").unlink()
     (folder / "report.json").symlink_to(secret)
     for options in ({}, {"revision": commit}, {"local_files_only": True}):
-        with pytest.raises(BundleError, match=r"report\.json of alice/model is not the file that its config\.json lists"):
+        with pytest.raises(
+            BundleError, match=r"report\.json of alice/model is not the file that its config\.json lists"
+        ):
             pull(**options)
     assert secret.read_bytes() == b"secret"
 
@@ -506,7 +598,11 @@ def test_every_interrupted_push_leaves_the_old_or_the_new(server: HubServer, tmp
         if moved:
             assert_whole(pulled, content)
         again = push(folder, content)
-        assert server.repos["model", REPO].tags[str(again.tag)] == server.repos["model", REPO].branches["main"] == again.revision
+        assert (
+            server.repos["model", REPO].tags[str(again.tag)]
+            == server.repos["model", REPO].branches["main"]
+            == again.revision
+        )
         assert_whole(pull()[0], content)
     assert messages == {f"{server.url} cannot be reached "}
     assert states == {False, True}, "interrupted before the commit, and between the commit and its tag"
@@ -542,7 +638,10 @@ def test_a_break_in_a_body_is_resumed(server: HubServer, tmp_path: Path) -> None
 def test_a_body_that_ends_early_without_saying_so(server: HubServer, tmp_path: Path) -> None:
     push(tmp_path)
     server.fault("GET /files/", "short")
-    with pytest.raises(ConnectionError, match=r"the transfer of alice/model failed \(Consistency check failed: file should be of size 5125 .*\): try again"):
+    with pytest.raises(
+        ConnectionError,
+        match=r"the transfer of alice/model failed \(Consistency check failed: file should be of size 5125 .*\): try again",
+    ):
         pull()
 
 
@@ -556,7 +655,9 @@ hub.{call}
 def run_until_paused(server: HubServer, code: str, home: Path, how: signal.Signals) -> int:
     """Start a process, wait until the server holds it in the middle of a transfer, and end it."""
     process = subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, **environment(server, home), "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment(server, home), "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
     )
     try:
         assert server.paused.wait(60)
@@ -611,10 +712,14 @@ def test_a_killed_push(server: HubServer, tmp_path: Path) -> None:
 
 def test_no_such_repository(server: HubServer, tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match="the Hub shows no repository alice/model without a token: check the name, or, if it is private, log in with `hf"
+        FileNotFoundError,
+        match="the Hub shows no repository alice/model without a token: check the name, or, if it is private, log in with `hf",
     ):
         pull()
-    with pytest.raises(FileNotFoundError, match="the Hub shows no repository alice/model to this token: check the name, or ask its owner for access"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="the Hub shows no repository alice/model to this token: check the name, or ask its owner for access",
+    ):
         pull(token="hf_bob")
 
 
@@ -655,18 +760,28 @@ def test_disabled(server: HubServer, tmp_path: Path) -> None:
 def test_no_such_revision(server: HubServer, tmp_path: Path) -> None:
     push(tmp_path)
     for revision in ("v9", "0" * 40):
-        with pytest.raises(FileNotFoundError, match=f"alice/model has no such branch, tag or commit: see {server.url}/alice/model/tree/main for those it has"):
+        with pytest.raises(
+            FileNotFoundError,
+            match=f"alice/model has no such branch, tag or commit: see {server.url}/alice/model/tree/main for those it has",
+        ):
             pull(revision=revision)
 
 
 def test_tokens(server: HubServer, tmp_path: Path) -> None:
-    with pytest.raises(PermissionError, match="to write alice/model the Hub wants a token: log in with `hf auth login` or give token="):
+    with pytest.raises(
+        PermissionError, match="to write alice/model the Hub wants a token: log in with `hf auth login` or give token="
+    ):
         push(tmp_path, token=None)
-    with pytest.raises(PermissionError, match="the Hub does not accept the token, which may be mistyped or expired: log in anew") as info:
+    with pytest.raises(
+        PermissionError, match="the Hub does not accept the token, which may be mistyped or expired: log in anew"
+    ) as info:
         push(tmp_path, token="hf_wrong")
     assert "hf_wrong" not in str(info.value)
     for token in ("hf_reader", "hf_bob"):
-        with pytest.raises(PermissionError, match=r"the Hub does not let this token write alice/model \(You don't have the rights to write to alice/model\)"):
+        with pytest.raises(
+            PermissionError,
+            match=r"the Hub does not let this token write alice/model \(You don't have the rights to write to alice/model\)",
+        ):
             push(tmp_path, token=token)
     with pytest.raises(PermissionError, match="there is no stored token: log in with `hf auth login` or give token="):
         push(tmp_path, token=True)
@@ -684,7 +799,9 @@ def test_the_stored_token_is_used(server: HubServer, tmp_path: Path, monkeypatch
 def test_payment_for_a_space(server: HubServer, tmp_path: Path) -> None:
     write(tmp_path, {"README.md": b"---\nsdk: gradio\n---\n"})
     server.fault("POST /api/repos/create", 402)
-    with pytest.raises(PermissionError, match=r"the Hub does not let this token write alice/demo \(a fault planted by the test\)"):
+    with pytest.raises(
+        PermissionError, match=r"the Hub does not let this token write alice/demo \(a fault planted by the test\)"
+    ):
         hub.publish_space(tmp_path, "alice/demo", model=REPO, revision="v1", token="hf_alice")
 
 
@@ -718,7 +835,9 @@ def test_rate_limit_while_downloading_and_uploading(server: HubServer, tmp_path:
 def test_the_hub_is_ill(server: HubServer, tmp_path: Path, status: int) -> None:
     server.fault(".", status)
     for call in (pull, lambda: push(tmp_path)):
-        with pytest.raises(ConnectionError, match=rf"the Hub has a fault of its own \(HTTP status {status}\): try again later"):
+        with pytest.raises(
+            ConnectionError, match=rf"the Hub has a fault of its own \(HTTP status {status}\): try again later"
+        ):
             call()
 
 
@@ -737,7 +856,10 @@ def test_no_network(server: HubServer, tmp_path: Path, monkeypatch: pytest.Monke
     for call in (pull, lambda: push(tmp_path)):
         with pytest.raises(ConnectionError, match=message):
             call()
-    with pytest.raises(FileNotFoundError, match=rf"the cache in {tmp_path}/home/hub holds no complete copy of alice/model: load it once with a network"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=rf"the cache in {tmp_path}/home/hub holds no complete copy of alice/model: load it once with a network",
+    ):
         pull(local_files_only=True)
     with pytest.raises(FileNotFoundError, match="holds no complete copy of alice/model at v1"):
         pull(local_files_only=True, revision="v1")
@@ -756,7 +878,9 @@ def test_a_silent_hub_is_given_up(server: HubServer, monkeypatch: pytest.MonkeyP
 def test_something_that_is_no_hub(server: HubServer, tmp_path: Path) -> None:
     push(tmp_path)
     server.fault("/resolve", 404)
-    with pytest.raises(OSError, match=r"the Hub refused to read alice/model \(HTTP status 404: a fault planted by the test\)"):
+    with pytest.raises(
+        OSError, match=r"the Hub refused to read alice/model \(HTTP status 404: a fault planted by the test\)"
+    ):
         pull()
 
 
@@ -767,11 +891,16 @@ def test_a_network_that_wants_a_login(server: HubServer, tmp_path: Path) -> None
     assert pull() == online
     shutil.rmtree(tmp_path / "home" / "hub")
     for call in (pull, lambda: push(tmp_path)):
-        with pytest.raises(ConnectionError, match=f"{server.url} does not answer as the Hub does: check the network, which may want a login, the proxy and"):
+        with pytest.raises(
+            ConnectionError,
+            match=f"{server.url} does not answer as the Hub does: check the network, which may want a login, the proxy and",
+        ):
             call()
     server.faults.clear()
     server.fault("/resolve/", "portal")
-    with pytest.raises(ConnectionError, match=r"the transfer of alice/model failed \(.*missing the 'X-Repo-Commit' header"):
+    with pytest.raises(
+        ConnectionError, match=r"the transfer of alice/model failed \(.*missing the 'X-Repo-Commit' header"
+    ):
         pull()
 
 
@@ -781,7 +910,8 @@ def test_disk_full(server: HubServer, tmp_path: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage(1000, 990, 10))
         with pytest.raises(
-            OSError, match=r"the disk is full: alice/model needs \d+ bytes in .*/home/hub, where 10 are free; free some space, or choose"
+            OSError,
+            match=r"the disk is full: alice/model needs \d+ bytes in .*/home/hub, where 10 are free; free some space, or choose",
         ) as info:
             pull()
         assert info.value.errno == errno.ENOSPC
@@ -791,7 +921,9 @@ def test_disk_full(server: HubServer, tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
-    with pytest.raises(OSError, match=r"the disk is full: alice/model could not be stored \(.*No space left on device\)") as info:
+    with pytest.raises(
+        OSError, match=r"the disk is full: alice/model could not be stored \(.*No space left on device\)"
+    ) as info:
         pull()
     assert info.value.errno == errno.ENOSPC
     monkeypatch.undo()
@@ -816,7 +948,10 @@ def test_a_cache_that_cannot_be_written(server: HubServer, tmp_path: Path, monke
         raise PermissionError(errno.EACCES, "Permission denied", "/cache/models--alice--model")
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", refuse)
-    with pytest.raises(PermissionError, match="/cache/models--alice--model cannot be written: choose another folder with cache_dir or HF_HOME"):
+    with pytest.raises(
+        PermissionError,
+        match="/cache/models--alice--model cannot be written: choose another folder with cache_dir or HF_HOME",
+    ):
         pull()
 
 
@@ -825,7 +960,14 @@ def test_a_cache_that_cannot_be_written(server: HubServer, tmp_path: Path, monke
 
 def hf(server: HubServer, home: Path, *arguments: str, token: str = "hf_alice") -> str:
     command = [sys.executable, "-m", "huggingface_hub.cli.hf", *arguments]
-    done = subprocess.run(command, check=False, env={**os.environ, **environment(server, home), "HF_TOKEN": token}, capture_output=True, text=True, cwd=home)
+    done = subprocess.run(
+        command,
+        check=False,
+        env={**os.environ, **environment(server, home), "HF_TOKEN": token},
+        capture_output=True,
+        text=True,
+        cwd=home,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

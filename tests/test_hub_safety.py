@@ -20,9 +20,12 @@ import tiny_network
 from hub_server import HubServer, client_of, environment, serving
 from huggingface_hub import ModelCard
 
-from cxrlib import BundleError, Predictor, phantom
+from cxrlib import BundleError, Predictor
+from cxrlib.images import phantom
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own, while it uploads
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Use 'content=:DeprecationWarning"
+)  # huggingface_hub's own, while it uploads
 ROOT = Path(__file__).parents[1]
 REPO = "mallory/model"
 
@@ -63,22 +66,50 @@ def _model(*layers: dict[str, Any]) -> dict[str, Any]:
         "name": "film",
         "inbound_nodes": [],
     }
-    config = {"name": "model", "trainable": True, "layers": [first, *layers], "input_layers": [["film", 0, 0]], "output_layers": [["film", 0, 0]]}
-    return {"module": "keras.src.models.functional", "class_name": "Functional", "config": config, "registered_name": "Functional"}
+    config = {
+        "name": "model",
+        "trainable": True,
+        "layers": [first, *layers],
+        "input_layers": [["film", 0, 0]],
+        "output_layers": [["film", 0, 0]],
+    }
+    return {
+        "module": "keras.src.models.functional",
+        "class_name": "Functional",
+        "config": config,
+        "registered_name": "Functional",
+    }
 
 
 def _call(module: str, function: str, *arguments: Any) -> dict[str, Any]:
     node = {"args": list(arguments), "kwargs": {}}
-    return {"module": module, "class_name": "function", "config": function, "registered_name": "function", "name": function, "inbound_nodes": [node]}
+    return {
+        "module": module,
+        "class_name": "function",
+        "config": function,
+        "registered_name": "function",
+        "name": function,
+        "inbound_nodes": [node],
+    }
 
 
 def _lambda(canary: Path) -> dict[str, Any]:
     code = compile(f"lambda x: (open({str(canary)!r}, 'w').close(), x)[1]", "<planted>", "eval").co_consts[0]
-    value = {"class_name": "__lambda__", "config": {"code": base64.b64encode(marshal.dumps(code)).decode(), "defaults": None, "closure": None}}
+    value = {
+        "class_name": "__lambda__",
+        "config": {"code": base64.b64encode(marshal.dumps(code)).decode(), "defaults": None, "closure": None},
+    }
     film = {"shape": [None, 32, 32, 1], "dtype": "float32", "keras_history": ["film", 0, 0]}
     nodes = [{"args": [{"class_name": "__keras_tensor__", "config": film}], "kwargs": {}}]
     config = {"name": "lambda", "trainable": True, "dtype": "float32", "function": value, "arguments": {}}
-    return {"module": "keras.layers", "class_name": "Lambda", "config": config, "registered_name": None, "name": "lambda", "inbound_nodes": nodes}
+    return {
+        "module": "keras.layers",
+        "class_name": "Lambda",
+        "config": config,
+        "registered_name": None,
+        "name": "lambda",
+        "inbound_nodes": nodes,
+    }
 
 
 def lambda_keras(canary: Path) -> bytes:
@@ -130,7 +161,17 @@ def truncated(canary: Path) -> bytes:
     return tiny_network.pack(tiny_network.network())[:3000]
 
 
-PLANTED = [lambda_keras, cve_2025_1550, cve_2025_8747, cve_2025_9906, cve_2025_9905, pickled, garbage, garbage_flatbuffer, truncated]
+PLANTED = [
+    lambda_keras,
+    cve_2025_1550,
+    cve_2025_8747,
+    cve_2025_9906,
+    cve_2025_9905,
+    pickled,
+    garbage,
+    garbage_flatbuffer,
+    truncated,
+]
 
 
 def test_the_planted_code_is_live(tmp_path: Path) -> None:
@@ -152,7 +193,12 @@ for path in sys.argv[1:]:
     except Exception as error:
         sys.stderr.write(repr(error))
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.keras"), str(tmp_path / "a.h5")], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.keras"), str(tmp_path / "a.h5")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert (tmp_path / "a.keras.canary").exists(), done.stderr[-2000:]
     assert (tmp_path / "a.h5.canary").exists(), done.stderr[-2000:]
 
@@ -164,7 +210,8 @@ for path in sys.argv[1:]:
 def test_planted_as_the_network(server: HubServer, canary: Path, make: Callable[[Path], bytes]) -> None:
     server.plant(REPO, tiny_network.files(extra={"model.tflite": make(canary)}))
     with pytest.raises(
-        BundleError, match=r"(model|model\.tflite).*: it is (no LiteRT model|a damaged LiteRT model|no network of cxrlib|damaged or no network of cxrlib)"
+        BundleError,
+        match=r"(model|model\.tflite).*: it is (no LiteRT model|a damaged LiteRT model|no network of cxrlib|damaged or no network of cxrlib)",
     ):
         Predictor.from_hub(REPO)
 
@@ -174,7 +221,9 @@ def test_planted_as_the_network(server: HubServer, canary: Path, make: Callable[
 
 @pytest.mark.parametrize("make", PLANTED)
 @pytest.mark.parametrize("name", ["model.keras", "model.h5"])
-def test_planted_as_a_keras_file_beside_it(server: HubServer, canary: Path, make: Callable[[Path], bytes], name: str) -> None:
+def test_planted_as_a_keras_file_beside_it(
+    server: HubServer, canary: Path, make: Callable[[Path], bytes], name: str
+) -> None:
     """Listed with the right hash: it is fetched and hashed like the rest, and never opened."""
     server.plant(REPO, tiny_network.files(extra={name: make(canary)}))
     assert Predictor.from_hub(REPO)(phantom.draw(seed=1)).label in ("NORMAL", "PNEUMONIA")
@@ -182,7 +231,9 @@ def test_planted_as_a_keras_file_beside_it(server: HubServer, canary: Path, make
 
 @pytest.mark.parametrize("make", PLANTED)
 def test_planted_unlisted(server: HubServer, canary: Path, make: Callable[[Path], bytes]) -> None:
-    planted = {name: make(canary) for name in ("model.keras", "model.h5", "weights.pkl", "head.joblib", "sitecustomize.py")}
+    planted = {
+        name: make(canary) for name in ("model.keras", "model.h5", "weights.pkl", "head.joblib", "sitecustomize.py")
+    }
     server.plant(REPO, {**planted, **tiny_network.files()})
     folder = Predictor.from_hub(REPO).folder
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.tflite", "README.md"}
@@ -242,7 +293,9 @@ for model in sys.argv[1:]:
     sys.stdout.flush()
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
-    with subprocess.Popen([sys.executable, "-c", code, *models], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *models], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         try:
             return process.communicate(timeout=60)[0].splitlines()
         except subprocess.TimeoutExpired:
@@ -255,8 +308,12 @@ def test_networks_made_to_break_the_runtime(server: HubServer, tmp_path: Path) -
     for damage in damages:
         model = tiny_network.network()
         damage(model)
-        server.plant(f"mallory/m{damage.__name__}", tiny_network.files(extra={"model.tflite": tiny_network.pack(model)}))
-    refused = refused_in_a_fresh_process([f"hf://mallory/m{damage.__name__}" for damage in damages], environment(server, tmp_path / "home"))
+        server.plant(
+            f"mallory/m{damage.__name__}", tiny_network.files(extra={"model.tflite": tiny_network.pack(model)})
+        )
+    refused = refused_in_a_fresh_process(
+        [f"hf://mallory/m{damage.__name__}" for damage in damages], environment(server, tmp_path / "home")
+    )
     assert [line.split(":")[0] for line in refused] == ["BundleError"] * len(damages), refused
 
 
@@ -318,7 +375,8 @@ def test_paths_that_lead_elsewhere(server: HubServer, name: str) -> None:
 def test_a_wrong_hash(server: HubServer) -> None:
     server.plant(REPO, {**tiny_network.files(), "README.md": b"altered"})
     with pytest.raises(
-        BundleError, match=r"README\.md of mallory/model is not the file that its config\.json lists \(SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}\)"
+        BundleError,
+        match=r"README\.md of mallory/model is not the file that its config\.json lists \(SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}\)",
     ):
         Predictor.from_hub(REPO)
 
@@ -446,7 +504,8 @@ def test_a_truncated_download(server: HubServer, kind: str) -> None:
 FRESH = """
 import json, sys
 import numpy as np
-from cxrlib import Predictor, phantom
+from cxrlib import Predictor
+from cxrlib.images import phantom
 predictor = Predictor.from_hub(sys.argv[1]) if len(sys.argv) < 3 else Predictor(f"hf://{sys.argv[1]}@{sys.argv[2]}")
 answers = [predictor(phantom.draw(seed=seed, opacity=bool(seed % 2))).probabilities for seed in range(6)]
 heavy = sorted({"tensorflow", "keras", "torch", "jax", "sklearn", "matplotlib", "pandas"} & set(sys.modules))
@@ -464,11 +523,21 @@ def test_push_and_a_fresh_process_answers_the_same_to_the_last_bit(server: HubSe
     assert f'Predictor.from_hub("{REPO}")' in card, "the card that is published says how to load it"
     assert REPO not in (folder / "README.md").read_text(), "the folder stays as it is"
     assert ModelCard(card).data.library_name == "cxrlib"
-    expected = [{label: p.hex() for label, p in here(phantom.draw(seed=seed, opacity=bool(seed % 2))).probabilities.items()} for seed in range(6)]
+    expected = [
+        {label: p.hex() for label, p in here(phantom.draw(seed=seed, opacity=bool(seed % 2))).probabilities.items()}
+        for seed in range(6)
+    ]
     assert len({answer["PNEUMONIA"] for answer in expected}) == 6
     for arguments in ([REPO], [REPO, published.revision]):
-        env = {**os.environ, **environment(server, tmp_path / f"home {len(arguments)}"), "PYTHONPATH": str(ROOT), "HF_TOKEN": "hf_mallory"}
-        done = subprocess.run([sys.executable, "-c", FRESH, *arguments], env=env, check=False, capture_output=True, text=True)
+        env = {
+            **os.environ,
+            **environment(server, tmp_path / f"home {len(arguments)}"),
+            "PYTHONPATH": str(ROOT),
+            "HF_TOKEN": "hf_mallory",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", FRESH, *arguments], env=env, check=False, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == {"answers": expected, "revision": published.revision, "heavy": []}
     again = Predictor.from_hub(REPO, token="hf_mallory").push_to_hub(REPO, token="hf_mallory")

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib import phantom
-from cxrlib.images import Film, _once, fit, read
-from cxrlib.sources import ImageError, find
+from cxrlib.images import phantom
+from cxrlib.images.decode import Film, _once, fit, read
+from cxrlib.images.sources import ImageError, find
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 GREY = phantom.draw(1, size=320)[:, :300]  # (320, 300) uint8
@@ -31,11 +31,30 @@ def encode(image: Image.Image | np.ndarray, kind: str = "PNG", **options: object
     return file.getvalue()
 
 
-def tiff(pixels: np.ndarray, *, bits: int, photometric: int = 1, sample_format: int = 1, order: str = "<", raw: bytes | None = None) -> bytes:
+def tiff(
+    pixels: np.ndarray,
+    *,
+    bits: int,
+    photometric: int = 1,
+    sample_format: int = 1,
+    order: str = "<",
+    raw: bytes | None = None,
+) -> bytes:
     """A minimal uncompressed TIFF, for the kinds that Pillow reads and does not write."""
     data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes() if raw is None else raw
     h, w = pixels.shape
-    tags = {256: w, 257: h, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: h, 279: len(data), 339: sample_format}
+    tags = {
+        256: w,
+        257: h,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: h,
+        279: len(data),
+        339: sample_format,
+    }
     entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in tags.items())
     start = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8 + len(data))
     return start + data + struct.pack(order + "H", len(tags)) + entries + bytes(4)
@@ -47,21 +66,45 @@ def tiled(pixels: np.ndarray, *sides: tuple[int, int, int]) -> bytes:
     black = np.zeros((length, width), np.uint8)
     black[: pixels.shape[0], : pixels.shape[1]] = pixels
     data = zlib.compress(black.tobytes())
-    tags = [(256, 4, pixels.shape[1]), (257, 4, pixels.shape[0]), (258, 4, 8), (259, 4, 8), (262, 4, 1), (277, 4, 1), *sides, (324, 4, 8), (325, 4, len(data))]
+    tags = [
+        (256, 4, pixels.shape[1]),
+        (257, 4, pixels.shape[0]),
+        (258, 4, 8),
+        (259, 4, 8),
+        (262, 4, 1),
+        (277, 4, 1),
+        *sides,
+        (324, 4, 8),
+        (325, 4, len(data)),
+    ]
     long = {16: 8, 17: 8}  # bytes of values that stand elsewhere
     after = 8 + len(data)
     values, entries = b"", b""
     for tag, kind, value in tags:
         entries += struct.pack("<HHII", tag, kind, 1, after + len(values) if kind in long else value)
         values += struct.pack("<Q", value) if kind in long else b""
-    return struct.pack("<2sHI", b"II", 42, after + len(values)) + data + values + struct.pack("<H", len(tags)) + entries + bytes(4)
+    return (
+        struct.pack("<2sHI", b"II", 42, after + len(values))
+        + data
+        + values
+        + struct.pack("<H", len(tags))
+        + entries
+        + bytes(4)
+    )
 
 
 def run_length_encoded() -> bytes:
     """A BMP of 40 x 30 pixels, each a run of its own."""
     data = (b"\1\x80" * 40 + b"\0\0") * 30 + b"\0\1"
     palette = b"".join(bytes([grey, grey, grey, 0]) for grey in range(256))
-    return b"BM" + struct.pack("<IIIIiiHHIIiiII", 1078 + len(data), 0, 1078, 40, 40, 30, 1, 8, 1, len(data), 2835, 2835, 256, 256) + palette + data
+    return (
+        b"BM"
+        + struct.pack(
+            "<IIIIiiHHIIiiII", 1078 + len(data), 0, 1078, 40, 40, 30, 1, 8, 1, len(data), 2835, 2835, 256, 256
+        )
+        + palette
+        + data
+    )
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -69,7 +112,12 @@ def png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     pixels = zlib.compress(bytes(10))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", pixels)
+        + chunk(b"IEND", b"")
+    )
 
 
 # --- one film ---
@@ -205,7 +253,16 @@ def test_alpha_lies_over_black() -> None:
     expected = [[100, 0], [100, 50]]
     la = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
     rgba = np.dstack([grey, grey, grey, alpha])
-    for source in (la, encode(la), Image.fromarray(rgba), encode(rgba), encode(rgba, "TIFF"), rgba, la.convert("La"), Image.fromarray(rgba).convert("RGBa")):
+    for source in (
+        la,
+        encode(la),
+        Image.fromarray(rgba),
+        encode(rgba),
+        encode(rgba, "TIFF"),
+        rgba,
+        la.convert("La"),
+        Image.fromarray(rgba).convert("RGBa"),
+    ):
         assert np.abs(read(source).pixels.astype(int) - expected).max() <= 1
     assert np.abs(read(rgba.astype(np.uint16) * 257).pixels / 257 - expected).max() <= 0.5
     assert np.abs(read(rgba / 255).pixels * 255 - expected).max() <= 0.5
@@ -345,16 +402,25 @@ def test_fit_of_deep_films_stays_in_range() -> None:
         (b"\xff\xd8\xff" + bytes(100), "it is damaged or not complete ("),
         (encode(GREY, "JPEG", progressive=True) + b"\xff\xda" * 30, "it is a JPEG of 36 scans; at most 32 are read"),
         (np.zeros((0, 5), np.uint8), "array: it has no pixels (0 x 5)"),
-        (np.zeros(5, np.uint8), "an array must have the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: shape=(5,)"),
+        (
+            np.zeros(5, np.uint8),
+            "an array must have the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: shape=(5,)",
+        ),
         (np.zeros((5, 5, 2), np.uint8), "Received: shape=(5, 5, 2)"),
         (np.zeros((1, 5, 5, 1), np.uint8), "Received: shape=(1, 5, 5, 1)"),
-        (np.zeros((5, 5), np.int64), "an array must be uint8, uint16, or floating point in [0, 1]. Received: dtype=int64"),
+        (
+            np.zeros((5, 5), np.int64),
+            "an array must be uint8, uint16, or floating point in [0, 1]. Received: dtype=int64",
+        ),
         (np.zeros((5, 5), bool), "Received: dtype=bool"),
         (np.zeros((5, 5), complex), "Received: dtype=complex128"),
         (np.full((5, 5), None), "Received: dtype=object"),
         (np.full((5, 5), "a"), "Received: dtype=<U1"),
         (np.array([[0.5, np.nan]]), "array: it holds NaN values"),
-        (np.array([[0.5, np.inf]]), "floating-point pixels must lie in [0, 1]; divide by the value that means white. Received: from 0.5 to inf"),
+        (
+            np.array([[0.5, np.inf]]),
+            "floating-point pixels must lie in [0, 1]; divide by the value that means white. Received: from 0.5 to inf",
+        ),
         (np.array([[0, 255.0]]), "Received: from 0 to 255"),
         (np.array([[-1.0, 1.0]]), "Received: from -1 to 1"),
         (encode(np.full((4, 4), 7, np.float32), "TIFF"), "bytes: floating-point pixels must lie in [0, 1]"),
@@ -369,12 +435,15 @@ def test_what_is_no_film_is_named(source: object, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("source", "kind"), [(None, "NoneType"), (3, "int"), ([GREY], "list"), (True, "bool"), ({"path": "x"}, "dict")])
+@pytest.mark.parametrize(
+    ("source", "kind"), [(None, "NoneType"), (3, "int"), ([GREY], "list"), (True, "bool"), ({"path": "x"}, "dict")]
+)
 def test_what_is_no_source_is_a_type_error(source: object, kind: str) -> None:
     with pytest.raises(TypeError) as caught:
         read(source)
     assert (
-        str(caught.value) == f"a source must be a path, a URL, bytes, a binary file object, a PIL image, a NumPy array or a pydicom dataset. Received: {kind}"
+        str(caught.value)
+        == f"a source must be a path, a URL, bytes, a binary file object, a PIL image, a NumPy array or a pydicom dataset. Received: {kind}"
     )
 
 
@@ -385,24 +454,36 @@ def test_limits() -> None:
 
 def test_tiles_far_larger_than_the_film(monkeypatch: pytest.MonkeyPatch) -> None:
     film, unclear = GREY[100:140, 100:150], "bytes: it says in no usable way how large its tiles are"
-    monkeypatch.setattr("cxrlib.images.MAX_PIXELS", 10_000)
+    monkeypatch.setattr("cxrlib.images.decode.MAX_PIXELS", 10_000)
     for sides in ([(322, 4, 64), (323, 4, 64)], [(322, 3, 112), (323, 3, 112)], [(322, 16, 64), (323, 4, 64)]):
         assert (read(tiled(film, *sides)).pixels == film).all()
     with pytest.raises(ImageError, match="bytes: its tiles of 160 x 160 pixels are far larger than its 40 x 50 pixels"):
         read(tiled(film, (322, 4, 160), (323, 4, 160)), max_pixels=10_000)
     with pytest.raises(ImageError, match="its tiles of 8000 x 16 pixels"):  # several of them, side by side
         read(tiled(GREY[:20, :16], (322, 4, 16), (323, 4, 8000)), max_pixels=10_000)
-    with Image.open(io.BytesIO(tiled(film, (322, 4, 160), (323, 4, 160)))) as image, pytest.raises(ImageError, match="image: its tiles of 160 x 160"):
+    with (
+        Image.open(io.BytesIO(tiled(film, (322, 4, 160), (323, 4, 160)))) as image,
+        pytest.raises(ImageError, match="image: its tiles of 160 x 160"),
+    ):
         read(image, max_pixels=10_000)
-    for twice in ([(322, 4, 160), (322, 4, 16), (323, 4, 160), (323, 4, 16)], [(322, 17, 160), (323, 17, 160)], [(322, 1, 160), (323, 4, 160)]):
-        with pytest.raises(ImageError, match=unclear):  # libtiff takes the first, Pillow the last; libtiff knows kinds of numbers that Pillow passes over
+    for twice in (
+        [(322, 4, 160), (322, 4, 16), (323, 4, 160), (323, 4, 16)],
+        [(322, 17, 160), (323, 17, 160)],
+        [(322, 1, 160), (323, 4, 160)],
+    ):
+        with pytest.raises(
+            ImageError, match=unclear
+        ):  # libtiff takes the first, Pillow the last; libtiff knows kinds of numbers that Pillow passes over
             read(tiled(film, *twice), max_pixels=10_000)
 
 
 def test_what_python_would_decode_byte_by_byte() -> None:
     with pytest.raises(ImageError, match="bytes: it is a run-length encoded BMP; save it uncompressed, or as PNG"):
         read(run_length_encoded())
-    with Image.open(io.BytesIO(run_length_encoded())) as image, pytest.raises(ImageError, match="image: it is a run-length encoded BMP"):
+    with (
+        Image.open(io.BytesIO(run_length_encoded())) as image,
+        pytest.raises(ImageError, match="image: it is a run-length encoded BMP"),
+    ):
         read(image)
     with Image.open(io.BytesIO(run_length_encoded())) as image:
         image.load()
@@ -419,8 +500,14 @@ def test_a_closed_image() -> None:
 def test_any_bytes_give_a_film_or_an_image_error() -> None:
     rng = random.Random(0)
     small = Image.fromarray(GREY[::8, ::8])
-    seeds = [encode(small, kind) for kind in ("JPEG", "PNG", "BMP", "WEBP", "TIFF")] + [encode(small.convert("RGB"), "JPEG", progressive=True)]
-    seeds += [encode(small.convert("P")), encode(small.convert("RGBA")), encode(small, "TIFF", compression="tiff_adobe_deflate")]
+    seeds = [encode(small, kind) for kind in ("JPEG", "PNG", "BMP", "WEBP", "TIFF")] + [
+        encode(small.convert("RGB"), "JPEG", progressive=True)
+    ]
+    seeds += [
+        encode(small.convert("P")),
+        encode(small.convert("RGBA")),
+        encode(small, "TIFF", compression="tiff_adobe_deflate"),
+    ]
     films = 0
     for _ in range(1500):
         data = bytearray(rng.choice(seeds))
@@ -489,7 +576,13 @@ def test_empty_bars_are_cut_off(pad: tuple[tuple[int, int], tuple[int, int]], gr
     bare = phantom.draw(3, opacity=True, size=250)
     padded = np.pad(bare, pad, constant_values=grey)
     (top, _), (left, _) = pad
-    for source in (padded, padded.astype(np.uint16) * 257, padded / np.float32(255), Image.fromarray(padded), encode(padded)):
+    for source in (
+        padded,
+        padded.astype(np.uint16) * 257,
+        padded / np.float32(255),
+        Image.fromarray(padded),
+        encode(padded),
+    ):
         film = read(source)
         assert film.content == (left, top, left + 250, top + 250)
         assert film.size == padded.shape
@@ -531,7 +624,11 @@ def test_what_is_left_alone() -> None:
 def test_a_bar_ends_where_its_lines_are_not_of_one_grey(seed: int) -> None:
     random = np.random.default_rng(seed)
     size = random.integers(1, 90, 2)
-    film = np.pad(random.integers(0, 256, size, np.uint8), random.integers(0, 40, (2, 2)), constant_values=int(random.integers(256)))
+    film = np.pad(
+        random.integers(0, 256, size, np.uint8),
+        random.integers(0, 40, (2, 2)),
+        constant_values=int(random.integers(256)),
+    )
     film = np.clip(film + random.integers(0, 3, film.shape), 0, 255).astype(np.uint8)  # as compression leaves bars
 
     def bar(lines: np.ndarray) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cxrlib import lungs, phantom
-from cxrlib.framing import cells
+from cxrlib.images import phantom
+from cxrlib.network import lungs
+from cxrlib.network.framing import cells
 
 
 def films(n: int) -> np.ndarray:
@@ -15,7 +16,13 @@ def films(n: int) -> np.ndarray:
 
 def test_the_weights_belong_together_and_cannot_be_changed() -> None:
     *convolutions, kernel, bias = lungs.weights()
-    assert [array.shape for array in convolutions[::2]] == [(3, 3, 1, 16), (3, 3, 16, 24), (3, 3, 24, 32), (3, 3, 32, 48), (3, 3, 48, 48)]
+    assert [array.shape for array in convolutions[::2]] == [
+        (3, 3, 1, 16),
+        (3, 3, 16, 24),
+        (3, 3, 24, 32),
+        (3, 3, 32, 48),
+        (3, 3, 48, 48),
+    ]
     assert (kernel.shape, bias.shape) == ((7 * 7 * 48, len(lungs.EDGES)), (len(lungs.EDGES),))
     assert len(convolutions) == 2 * len(lungs.STRIDES)
     with pytest.raises(ValueError, match="read-only"):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from drawn_answers import TWO, many, report, two
 
-from cxrlib import metrics
-from cxrlib.curves import curves, net_benefit, reliability
-from cxrlib.metrics import METRICS, WITH_REFUSALS, Estimate, Report, make_report, wilson
-from cxrlib.resampling import resamples
+from cxrlib.metrics import compute as metrics
+from cxrlib.metrics.compute import METRICS, WITH_REFUSALS, Estimate, Report, make_report, wilson
+from cxrlib.metrics.curves import curves, net_benefit, reliability
+from cxrlib.metrics.resampling import resamples
 
 sk = pytest.importorskip("sklearn.metrics")
 
@@ -33,7 +33,9 @@ def expected(y: np.ndarray, p: np.ndarray, predicted: np.ndarray) -> dict[str, f
         warnings.simplefilter("ignore")
         return {
             "auroc": float(np.mean([sk.roc_auc_score(y == c, p[:, c]) for c in both])) if both else math.nan,
-            "average_precision": float(np.mean([sk.average_precision_score(y == c, p[:, c]) for c in classes])) if (y > 0).any() or k > 2 else math.nan,
+            "average_precision": float(np.mean([sk.average_precision_score(y == c, p[:, c]) for c in classes]))
+            if (y > 0).any() or k > 2
+            else math.nan,
             "accuracy": sk.accuracy_score(y, predicted),
             "precision": sk.precision_score(y, predicted, **common),
             "recall": sk.recall_score(y, predicted, **common),
@@ -110,7 +112,10 @@ def test_absent_labels_are_left_out_of_the_means() -> None:
 
 def test_one_class_says_what_is_undefined() -> None:
     r = report([1, 1, 1], [[0.2, 0.8], [0.6, 0.4], [0.1, 0.9]])
-    assert r.statements[:2] == ("No film is labelled NORMAL: what needs one is undefined.", "Undefined on these films: auroc, specificity.")
+    assert r.statements[:2] == (
+        "No film is labelled NORMAL: what needs one is undefined.",
+        "Undefined on these films: auroc, specificity.",
+    )
     assert r.recall.value == pytest.approx(2 / 3)
     assert str(r.auroc) == "undefined"
 
@@ -164,7 +169,9 @@ def test_weights_of_a_resample_count_as_films_drawn_again() -> None:
 def test_copies_of_a_film_add_no_certainty() -> None:
     y, p = two(80)
     once = report(y, p, n_bootstrap=2000)
-    thrice = report(np.repeat(y, 3), np.repeat(p, 3, axis=0), patients=[f"p{i // 3}" for i in range(240)], n_bootstrap=2000)
+    thrice = report(
+        np.repeat(y, 3), np.repeat(p, 3, axis=0), patients=[f"p{i // 3}" for i in range(240)], n_bootstrap=2000
+    )
     assert thrice.n_patients == 80
     assert once.n_patients is None
     for name in ("auroc", "f1", "brier", "average_precision", "recall"):
@@ -191,7 +198,9 @@ def test_blocks_do_not_change_the_resamples(monkeypatch: pytest.MonkeyPatch) -> 
     assert next(tall).shape[0] == 1
 
 
-def coverage(draw: Any, truth: dict[str, float], names: tuple[str, ...], repeats: int, **options: Any) -> dict[str, float]:
+def coverage(
+    draw: Any, truth: dict[str, float], names: tuple[str, ...], repeats: int, **options: Any
+) -> dict[str, float]:
     held = dict.fromkeys(names, 0)
     for i in range(repeats):
         y, p, patients = draw(i)
@@ -212,9 +221,23 @@ def clustered(patients: int, films: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 @pytest.mark.parametrize("films", [1, 3])
 def test_intervals_cover_the_truth(films: int) -> None:
-    names = ("auroc", "average_precision", "accuracy", "precision", "recall", "specificity", "f1", "npv", "brier", "ece")
+    names = (
+        "auroc",
+        "average_precision",
+        "accuracy",
+        "precision",
+        "recall",
+        "specificity",
+        "f1",
+        "npv",
+        "brier",
+        "ece",
+    )
     y, p, _ = clustered(60_000, films, 999)
-    truth = {name: float(v[0]) for name, v in metrics._measurer(y, p, (p[:, 1] >= 0.5).astype(int))(np.ones((1, len(y)))).items()}
+    truth = {
+        name: float(v[0])
+        for name, v in metrics._measurer(y, p, (p[:, 1] >= 0.5).astype(int))(np.ones((1, len(y)))).items()
+    }
     held = coverage(lambda i: clustered(150, films, i), truth, names, 200, n_bootstrap=150)
     # 200 repeats of a 95 % interval lie within 0.905 to 0.98 nineteen times in twenty; what is conservative may hold more often.
     assert all(share >= 0.88 for share in held.values()), held
@@ -232,7 +255,10 @@ def test_percentiles_would_cover_less_near_one() -> None:
         y, p = draw(300, seed)
         e = report(y, p, n_bootstrap=200).auroc
         ours += e.low <= truth <= e.high
-        samples = [block["auroc"] for block in map(metrics._measurer(y, p, (p[:, 1] >= 0.5).astype(int)), resamples(np.arange(300), 200, 0))]
+        samples = [
+            block["auroc"]
+            for block in map(metrics._measurer(y, p, (p[:, 1] >= 0.5).astype(int)), resamples(np.arange(300), 200, 0))
+        ]
         low, high = np.nanquantile(np.concatenate(samples), [0.025, 0.975])
         percentiles += low <= truth <= high
     assert ours >= 90 > 85 >= percentiles
@@ -265,11 +291,15 @@ def test_certainty_rests_on_the_patients_that_a_metric_is_made_of(right: int) ->
     y, patients = np.repeat([0, 1], 400), np.arange(800) // 2
     called = np.zeros(800, int)
     called[-1 if right else 0] = 1
-    r, turned = (report(y, p, patients=patients) for p, y in ((answers(y, called), y), (answers(1 - y, 1 - called), 1 - y)))
+    r, turned = (
+        report(y, p, patients=patients) for p, y in ((answers(y, called), y), (answers(1 - y, 1 - called), 1 - y))
+    )
     assert r.precision == turned.npv == wilson(right, 1)
     of_class = (r.specificity, turned.recall) if right else (r.recall, turned.specificity)
     assert set(of_class) == {wilson(200 * right, 200)}
-    pairs = report(np.repeat([0, 1], 6), answers(np.repeat([0, 1], 6), np.repeat([0, 1], 6)), patients=np.arange(12) // 2)
+    pairs = report(
+        np.repeat([0, 1], 6), answers(np.repeat([0, 1], 6), np.repeat([0, 1], 6)), patients=np.arange(12) // 2
+    )
     assert pairs.recall == pairs.specificity == pairs.precision == pairs.npv == pairs.f1 == pairs.auroc == wilson(3, 3)
     assert pairs.accuracy == wilson(6, 6)
 
@@ -348,7 +378,9 @@ def test_intervals_at_0_and_1_cover_the_truth(films: int) -> None:
 def test_a_single_patient_gives_no_interval() -> None:
     r = report([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], patients=["a", "a", "a"])
     assert str(r.recall) == "0.500 (no interval)"
-    assert r.statements[-1].startswith("Without an interval, because resampling leaves them undefined or does not move them: auroc, ")
+    assert r.statements[-1].startswith(
+        "Without an interval, because resampling leaves them undefined or does not move them: auroc, "
+    )
 
 
 # --- refusals, sources, subgroups
@@ -387,7 +419,12 @@ def test_sources_and_subgroups_are_reported_apart() -> None:
     sources = ["here" if i < 60 else "there" for i in range(90)]
     ages = [None if i == 0 else str(i % 40) for i in range(90)]
     views = ["AP" if i % 2 else "PA" for i in range(85)] + ["lateral"] * 5
-    r = report(y, p, sources=sources, groups={"age": ages, "view": views, "site": [f"site {i}" for i in range(90)], "empty": [None] * 90})
+    r = report(
+        y,
+        p,
+        sources=sources,
+        groups={"age": ages, "view": views, "site": [f"site {i}" for i in range(90)], "empty": [None] * 90},
+    )
     assert {name: part.n for name, part in r.by_source.items()} == {"here": 60, "there": 30}
     assert r.by_source["there"].auroc.value == pytest.approx(sk.roc_auc_score(y[60:], p[60:, 1]))
     assert list(r.subgroups["age"]) == ["0 to below 7", "7 to below 17", "17 to below 28", "28 to 39"]
@@ -424,7 +461,9 @@ def full() -> Report:
     )
 
 
-@pytest.mark.parametrize("make", [full, lambda: report(*many(40), ("A", "B", "C", "D")), lambda: report([1], [[0.2, 0.8]])])
+@pytest.mark.parametrize(
+    "make", [full, lambda: report(*many(40), ("A", "B", "C", "D")), lambda: report([1], [[0.2, 0.8]])]
+)
 def test_json_reads_back_the_same(make: Any) -> None:
     r = make()
     again = Report.from_json(r.to_json())
@@ -447,7 +486,14 @@ def test_json_without_predictions_names_no_film_and_no_patient() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema": 99}, {"auroc": {"value": 1, "low": 0}}, {"labels": ["one"]}, {"surprise": 1}, {"auroc": {"value": 0.5, "low": 0.6, "high": 0.7}}]
+    "change",
+    [
+        {"schema": 99},
+        {"auroc": {"value": 1, "low": 0}},
+        {"labels": ["one"]},
+        {"surprise": 1},
+        {"auroc": {"value": 0.5, "low": 0.6, "high": 0.7}},
+    ],
 )
 def test_json_of_another_kind_is_refused(change: dict[str, Any]) -> None:
     data = {**json.loads(full().to_json()), **change}
@@ -466,12 +512,26 @@ def test_save_writes_every_file(tmp_path: Any) -> None:
     assert Report.from_json((folder / "report.json").read_text("utf-8")).to_json() == r.to_json()
     with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["name", "truth", "label", "probability_NORMAL", "probability_PNEUMONIA", "refused", "patient", "source", "sex"]
+    assert list(rows[0]) == [
+        "name",
+        "truth",
+        "label",
+        "probability_NORMAL",
+        "probability_PNEUMONIA",
+        "refused",
+        "patient",
+        "source",
+        "sex",
+    ]
     assert (rows[0]["label"], rows[0]["probability_NORMAL"], rows[0]["refused"]) == ("", "", "not a film, it seems")
     assert len(rows) == 60
     assert float(rows[9]["probability_PNEUMONIA"]) == r.predictions[9].probabilities[1]
     assert rows[9]["patient"] == "p4"
-    assert (folder / "report.html").read_text("utf-8").count("data:image/png;base64,") == len(list((folder / "figures").glob("*.png"))) == 6
+    assert (
+        (folder / "report.html").read_text("utf-8").count("data:image/png;base64,")
+        == len(list((folder / "figures").glob("*.png")))
+        == 6
+    )
 
 
 def test_threshold_is_inclusive() -> None:
@@ -485,12 +545,16 @@ def test_report_is_frozen() -> None:
 
 
 def test_estimate_prints_and_checks_itself() -> None:
-    assert [str(e) for e in (Estimate(0.5, 0.4, 0.625), Estimate(0.5, math.nan, math.nan), Estimate(*[math.nan] * 3))] == [
+    assert [
+        str(e) for e in (Estimate(0.5, 0.4, 0.625), Estimate(0.5, math.nan, math.nan), Estimate(*[math.nan] * 3))
+    ] == [
         "0.500 (0.400–0.625)",
         "0.500 (no interval)",
         "undefined",
     ]
-    with pytest.raises(ValueError, match=r"an interval must hold its value\. Received: value=0\.5, low=0\.6, high=0\.7"):
+    with pytest.raises(
+        ValueError, match=r"an interval must hold its value\. Received: value=0\.5, low=0\.6, high=0\.7"
+    ):
         Estimate(0.5, 0.6, 0.7)
 
 
@@ -500,13 +564,25 @@ def test_estimate_prints_and_checks_itself() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"truth": [0, 2]}, r"truth must hold at least one integer in \[0, 1\] in one dimension\. Received: \[0 2\] of type int64"),
+        (
+            {"truth": [0, 2]},
+            r"truth must hold at least one integer in \[0, 1\] in one dimension\. Received: \[0 2\] of type int64",
+        ),
         ({"truth": [0.0, 1.0]}, r"truth must hold .* of type float64"),
         ({"truth": []}, r"truth must hold at least one integer"),
-        ({"probabilities": [[0.5, 0.5]]}, r"probabilities must have one row per film and one column per label: shape \(2, 2\)\. Received: shape \(1, 2\)"),
-        ({"probabilities": [[0.5, 0.5], [0.9, 0.9]]}, r"add up to 1 in each row, or be nan throughout a refused film's\. Received: \[0\.9, 0\.9\] in row 1"),
+        (
+            {"probabilities": [[0.5, 0.5]]},
+            r"probabilities must have one row per film and one column per label: shape \(2, 2\)\. Received: shape \(1, 2\)",
+        ),
+        (
+            {"probabilities": [[0.5, 0.5], [0.9, 0.9]]},
+            r"add up to 1 in each row, or be nan throughout a refused film's\. Received: \[0\.9, 0\.9\] in row 1",
+        ),
         ({"probabilities": [[0.5, 0.5], [-0.5, 1.5]]}, r"probabilities must lie in \[0, 1\] .* in row 1"),
-        ({"probabilities": [[0.5, math.nan], [0.5, 0.5]]}, r"probabilities must lie in \[0, 1\] .* Received: \[0\.5, nan\] in row 0"),
+        (
+            {"probabilities": [[0.5, math.nan], [0.5, 0.5]]},
+            r"probabilities must lie in \[0, 1\] .* Received: \[0\.5, nan\] in row 0",
+        ),
         ({"labels": ["one"]}, "labels must be two or more different"),
         ({"threshold": None}, r"threshold must lie in \[0, 1\] when there are two labels\. Received: threshold=None"),
         ({"threshold": 1.5}, r"threshold must lie in \[0, 1\] when there are two labels\. Received: threshold=1\.5"),
@@ -519,7 +595,13 @@ def test_estimate_prints_and_checks_itself() -> None:
     ],
 )
 def test_messages(change: dict[str, Any], message: str) -> None:
-    good: dict[str, Any] = {"truth": [0, 1], "probabilities": [[0.9, 0.1], [0.2, 0.8]], "labels": TWO, "threshold": 0.5, "names": ["a", "b"]}
+    good: dict[str, Any] = {
+        "truth": [0, 1],
+        "probabilities": [[0.9, 0.1], [0.2, 0.8]],
+        "labels": TWO,
+        "threshold": 0.5,
+        "names": ["a", "b"],
+    }
     options = {**good, **change}
     with pytest.raises(ValueError, match=message):
         make_report(options.pop("truth"), options.pop("probabilities"), **options)
@@ -527,7 +609,10 @@ def test_messages(change: dict[str, Any], message: str) -> None:
 
 def test_other_messages() -> None:
     y, p = many(20)
-    with pytest.raises(ValueError, match=r"threshold must be None with three or more labels: the most probable one is predicted\. Received: threshold=0\.5"):
+    with pytest.raises(
+        ValueError,
+        match=r"threshold must be None with three or more labels: the most probable one is predicted\. Received: threshold=0\.5",
+    ):
         report(y, p, ("A", "B", "C", "D"), threshold=0.5)
     with pytest.raises(ValueError, match=r"successes must lie in \[0, total\]\. Received: successes=3, total=2"):
         wilson(3, 2)

@@ -7,16 +7,19 @@ import pytest
 
 keras = pytest.importorskip("keras", reason="needs the [train] extra")
 
-from cxrlib import framing, lungs  # noqa: E402
-from cxrlib import model as networks  # noqa: E402
-from cxrlib.layers import FindLungs, LevelBands, Reframe, Show, Standardise  # noqa: E402
-from cxrlib.model import _on_whole_film, build_model, export_litert, hand_over, serving_graph, set_trainable  # noqa: E402
-from cxrlib.phantom import draw  # noqa: E402
-from cxrlib.runtime import Runtime  # noqa: E402
+from cxrlib.images.phantom import draw  # noqa: E402
+from cxrlib.network import framing, lungs  # noqa: E402
+from cxrlib.network import model as networks  # noqa: E402
+from cxrlib.network.layers import FindLungs, LevelBands, Reframe, Show, Standardise  # noqa: E402
+from cxrlib.network.model import _on_whole_film, build_model, export_litert, hand_over, serving_graph, set_trainable  # noqa: E402
+from cxrlib.runtime.litert import Runtime  # noqa: E402
 
 
 def films(n=3, size=64):
-    return np.stack([draw(seed, size=size, opacity=bool(seed % 2)) for seed in range(n)]).astype("float32")[..., None] / 255
+    return (
+        np.stack([draw(seed, size=size, opacity=bool(seed % 2)) for seed in range(n)]).astype("float32")[..., None]
+        / 255
+    )
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,11 @@ def net():
         if values and values[0].ndim > 1 and not isinstance(layer, FindLungs):
             depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
             fan_in = np.prod(values[0].shape[:2]) if depthwise else np.prod(values[0].shape[:-1])
-            layer.set_weights([random.normal(0, (2 / fan_in) ** 0.5, values[0].shape), random.normal(0, 0.1, values[1].shape)] if len(values) > 1 else values)
+            layer.set_weights(
+                [random.normal(0, (2 / fan_in) ** 0.5, values[0].shape), random.normal(0, 0.1, values[1].shape)]
+                if len(values) > 1
+                else values
+            )
     return model
 
 
@@ -51,7 +58,10 @@ def test_shapes_and_activations():
         ({"margin": 0.3}, r"margin must lie in \[0, 0.25\]"),
         ({"follow": -0.5}, r"follow must lie in \[0, 1\]"),
         ({"detail": 1.5}, r"detail must lie in \[0, 1\]"),
-        *(({"seed": seed}, r"seed must be an integer in \[0, 2\*\*31 - 1\]\. Received: seed=") for seed in (-1, 2**31, 2**32 - 1, 0.5, True)),
+        *(
+            ({"seed": seed}, r"seed must be an integer in \[0, 2\*\*31 - 1\]\. Received: seed=")
+            for seed in (-1, 2**31, 2**32 - 1, 0.5, True)
+        ),
         ({"labels": ["one"]}, "labels must be two or more"),
     ],
 )
@@ -72,7 +82,11 @@ def test_the_seed_decides_all_random_weights(backbone):
 
 def test_another_seed_is_another_network():
     one, other = (build_model(weights=None, image_size=32, seed=seed) for seed in (3, 4))
-    assert not any(np.array_equal(layer.kernel, other.get_layer(layer.name).kernel) for layer in one.layers if hasattr(layer, "kernel"))
+    assert not any(
+        np.array_equal(layer.kernel, other.get_layer(layer.name).kernel)
+        for layer in one.layers
+        if hasattr(layer, "kernel")
+    )
 
 
 def test_merging_batch_normalisation_changes_nothing():
@@ -80,7 +94,9 @@ def test_merging_batch_normalisation_changes_nothing():
     random = np.random.default_rng(1)
     for layer in body.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.set_weights([np.abs(w + random.normal(0, 0.2, w.shape)).astype(w.dtype) + 0.05 for w in layer.get_weights()])
+            layer.set_weights(
+                [np.abs(w + random.normal(0, 0.2, w.shape)).astype(w.dtype) + 0.05 for w in layer.get_weights()]
+            )
     merged = networks._fold(body)
     x = random.normal(size=(2, 96, 96, 3)).astype("float32")
     expected, found = (np.asarray(m.predict_on_batch(x)) for m in (body, merged))
@@ -96,7 +112,9 @@ def test_three_equal_channels_are_one(between):
     for layer in between:
         x = layer(x)
     fine = keras.layers.Conv2D(5, 3, strides=2, padding="same", name="fine")(x)
-    coarse = keras.layers.Conv2D(4, 3, use_bias=False, name="coarse")(keras.layers.ZeroPadding2D()(keras.layers.AveragePooling2D(2)(x)))
+    coarse = keras.layers.Conv2D(4, 3, use_bias=False, name="coarse")(
+        keras.layers.ZeroPadding2D()(keras.layers.AveragePooling2D(2)(x))
+    )
     body = keras.Model(grey, [fine, keras.layers.BatchNormalization()(coarse)])
     folded = networks._fold(body)
     seen = np.random.default_rng(2).normal(size=(2, 32, 32, 1)).astype("float32")
@@ -119,14 +137,19 @@ def test_a_film_is_the_same_at_any_exposure(net):
 
 
 def test_standardising_blank_and_two_valued_films_stays_finite():
-    x = np.stack([np.zeros((64, 64, 1)), np.ones((64, 64, 1)), np.arange(4096).reshape(64, 64, 1) % 2]).astype("float32")
+    x = np.stack([np.zeros((64, 64, 1)), np.ones((64, 64, 1)), np.arange(4096).reshape(64, 64, 1) % 2]).astype(
+        "float32"
+    )
     assert np.abs(np.asarray(Standardise()(x))).max() <= 3
 
 
 def test_a_smoothed_film_gets_its_contrast_back():
     x = (np.asarray(Standardise()(films()))).astype("float32")
     smooth = np.asarray(keras.ops.average_pool(x, 2, strides=1, padding="same"))
-    before, after = (np.abs(np.diff(a, axis=2)).mean() / np.abs(np.diff(b, axis=2)).mean() for a, b in ((smooth, x), (LevelBands()(smooth), LevelBands()(x))))
+    before, after = (
+        np.abs(np.diff(a, axis=2)).mean() / np.abs(np.diff(b, axis=2)).mean()
+        for a, b in ((smooth, x), (LevelBands()(smooth), LevelBands()(x)))
+    )
     assert before < 0.85
     assert 0.9 < after < 1.1
     layer = LevelBands(contrasts=(0.1, 0.2))
@@ -151,7 +174,9 @@ def test_three_formats_agree(net, tmp_path):
 
     _save_h5(net, tmp_path / "m.h5")
     for name in ("m.keras", "m.h5"):
-        assert np.abs(keras.models.load_model(tmp_path / name, compile=False).predict_on_batch(x) - expected).max() < 1e-6
+        assert (
+            np.abs(keras.models.load_model(tmp_path / name, compile=False).predict_on_batch(x) - expected).max() < 1e-6
+        )
     output = Runtime(tmp_path / "m.tflite").run(x)
     assert np.abs(output.probabilities[:, 1:] - expected).max() < 1e-4
     assert np.allclose(output.probabilities.sum(1), 1, atol=1e-6)
@@ -186,7 +211,8 @@ def test_evidence_lies_where_its_features_lie(net):
     net.get_layer("probability").set_weights([blind, bias])
     reframe.set_weights([np.zeros_like(slope[0])])  # what framing takes off lies everywhere
     maps, evidence = (
-        keras.Model(net.input, out).predict_on_batch(films(1)) for out in (net.get_layer("lungs_0").output, serving_graph(net).output["evidence"])
+        keras.Model(net.input, out).predict_on_batch(films(1))
+        for out in (net.get_layer("lungs_0").output, serving_graph(net).output["evidence"])
     )
     net.get_layer("probability").set_weights([kernel, bias])
     reframe.set_weights(slope)
@@ -200,7 +226,9 @@ def test_what_lies_in_the_margin_is_not_seen_and_no_evidence_lies_there():
     other[:, 14:-14, 14:-14] = x[:, 14:-14, 14:-14]
     p = np.asarray(net.predict_on_batch(x))
     assert np.array_equal(net.predict_on_batch(other), p)
-    assert not np.array_equal(build_model(weights=None, seed=3).predict_on_batch(other), build_model(weights=None, seed=3).predict_on_batch(x))
+    assert not np.array_equal(
+        build_model(weights=None, seed=3).predict_on_batch(other), build_model(weights=None, seed=3).predict_on_batch(x)
+    )
     evidence = np.asarray(serving_graph(net).predict_on_batch(x)["evidence"])[..., 1]
     assert evidence.shape == (2, 16, 16)  # the margin is as wide as one of the 14 places inside it
     pooled = evidence[:, 5:13, 3:13]
@@ -208,7 +236,9 @@ def test_what_lies_in_the_margin_is_not_seen_and_no_evidence_lies_there():
     assert np.allclose(pooled.sum(), evidence.sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "margin", "side"), [(64, 1 / 16, 5), (448, 1 / 16, 32), (224, 0.1, 18), (32, 0.25, 8)])
+@pytest.mark.parametrize(
+    ("size", "margin", "side"), [(64, 1 / 16, 5), (448, 1 / 16, 32), (224, 0.1, 18), (32, 0.25, 8)]
+)
 def test_evidence_in_a_margin_is_none(size, margin, side):
     net = build_model(weights=None, image_size=size, margin=margin)
     evidence = np.asarray(serving_graph(net).predict_on_batch(films(1, size))["evidence"])[0, ..., 1]
@@ -228,8 +258,12 @@ def test_what_is_shown_lies_where_the_window_says(side):
     left, top, right, bottom = np.asarray(layer.window(EDGES))[:, :, None].transpose(1, 0, 2)  # each (n, 1)
     assert np.allclose(np.hstack([left, top, right, bottom]), [[0.125, 0.1125, 0.875, 0.8875], [0.1, 0.1, 0.9, 0.9]])
     centre = (np.arange(56) + 0.5) / 56
-    across, down = (np.broadcast_to(ramp, (2, 56, 56))[..., None].astype("float32") for ramp in (centre, centre[:, None]))
-    place = (np.arange(side) + (0.5 if side == 56 else 0.75)) / side  # means of three points half a pixel apart, the last of them the next pixel's first
+    across, down = (
+        np.broadcast_to(ramp, (2, 56, 56))[..., None].astype("float32") for ramp in (centre, centre[:, None])
+    )
+    place = (
+        np.arange(side) + (0.5 if side == 56 else 0.75)
+    ) / side  # means of three points half a pixel apart, the last of them the next pixel's first
     within = slice(1, -1)  # at its ends the part's own edge is repeated
     for film, start, end, axis in ((across, left, right, 2), (down, top, bottom, 1)):
         shown = np.asarray(layer([film, EDGES]))[..., 0]
@@ -239,7 +273,9 @@ def test_what_is_shown_lies_where_the_window_says(side):
 
 def test_lungs_are_shown_equally_wide_however_tightly_a_film_is_framed():
     film = np.stack([draw(7, size=448)] * 2)[..., None].astype("float32") / 255
-    tight = np.asarray(keras.ops.image.resize(film[:1, 22:426, 45:403], (448, 448)))  # a tenth less at the left and at the right, a twentieth above and below
+    tight = np.asarray(
+        keras.ops.image.resize(film[:1, 22:426, 45:403], (448, 448))
+    )  # a tenth less at the left and at the right, a twentieth above and below
     film[1] = tight[0]
     edges = np.array([[0.2, 0.8, 0.5, 0.1, 0.7, 0.8], [0.125, 0.875, 0.5, 0.1, 0.7, 0.8]], "float32")
     same, other = (np.asarray(Show(112, margin=1 / 16, follow=follow)([film, edges])) for follow in (1.0, 0.0))
@@ -254,7 +290,9 @@ def test_beyond_a_film_its_edge_is_repeated():
     shown = np.asarray(layer([film, edges]))
     assert shown[0, 0, 0, 0] == pytest.approx(film[0, 0, 0, 0])
     assert shown[0, -1, -1, 0] == pytest.approx(film[0, -1, -1, 0])
-    nothing = np.asarray(layer.window(np.array([[0.9, 0.1, 0.5, 0.1, 0.7, 0.8]], "float32")))[0]  # where no lungs are, edges mean nothing
+    nothing = np.asarray(layer.window(np.array([[0.9, 0.1, 0.5, 0.1, 0.7, 0.8]], "float32")))[
+        0
+    ]  # where no lungs are, edges mean nothing
     assert np.allclose(nothing, [0.3, 0.3, 0.7, 0.7])
 
 
@@ -277,7 +315,9 @@ def test_evidence_lies_on_the_film_where_the_window_was():
 
 
 def test_weights_are_handed_over_by_name():
-    whole, inner = (build_model(weights=None, image_size=64, margin=margin, seed=seed) for margin, seed in ((0, 1), (1 / 16, 2)))
+    whole, inner = (
+        build_model(weights=None, image_size=64, margin=margin, seed=seed) for margin, seed in ((0, 1), (1 / 16, 2))
+    )
     hand_over(whole, inner)
     assert len(whole.get_weights()) > 50
     for layer in whole.layers:
@@ -291,7 +331,10 @@ def test_weights_are_handed_over_by_name():
 def test_the_film_is_seen_at_two_scales():
     net = build_model(weights=None, image_size=128)
     x = films(1, size=128)
-    prepared, small = (np.asarray(keras.Model(net.input, net.get_layer(name).output).predict_on_batch(x)) for name in ("standardise", "coarse_smaller"))
+    prepared, small = (
+        np.asarray(keras.Model(net.input, net.get_layer(name).output).predict_on_batch(x))
+        for name in ("standardise", "coarse_smaller")
+    )
     assert prepared.shape == (1, 64, 64, 1)
     assert small.shape == (1, 37, 37, 1)
     padded = np.pad(x[0, ..., 0], (0, 1), constant_values=np.nan)  # beyond the film there is nothing
@@ -303,7 +346,9 @@ def test_the_film_is_seen_at_two_scales():
     assert largest.get_layer("coarse_smaller").output.shape == (None, 64, 64, 1)
 
 
-@pytest.mark.parametrize(("image_size", "side", "bands"), [(224, 112, (0.04, 0.17)), (64, 32, (0.04, 0.17)), (32, 32, (0.0, 0.04, 0.17))])
+@pytest.mark.parametrize(
+    ("image_size", "side", "bands"), [(224, 112, (0.04, 0.17)), (64, 32, (0.04, 0.17)), (32, 32, (0.0, 0.04, 0.17))]
+)
 def test_the_same_octaves_are_levelled_whatever_the_backbone_sees(image_size, side, bands):
     net = build_model(weights=None, image_size=image_size)
     assert net.get_layer("level_bands").output.shape[1] == side
@@ -319,7 +364,12 @@ def test_both_looks_start_from_the_same_weights(tmp_path, follow):
     source.save_weights(tmp_path / "own.weights.h5")
     net = build_model(weights=str(tmp_path / "own.weights.h5"), image_size=64, follow=follow)
     for name in ("Conv1", "block_9_depthwise"):
-        assert all(np.array_equal(a, b) for a, b in zip(net.get_layer(name).get_weights(), net.get_layer(f"coarse_{name}").get_weights(), strict=True))
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(
+                net.get_layer(name).get_weights(), net.get_layer(f"coarse_{name}").get_weights(), strict=True
+            )
+        )
 
 
 def test_other_backbones_look_once():

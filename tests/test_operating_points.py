@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cxrlib.config import OperatingPoint
-from cxrlib.operating_points import choose, measure, predictive_values
+from cxrlib.metrics.thresholds import choose, measure, predictive_values
 
 
 def films(seed, n=300, sources=("large", "small")):
@@ -26,7 +26,9 @@ def test_screening_has_the_best_specificity_at_its_sensitivity(seed):
     y, p, where = films(seed)
     sensitivity, specificity = rates(y, p, choose(y, p, where)["screening"].threshold)
     assert sensitivity >= 0.98
-    assert specificity == pytest.approx(max(c for s, c in (rates(y, p, t) for t in np.linspace(0, 1, 1001)) if s >= 0.98))
+    assert specificity == pytest.approx(
+        max(c for s, c in (rates(y, p, t) for t in np.linspace(0, 1, 1001)) if s >= 0.98)
+    )
 
 
 def test_screening_takes_the_more_sensitive_of_equally_specific_thresholds():
@@ -78,7 +80,10 @@ def logit_of(point):
 
 def test_a_small_hospital_is_not_sacrificed_to_a_large_one():
     y, p, where = hospitals()
-    alone = [logit_of(choose(y[where == name], p[where == name], where[where == name])["balanced"]) for name in ("first", "second")]
+    alone = [
+        logit_of(choose(y[where == name], p[where == name], where[where == name])["balanced"])
+        for name in ("first", "second")
+    ]
     both = logit_of(choose(y, p, where)["balanced"])
     assert alone[0] == pytest.approx(-1, abs=0.15)
     assert alone[1] == pytest.approx(1, abs=0.3)
@@ -87,7 +92,9 @@ def test_a_small_hospital_is_not_sacrificed_to_a_large_one():
 
 def test_a_source_counts_as_far_as_its_labels_are_believed():
     y, p, where = hospitals()
-    chosen = [logit_of(choose(y, p, where, {"first": trust, "second": 1.0})["balanced"]) for trust in (1.0, 0.5, 0.2, 0.0)]
+    chosen = [
+        logit_of(choose(y, p, where, {"first": trust, "second": 1.0})["balanced"]) for trust in (1.0, 0.5, 0.2, 0.0)
+    ]
     assert chosen == sorted(chosen)
     second = where == "second"
     assert chosen[-1] == pytest.approx(logit_of(choose(y[second], p[second], where[second])["balanced"]), abs=0.05)
@@ -102,9 +109,13 @@ def test_sources_of_one_class_each_are_taken_for_one(trust):
     assert choose(y, p, where, trust)["balanced"].threshold == choose(y, p, ["all"] * len(y))["balanced"].threshold
 
 
-@pytest.mark.parametrize("trust", [{"first": 1.0}, {"first": 1.0, "second": -0.1}, {"first": 1.0, "second": float("nan")}])
+@pytest.mark.parametrize(
+    "trust", [{"first": 1.0}, {"first": 1.0, "second": -0.1}, {"first": 1.0, "second": float("nan")}]
+)
 def test_a_trust_that_cannot_be_is_refused(trust):
-    with pytest.raises(ValueError, match=r"trust must be a number from 0 for each of first, second\. Received: \{'first': 1\.0"):
+    with pytest.raises(
+        ValueError, match=r"trust must be a number from 0 for each of first, second\. Received: \{'first': 1\.0"
+    ):
         choose(*hospitals(), trust)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cxrlib import outliers as module
-from cxrlib import phantom
-from cxrlib.drawings import KINDS
-from cxrlib.outliers import outliers, variants
+from cxrlib.data.drawings import KINDS
+from cxrlib.data.outliers import outliers, variants
+from cxrlib.data.scan import outliers as module
+from cxrlib.images import phantom
 
 FILMS = np.stack([phantom.draw(seed, size=64) for seed in range(4)])
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib import phantom
-from cxrlib.audit import audit
-from cxrlib.data import scan
+from cxrlib.data.audit import audit
+from cxrlib.data.scan import scan
+from cxrlib.images import phantom
 
 
 def test_a_seed_is_a_person() -> None:

@@ -10,14 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxrlib import plots
-from cxrlib.metrics import Report, make_report
+from cxrlib.metrics.compute import Report, make_report
+from cxrlib.reporting import plots
 
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-LONG = ("NORMAL", "Bacterial pneumonia with effusion", "VIRAL_PNEUMONIA_SUSPECTED", "Pulmonary tuberculosis/post-primary")
+LONG = (
+    "NORMAL",
+    "Bacterial pneumonia with effusion",
+    "VIRAL_PNEUMONIA_SUSPECTED",
+    "Pulmonary tuberculosis/post-primary",
+)
 HISTORY = {
     "loss": [0.5, 0.4, 0.3, 0.2],
     "val_loss": [0.45, 0.4, 0.35, 0.3],
@@ -28,13 +33,25 @@ HISTORY = {
 }
 
 
-def report(k: int = 2, *, n: int = 300, separation: float = 3.5, seed: int = 0, labels: tuple[str, ...] | None = None, **options: Any) -> Report:
+def report(
+    k: int = 2,
+    *,
+    n: int = 300,
+    separation: float = 3.5,
+    seed: int = 0,
+    labels: tuple[str, ...] | None = None,
+    **options: Any,
+) -> Report:
     rng = np.random.default_rng(seed)
     y = rng.integers(0, k, n)
     z = rng.normal(size=(n, k)) + separation * np.eye(k)[y]
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     labels = labels or (("NORMAL", "PNEUMONIA") if k == 2 else LONG[:k])
-    options = {"names": [f"folder/person{i}_bacteria_{i}_of_many_films.jpeg" for i in range(n)], "n_bootstrap": 100, **options}
+    options = {
+        "names": [f"folder/person{i}_bacteria_{i}_of_many_films.jpeg" for i in range(n)],
+        "n_bootstrap": 100,
+        **options,
+    }
     return make_report(y, p, labels=labels, threshold=0.4 if k == 2 else None, **options)
 
 
@@ -48,23 +65,38 @@ def rich(k: int = 2) -> Report:
 
 def films(r: Report, count: int = 8) -> tuple[dict[str, Any], dict[str, Any]]:
     names = plots.pick(r, count=count)
-    shown = {name: np.random.default_rng(i).integers(0, 255, (60 + 10 * (i % 3), 80)).astype(np.uint8) for i, name in enumerate(names)}
+    shown = {
+        name: np.random.default_rng(i).integers(0, 255, (60 + 10 * (i % 3), 80)).astype(np.uint8)
+        for i, name in enumerate(names)
+    }
     return shown, {name: np.linspace(0, 1, film.size).reshape(film.shape) for name, film in shown.items()}
 
 
 FIGURES: dict[str, Callable[[int], Figure]] = {
     "confusion_matrix": lambda k: plots.confusion_matrix(rich(k)),
-    "confusion_matrix, long names": lambda k: plots.confusion_matrix(report(k, labels=("Nothing of note whatsoever", *LONG[1:k]))),
-    "roc": lambda k: plots.roc(report(k), {"balanced": 0.5, "screening for the tuberculosis programme": 0.2} if k == 2 else None),
+    "confusion_matrix, long names": lambda k: plots.confusion_matrix(
+        report(k, labels=("Nothing of note whatsoever", *LONG[1:k]))
+    ),
+    "roc": lambda k: plots.roc(
+        report(k), {"balanced": 0.5, "screening for the tuberculosis programme": 0.2} if k == 2 else None
+    ),
     "roc of a poor model": lambda k: plots.roc(report(k, separation=0.7)),
     "roc, long names": lambda k: plots.roc(report(k, labels=("Nothing of note whatsoever", *LONG[1:k]))),
-    "precision_recall": lambda k: plots.precision_recall(report(k), {"balanced": 0.5, "screening": 0.2} if k == 2 else None),
+    "precision_recall": lambda k: plots.precision_recall(
+        report(k), {"balanced": 0.5, "screening": 0.2} if k == 2 else None
+    ),
     "precision_recall of a poor model": lambda k: plots.precision_recall(report(k, separation=0.7)),
     "reliability_diagram": lambda k: plots.reliability_diagram(report(k)),
-    "reliability_diagram, long names": lambda k: plots.reliability_diagram(report(k, labels=(LONG[0], LONG[3], *LONG[1:3])[:k])),
-    "decision_curve": lambda k: plots.decision_curve(report(k, labels=("Nothing of note whatsoever", *LONG[1:k])), {"balanced": 0.5, "screening": 0.2}),
+    "reliability_diagram, long names": lambda k: plots.reliability_diagram(
+        report(k, labels=(LONG[0], LONG[3], *LONG[1:3])[:k])
+    ),
+    "decision_curve": lambda k: plots.decision_curve(
+        report(k, labels=("Nothing of note whatsoever", *LONG[1:k])), {"balanced": 0.5, "screening": 0.2}
+    ),
     "groups": lambda k: plots.groups(rich(k)),
-    "training_history": lambda k: plots.training_history({**HISTORY, "a_quantity_with_quite_a_long_name": [1, 2, 3, 4]}),
+    "training_history": lambda k: plots.training_history(
+        {**HISTORY, "a_quantity_with_quite_a_long_name": [1, 2, 3, 4]}
+    ),
     "samples": lambda k: plots.samples(r := report(k, separation=1), *films(r)),
     "samples without heatmaps": lambda k: plots.samples(r := report(k, separation=1), films(r, 5)[0]),
 }
@@ -77,7 +109,9 @@ def drawn_texts(figure: Figure, monkeypatch: pytest.MonkeyPatch) -> list[tuple[s
     monkeypatch.setattr(Text, "draw", lambda self, renderer: (seen.append(self), draw(self, renderer))[1])
     figure.canvas.draw()
     monkeypatch.undo()
-    return [(text.get_text(), text.get_window_extent()) for text in seen if text.get_visible() and text.get_text().strip()]
+    return [
+        (text.get_text(), text.get_window_extent()) for text in seen if text.get_visible() and text.get_text().strip()
+    ]
 
 
 @pytest.mark.parametrize("labels", [2, 4])
@@ -100,7 +134,12 @@ def test_no_text_is_on_another_or_cut_off(name: str, labels: int, monkeypatch: p
 
 def test_confusion_matrix_shows_counts_and_rates() -> None:
     r = make_report(
-        [0, 0, 0, 1], [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="abcd", n_bootstrap=100
+        [0, 0, 0, 1],
+        [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]],
+        labels=("NORMAL", "PNEUMONIA"),
+        threshold=0.5,
+        names="abcd",
+        n_bootstrap=100,
     )
     axes = plots.confusion_matrix(r).axes[0]
     assert [t.get_text() for t in axes.texts] == ["2\n66.7 %", "1\n33.3 %", "0\n0.0 %", "1\n100.0 %"]
@@ -109,7 +148,9 @@ def test_confusion_matrix_shows_counts_and_rates() -> None:
 
 
 def test_confusion_matrix_counts_refused_films_and_empty_rows() -> None:
-    r = make_report([0, 1], [[0.9, 0.1], [math.nan] * 2], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", n_bootstrap=100)
+    r = make_report(
+        [0, 1], [[0.9, 0.1], [math.nan] * 2], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", n_bootstrap=100
+    )
     axes = plots.confusion_matrix(r).axes[0]
     assert [t.get_text() for t in axes.texts][2:] == ["0\nno films"] * 2
     assert axes.get_title("left").startswith("2 films, 1 refused and not shown")
@@ -136,7 +177,9 @@ def test_operating_points_of_precision_and_several_labels() -> None:
     assert f"Threshold (0.4): recall {r.recall.value:.3f}, precision {r.precision.value:.3f}" in marks
     four = report(4)
     part = four.by_label["NORMAL"]
-    assert f"NORMAL: sens. {part.recall.value:.3f}, spec. {part.specificity.value:.3f}" in [str(line.get_label()) for line in plots.roc(four).axes[0].lines]
+    assert f"NORMAL: sens. {part.recall.value:.3f}, spec. {part.specificity.value:.3f}" in [
+        str(line.get_label()) for line in plots.roc(four).axes[0].lines
+    ]
 
 
 def test_lines_can_be_told_apart_without_colour() -> None:
@@ -161,7 +204,9 @@ def test_operating_points_on_the_border_are_whole_and_none_leaves_the_enlargemen
 
 @pytest.mark.parametrize("draw", [plots.roc, plots.precision_recall])
 def test_one_class_is_said_to_be_undefined(draw: Callable[[Report], Figure]) -> None:
-    r = make_report([1, 1], [[0.2, 0.8], [0.3, 0.7]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", n_bootstrap=100)
+    r = make_report(
+        [1, 1], [[0.2, 0.8], [0.3, 0.7]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", n_bootstrap=100
+    )
     axes = draw(r).axes[0]
     assert axes.texts[0].get_text() == "Undefined: all films\nare of one class"
     assert not axes.child_axes  # nothing lies over it
@@ -172,13 +217,19 @@ def test_the_legend_of_the_reliability_diagram_lists_what_is_drawn() -> None:
     for r, names in ((report(n=5), [few]), (report(separation=20), [many]), (report(), [many, few])):
         figure = plots.reliability_diagram(r)
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Perfect calibration", *names]
-        assert not any(text.get_text() for text in figure.axes[1].get_yticklabels(minor=True))  # no 2 × 10⁰ among few films
+        assert not any(
+            text.get_text() for text in figure.axes[1].get_yticklabels(minor=True)
+        )  # no 2 × 10⁰ among few films
 
 
 def test_a_single_film_and_what_is_undefined_are_worded() -> None:
     r = report(n=3, sources=["a", "a", "b"])
     axes = plots.groups(r).axes[0]
-    assert [label.get_text().split("\n")[1].split(",")[0] for label in axes.get_yticklabels()] == ["3 films", "2 films", "1 film"]
+    assert [label.get_text().split("\n")[1].split(",")[0] for label in axes.get_yticklabels()] == [
+        "3 films",
+        "2 films",
+        "1 film",
+    ]
     undefined = [i for i, part in enumerate((r, *r.by_source.values())) if math.isnan(part.auroc.value)]
     assert 2 in undefined
     assert [(text.get_text(), text.get_position()[1]) for text in axes.texts] == [("undefined", i) for i in undefined]
@@ -186,7 +237,9 @@ def test_a_single_film_and_what_is_undefined_are_worded() -> None:
 
 
 def test_acting_on_healthy_films_shows_its_harm() -> None:
-    axes = plots.decision_curve(make_report([0] * 20, [[0.9, 0.1]] * 20, labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names=range(20))).axes[0]
+    axes = plots.decision_curve(
+        make_report([0] * 20, [[0.9, 0.1]] * 20, labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names=range(20))
+    ).axes[0]
     assert all((line.get_ydata() >= axes.get_ylim()[0]).sum() > 1 for line in axes.lines[:2])
 
 
@@ -194,7 +247,16 @@ def test_save_draws_what_there_is(tmp_path: Any) -> None:
     r = rich()
     shown, heat = films(r, 2)
     paths = plots.save(r, tmp_path / "figures", points={"balanced": 0.5}, films=shown, heatmaps=heat, history=HISTORY)
-    assert list(paths) == ["confusion_matrix", "roc", "precision_recall", "reliability", "decision_curve", "groups", "samples", "history"]
+    assert list(paths) == [
+        "confusion_matrix",
+        "roc",
+        "precision_recall",
+        "reliability",
+        "decision_curve",
+        "groups",
+        "samples",
+        "history",
+    ]
     for name, path in paths.items():
         assert path == tmp_path / "figures" / f"{name}.png"
         assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -204,7 +266,15 @@ def test_save_draws_what_there_is(tmp_path: Any) -> None:
 @pytest.mark.parametrize("nothing", [True, False])
 def test_degenerate_reports_are_drawn(nothing: bool, tmp_path: Any) -> None:
     p = np.full((3, 2), np.nan) if nothing else np.array([[0.5, 0.5]] * 3)
-    r = make_report([1, 1, 1], p, labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="abc", sources=["x", "x", "y"], n_bootstrap=100)
+    r = make_report(
+        [1, 1, 1],
+        p,
+        labels=("NORMAL", "PNEUMONIA"),
+        threshold=0.5,
+        names="abc",
+        sources=["x", "x", "y"],
+        n_bootstrap=100,
+    )
     assert len(plots.save(r, tmp_path)) == 6
 
 
@@ -231,16 +301,28 @@ def test_pick_takes_both_kinds() -> None:
     assert len({row.name for row in picked}) == 8
     right = [max(row.probabilities) for row in picked[4:]]
     assert right == sorted(right, reverse=True)
-    perfect = make_report([0, 1], [[0.9, 0.1], [0.1, 0.9]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", n_bootstrap=100)
+    perfect = make_report(
+        [0, 1], [[0.9, 0.1], [0.1, 0.9]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", n_bootstrap=100
+    )
     assert plots.pick(perfect) == ["a", "b"]
     assert plots.pick(perfect, count=1) == ["a"]
-    refused = make_report([0], [[math.nan] * 2], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="a", n_bootstrap=100)
+    refused = make_report(
+        [0], [[math.nan] * 2], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="a", n_bootstrap=100
+    )
     assert plots.pick(refused) == []
 
 
 def test_samples_show_right_wrong_and_refused() -> None:
     p = [[0.1, 0.9], [0.1, 0.9], [math.nan] * 2]
-    r = make_report([1, 0, 1], p, labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names=["a.png", "b.png", "c.png"], refused=["", "", "a hand"], n_bootstrap=100)
+    r = make_report(
+        [1, 0, 1],
+        p,
+        labels=("NORMAL", "PNEUMONIA"),
+        threshold=0.5,
+        names=["a.png", "b.png", "c.png"],
+        refused=["", "", "a hand"],
+        n_bootstrap=100,
+    )
     film = np.arange(12.0).reshape(3, 4)
     axes = plots.samples(r, dict.fromkeys(["a.png", "b.png", "c.png"], film), {"a.png": film / 11}).axes
     titles = [a.get_title("left").split("\n") for a in axes[:3]]
@@ -267,7 +349,11 @@ def test_a_heatmap_colours_only_where_it_is_warm() -> None:
     [
         ({}, {}, "films must hold at least one film. Received: none"),
         ({"z": np.zeros((2, 2))}, {}, "films must be in the report. Received: 'z'"),
-        ({"a": np.zeros((2, 2, 3))}, {}, r"film and heatmap must share one shape \(h, w\)\. Received: 'a' of \(2, 2, 3\), heatmap of \(\)"),
+        (
+            {"a": np.zeros((2, 2, 3))},
+            {},
+            r"film and heatmap must share one shape \(h, w\)\. Received: 'a' of \(2, 2, 3\), heatmap of \(\)",
+        ),
         ({"a": np.zeros((2, 2))}, {"a": np.zeros((2, 3))}, r"Received: 'a' of \(2, 2\), heatmap of \(2, 3\)"),
     ],
 )
@@ -285,7 +371,9 @@ def test_history_shares_panels_and_marks_phases() -> None:
     assert of_a_source.get_title("left") == "AUROC: chest_xray"
     assert len(plots.training_history({f"quantity {i}": [0.9, 0.95] for i in range(5)}).axes) == 5  # no empty panel
     for bad in ({}, {"seconds": [9.0]}, {"loss": []}, {"loss": [1.0], "val_loss": [1.0, 2.0]}, {"phase": [1.0]}):
-        with pytest.raises(ValueError, match=r"history must hold one value per epoch, equally many by each name. Received: "):
+        with pytest.raises(
+            ValueError, match=r"history must hold one value per epoch, equally many by each name. Received: "
+        ):
             plots.training_history(bad)
 
 

@@ -26,7 +26,9 @@ import pytest
 import tiny_network
 from PIL import Image
 
-from cxrlib import BundleError, ImageError, Prediction, Predictor, images, phantom, progress
+from cxrlib import BundleError, ImageError, Prediction, Predictor, progress
+from cxrlib.images import decode as images
+from cxrlib.images import phantom
 from cxrlib.predictor import UNREADABLE
 
 POINTS = {"screening": 0.3, "balanced": 0.6}
@@ -73,7 +75,11 @@ def test_an_answer_says_everything(predictor: Predictor) -> None:
 
 def test_a_threshold_is_met_by_what_reaches_it(predictor: Predictor) -> None:
     p = predictor(film())
-    assert [p.at(t).label for t in (0, p.probability, np.nextafter(p.probability, 2))] == ["PNEUMONIA", "PNEUMONIA", "NORMAL"]
+    assert [p.at(t).label for t in (0, p.probability, np.nextafter(p.probability, 2))] == [
+        "PNEUMONIA",
+        "PNEUMONIA",
+        "NORMAL",
+    ]
     assert p.at(0.9).probability == p.probability
     for wrong in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"threshold must lie in \[0, 1\]\. Received: threshold="):
@@ -86,7 +92,9 @@ def test_operating_points_have_names(tiny: Path) -> None:
     assert Predictor(tiny, threshold=0.45)(film()).threshold == 0.45
     with pytest.raises(ValueError, match=r"operating_point must be one of screening, balanced\. Received: 'perfect'"):
         Predictor(tiny, operating_point="perfect")
-    with pytest.raises(ValueError, match=r"give an operating point or a threshold, not both\. Received: 'balanced' and 0\.5"):
+    with pytest.raises(
+        ValueError, match=r"give an operating point or a threshold, not both\. Received: 'balanced' and 0\.5"
+    ):
         Predictor(tiny, operating_point="balanced", threshold=0.5)
     with pytest.raises(ValueError, match=r"threshold must lie in \[0, 1\]\. Received: threshold=1\.5"):
         Predictor(tiny, threshold=1.5)
@@ -229,7 +237,9 @@ def bomb(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
 
 
 def zipped() -> bytes:
@@ -251,8 +261,14 @@ GARBAGE: dict[str, tuple[Any, str]] = {
     "thin PNG": (bomb(100_000, 1), "it is a strip of 1 x 100000 pixels, no film"),
     "nan": (np.full((300, 300), np.nan), "it holds NaN values"),
     "infinite": (np.full((300, 300), np.inf), r"floating-point pixels must lie in \[0, 1\]"),
-    "0 to 255 as floats": (film().astype(float), r"must lie in \[0, 1\]; divide by the value that means white\. Received: from \d+ to 2\d\d"),
-    "int64": (film().astype(np.int64), r"an array must be uint8, uint16, or floating point in \[0, 1\]\. Received: dtype=int64"),
+    "0 to 255 as floats": (
+        film().astype(float),
+        r"must lie in \[0, 1\]; divide by the value that means white\. Received: from \d+ to 2\d\d",
+    ),
+    "int64": (
+        film().astype(np.int64),
+        r"an array must be uint8, uint16, or floating point in \[0, 1\]\. Received: dtype=int64",
+    ),
     "bool": (film() > 9, "Received: dtype=bool"),
     "4-D": (film()[None, ..., None], r"an array must have the shape \(H, W\).* Received: shape=\(1, 96, 96, 1\)"),
     "no pixels": (np.zeros((0, 5), np.uint8), "it has no pixels"),
@@ -280,7 +296,13 @@ def test_what_is_no_source_is_a_type_error(predictor: Predictor, source: Any) ->
 
 
 def test_many_films_come_back_in_order(predictor: Predictor, tmp_path: Path) -> None:
-    mixed = [film(0), picture(film(1)), Image.fromarray(film(2)), io.BytesIO(picture(film(3))), phantom.save(tmp_path / "4.png", 4, size=96)]
+    mixed = [
+        film(0),
+        picture(film(1)),
+        Image.fromarray(film(2)),
+        io.BytesIO(picture(film(3))),
+        phantom.save(tmp_path / "4.png", 4, size=96),
+    ]
     wanted = [predictor(film(i)).probability for i in range(5)]
     assert [p.probability for p in predictor.predict(mixed)] == wanted
     assert [p.probability for p in predictor.predict((film(i) for i in range(5)), batch_size=2)] == wanted
@@ -371,7 +393,10 @@ def test_an_extra_that_is_missing_spoils_one_film_only(predictor: Predictor, mon
 
 @pytest.mark.parametrize("one", ["film.png", b"bytes", Path("film.png"), io.BytesIO(b"bytes"), film(), 5])
 def test_a_single_film_is_no_list(predictor: Predictor, one: Any) -> None:
-    with pytest.raises(TypeError, match=r"sources must be a list or another iterable of films; call the predictor itself for a single one\. Received: "):
+    with pytest.raises(
+        TypeError,
+        match=r"sources must be a list or another iterable of films; call the predictor itself for a single one\. Received: ",
+    ):
         predictor.predict(one)
 
 
@@ -382,7 +407,9 @@ def test_options_of_a_stream(predictor: Predictor) -> None:
         predictor.stream([], errors="ignore")  # type: ignore[call-overload]
 
 
-def test_a_progress_line(predictor: Predictor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_progress_line(
+    predictor: Predictor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress, "_LOG_EVERY", 0.0)
     predictor.predict([film(i) for i in range(3)], progress=True)
     assert "predict: 3/3 films" in capsys.readouterr().err
@@ -431,7 +458,14 @@ def test_without_a_gate_every_answer_says_so(gated: Path, tiny: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"bias": "high"}, {"rest": 0.0}, {"reach": float("nan")}, {"weights": {"shape": [300], "dtype": "float32", "data": "AAAA"}}, {"extra": 1}]
+    "change",
+    [
+        {"bias": "high"},
+        {"rest": 0.0},
+        {"reach": float("nan")},
+        {"weights": {"shape": [300], "dtype": "float32", "data": "AAAA"}},
+        {"extra": 1},
+    ],
 )
 def test_a_gate_that_cannot_be_trusted(tmp_path: Path, change: dict[str, Any]) -> None:
     folder = tiny_network.write(tmp_path, tiny_network.files(gate={**tiny_network.tolerant_gate(), **change}))
@@ -442,7 +476,9 @@ def test_a_gate_that_cannot_be_trusted(tmp_path: Path, change: dict[str, Any]) -
 
 def test_a_gate_of_another_network(tmp_path: Path) -> None:
     folder = tiny_network.write(tmp_path, tiny_network.files(gate=tiny_network.tolerant_gate(features=99)))
-    with pytest.raises(BundleError, match=r"cannot be trusted: this gate was fitted for embeddings of length 99\. Received: 16"):
+    with pytest.raises(
+        BundleError, match=r"cannot be trusted: this gate was fitted for embeddings of length 99\. Received: 16"
+    ):
         Predictor(folder)
 
 
@@ -460,7 +496,9 @@ def test_real_films_pass_and_their_probabilities_differ(shared: Path) -> None:
 
 def test_three_labels_have_no_threshold() -> None:
     p = Prediction("B", 0.5, {"A": 0.2, "B": 0.5, "C": 0.3}, None, True, (), "film")
-    with pytest.raises(ValueError, match="a threshold decides between two labels; with more, the most probable one is taken"):
+    with pytest.raises(
+        ValueError, match="a threshold decides between two labels; with more, the most probable one is taken"
+    ):
         p.at(0.5)
 
 
@@ -472,7 +510,9 @@ def test_three_labels_refuse_operating_points(monkeypatch: pytest.MonkeyPatch, t
 
     assert module._choose(Three(), None, None) is None  # type: ignore[arg-type]
     for given in (("balanced", None), (None, 0.5)):
-        with pytest.raises(ValueError, match="operating points and thresholds decide between two labels; this model has more"):
+        with pytest.raises(
+            ValueError, match="operating points and thresholds decide between two labels; this model has more"
+        ):
             module._choose(Three(), *given)  # type: ignore[arg-type]
 
 
@@ -488,7 +528,13 @@ p = Predictor(threads=1)
 p({str(tmp_path / "film.png")!r}); p.explain({str(tmp_path / "film.png")!r}).overlay()
 print([m for m in ("tensorflow", "keras", "sklearn", "matplotlib", "scipy", "pydicom", "huggingface_hub", "gradio") if m in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 

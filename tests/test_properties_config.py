@@ -16,16 +16,28 @@ import pytest
 import tiny_network
 
 from cxrlib import bundle
-from cxrlib.config import Array, AugmentConfig, BundleConfig, BundleError, OperatingPoint, TrainConfig, check_file_name, from_dict, to_dict
-from cxrlib.gate import GateConfig
+from cxrlib.config import (
+    Array,
+    AugmentConfig,
+    BundleConfig,
+    BundleError,
+    OperatingPoint,
+    TrainConfig,
+    check_file_name,
+    from_dict,
+    to_dict,
+)
 from cxrlib.hub import parse_address
+from cxrlib.runtime.gate import GateConfig
 
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-bounded = settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+bounded = settings(
+    max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.just(10**400) | st.floats() | st.text(max_size=8),
@@ -33,7 +45,14 @@ JSON = st.recursive(
     max_leaves=6,
 )
 PART = st.floats(0, 1)
-AUGMENT = st.builds(AugmentConfig, rotation=st.floats(0, 180), zoom=st.floats(0, 0.45), flip=st.booleans(), gamma=st.floats(0, 2), noise_std=PART)
+AUGMENT = st.builds(
+    AugmentConfig,
+    rotation=st.floats(0, 180),
+    zoom=st.floats(0, 0.45),
+    flip=st.booleans(),
+    gamma=st.floats(0, 2),
+    noise_std=PART,
+)
 TRAIN = st.builds(
     TrainConfig,
     epochs=st.integers(0, 1000),
@@ -44,7 +63,13 @@ TRAIN = st.builds(
     fine_tune_from=st.none() | st.text(),
     balance=st.sampled_from(["sample", "weights", "none"]),
 )
-POINT = st.builds(OperatingPoint, threshold=PART, sensitivity=PART, specificity=PART, by_source=st.dictionaries(st.text(), st.tuples(PART, PART), max_size=3))
+POINT = st.builds(
+    OperatingPoint,
+    threshold=PART,
+    sensitivity=PART,
+    specificity=PART,
+    by_source=st.dictionaries(st.text(), st.tuples(PART, PART), max_size=3),
+)
 
 
 @st.composite
@@ -64,7 +89,12 @@ def bundles(draw: Any) -> BundleConfig:
         notes=tuple(draw(st.lists(st.text(), max_size=2))),
         gate=draw(st.none() | st.dictionaries(st.text(), st.text(), max_size=2)),
         versions=draw(st.dictionaries(st.text(), st.text(), max_size=2)),
-        files=draw(st.dictionaries(st.sampled_from(["model.tflite", "README.md", "figures/roc.png"]), st.text("0123456789abcdef", min_size=64, max_size=64))),
+        files=draw(
+            st.dictionaries(
+                st.sampled_from(["model.tflite", "README.md", "figures/roc.png"]),
+                st.text("0123456789abcdef", min_size=64, max_size=64),
+            )
+        ),
     )
 
 
@@ -133,7 +163,13 @@ def test_a_file_name_that_passes_stays_in_its_folder(name: str) -> None:
 
 
 @settings(bounded, max_examples=500)
-@given(st.one_of(st.text(max_size=30), st.text("hf:/ab@.-_ \n", max_size=20), st.text("ab@.-_/", max_size=12).map("hf://u/r".__add__)))
+@given(
+    st.one_of(
+        st.text(max_size=30),
+        st.text("hf:/ab@.-_ \n", max_size=20),
+        st.text("ab@.-_/", max_size=12).map("hf://u/r".__add__),
+    )
+)
 def test_an_address_that_passes_leads_nowhere_else(address: str) -> None:
     try:
         repo, revision = parse_address(address)
@@ -152,7 +188,13 @@ def test_an_address_that_passes_leads_nowhere_else(address: str) -> None:
 
 
 @bounded
-@given(hnp.arrays(st.sampled_from([np.float32, np.float16]), hnp.array_shapes(max_dims=3, max_side=4), elements=st.floats(-100, 100, width=16)))
+@given(
+    hnp.arrays(
+        st.sampled_from([np.float32, np.float16]),
+        hnp.array_shapes(max_dims=3, max_side=4),
+        elements=st.floats(-100, 100, width=16),
+    )
+)
 def test_an_array_survives_json(values: np.ndarray) -> None:
     packed = Array.pack(values, values.dtype.name)
     again = from_dict(Array, json.loads(json.dumps(to_dict(packed))))
@@ -180,12 +222,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @bounded
-@given(st.sampled_from(["config.json", "model.tflite", "README.md"]), st.integers(0, 10**6), st.integers(0, 255), st.sampled_from(["set", "cut", "add"]))
-def test_a_bundle_with_any_byte_changed_is_refused_or_says_the_same(made: Path, name: str, at: int, byte: int, how: str) -> None:
+@given(
+    st.sampled_from(["config.json", "model.tflite", "README.md"]),
+    st.integers(0, 10**6),
+    st.integers(0, 255),
+    st.sampled_from(["set", "cut", "add"]),
+)
+def test_a_bundle_with_any_byte_changed_is_refused_or_says_the_same(
+    made: Path, name: str, at: int, byte: int, how: str
+) -> None:
     """In config.json a byte may change what nothing was promised of, such as a name; every other file has its hash."""
     content = (made / name).read_bytes()
     at %= len(content)
-    changed = {"set": content[:at] + bytes([byte]) + content[at + 1 :], "cut": content[:at], "add": content[:at] + bytes([byte]) + content[at:]}[how]
+    changed = {
+        "set": content[:at] + bytes([byte]) + content[at + 1 :],
+        "cut": content[:at],
+        "add": content[:at] + bytes([byte]) + content[at:],
+    }[how]
     folder = made.with_name("changed")
     shutil.copytree(made, folder, dirs_exist_ok=True)
     (folder / name).write_bytes(changed)

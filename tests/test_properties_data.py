@@ -11,16 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrlib.data import Dataset, scan, write_manifest
-from cxrlib.sampling import connected, oversample, split, weights
+from cxrlib.data.scan import Dataset, scan, write_manifest
+from cxrlib.data.split import connected, oversample, split, weights
 
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-bounded = settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+bounded = settings(
+    max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
-ROWS = st.lists(st.tuples(st.sampled_from([None, *"abcdefghijkl"]), st.integers(0, 2), st.sampled_from(["east", "west", "süd"])), min_size=1, max_size=60)
+ROWS = st.lists(
+    st.tuples(st.sampled_from([None, *"abcdefghijkl"]), st.integers(0, 2), st.sampled_from(["east", "west", "süd"])),
+    min_size=1,
+    max_size=60,
+)
 LABELS = ("NORMAL", "BACTERIAL", "VIRAL")
 
 
@@ -32,8 +38,12 @@ def dataset(rows: list[tuple[str | None, int, str]]) -> Dataset:
 
 
 @bounded
-@given(ROWS, st.floats(0.02, 0.9), st.integers(0, 10**6), st.lists(st.lists(st.integers(0, 59), max_size=4), max_size=4))
-def test_a_split_parts_the_films_and_no_patient(rows: list[tuple[str | None, int, str]], fraction: float, seed: int, links: list[list[int]]) -> None:
+@given(
+    ROWS, st.floats(0.02, 0.9), st.integers(0, 10**6), st.lists(st.lists(st.integers(0, 59), max_size=4), max_size=4)
+)
+def test_a_split_parts_the_films_and_no_patient(
+    rows: list[tuple[str | None, int, str]], fraction: float, seed: int, links: list[list[int]]
+) -> None:
     films = dataset(rows)
     together = [[films.paths[i] for i in link if i < len(films)] for link in links]
     try:
@@ -41,8 +51,13 @@ def test_a_split_parts_the_films_and_no_patient(rows: list[tuple[str | None, int
     except ValueError as error:
         assert "cannot be both trained on and validated" in str(error)  # noqa: PT017
         groups = groups_of(films, together)
-        by_class = [{g for g, target in zip(groups, films.targets, strict=True) if target == c} for c in range(len(films.labels))]
-        assert min(map(len, by_class)) < 2 or len(set(groups)) < 2 * len(films.labels), "enough independent patients for every class"
+        by_class = [
+            {g for g, target in zip(groups, films.targets, strict=True) if target == c}
+            for c in range(len(films.labels))
+        ]
+        assert min(map(len, by_class)) < 2 or len(set(groups)) < 2 * len(films.labels), (
+            "enough independent patients for every class"
+        )
         return
     both = np.concatenate([sides.train, sides.validation])
     assert np.array_equal(np.sort(both), np.arange(len(films)))
@@ -75,7 +90,15 @@ def test_a_split_does_not_depend_on_the_order_of_the_films_or_where_they_lie(row
     order = list(range(len(films)))
     random.shuffle(order)
     moved = films.take(order)
-    moved = Dataset(tuple(f"/elsewhere/{p}" for p in moved.paths), moved.targets, moved.labels, moved.patients, moved.sources, moved.splits, names=moved.names)
+    moved = Dataset(
+        tuple(f"/elsewhere/{p}" for p in moved.paths),
+        moved.targets,
+        moved.labels,
+        moved.patients,
+        moved.sources,
+        moved.splits,
+        names=moved.names,
+    )
     try:
         here = split(films, seed=seed)
     except ValueError:
@@ -104,20 +127,33 @@ def test_weights_balance_the_classes_of_every_source(rows: list[tuple[str | None
 
 @bounded
 @given(ROWS, st.data())
-def test_weights_balance_the_classes_of_every_source_whatever_the_views(rows: list[tuple[str | None, int, str]], data: st.DataObject) -> None:
+def test_weights_balance_the_classes_of_every_source_whatever_the_views(
+    rows: list[tuple[str | None, int, str]], data: st.DataObject
+) -> None:
     films = dataset(rows)
-    films = replace(films, columns={"view": tuple(data.draw(st.lists(st.sampled_from(("AP", "PA", "")), min_size=len(films), max_size=len(films))))})
+    films = replace(
+        films,
+        columns={
+            "view": tuple(
+                data.draw(st.lists(st.sampled_from(("AP", "PA", "")), min_size=len(films), max_size=len(films)))
+            )
+        },
+    )
     w = weights(films, by=("view",))
     assert (w > 0).all()
     assert w.mean() == pytest.approx(1, abs=1e-4)
-    strata = np.array([f"{source} {target}" for source, target in zip(films.sources, films.targets.tolist(), strict=True)])
+    strata = np.array(
+        [f"{source} {target}" for source, target in zip(films.sources, films.targets.tolist(), strict=True)]
+    )
     for stratum in np.unique(strata):
         assert w[strata == stratum].sum() == pytest.approx(weights(films)[strata == stratum].sum(), rel=1e-4)
 
 
 @bounded
 @given(ROWS, st.integers(0, 100))
-def test_oversampling_leaves_no_film_out_and_repeats_as_little_as_it_can(rows: list[tuple[str | None, int, str]], seed: int) -> None:
+def test_oversampling_leaves_no_film_out_and_repeats_as_little_as_it_can(
+    rows: list[tuple[str | None, int, str]], seed: int
+) -> None:
     films = dataset(rows)
     times = Counter(oversample(films, seed=seed).tolist())
     strata = defaultdict(list)
@@ -145,12 +181,20 @@ def test_connected_is_reachability(n: int, links: list[list[int]]) -> None:
 # --- manifests ---
 
 CELL = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t"), max_size=12).map(str.strip)
-COLUMN = CELL.filter(lambda name: name and name.casefold() not in ("path", "label", "patient", "source", "split", "file_name"))
+COLUMN = CELL.filter(
+    lambda name: name and name.casefold() not in ("path", "label", "patient", "source", "split", "file_name")
+)
 
 
 @bounded
 @given(
-    st.lists(st.tuples(CELL.filter(bool), CELL, CELL.filter(bool), st.sampled_from([None, "train", "val", "test", "fold 3"])), min_size=2, max_size=6),
+    st.lists(
+        st.tuples(
+            CELL.filter(bool), CELL, CELL.filter(bool), st.sampled_from([None, "train", "val", "test", "fold 3"])
+        ),
+        min_size=2,
+        max_size=6,
+    ),
     st.lists(COLUMN, max_size=2, unique=True),
     st.data(),
 )
@@ -166,7 +210,13 @@ def test_a_written_manifest_is_read_back_the_same(rows, columns, data) -> None: 
             Path(path).touch()
         extra = {name: tuple(data.draw(CELL) for _ in range(n)) for name in sorted(columns)}
         films = Dataset(
-            paths, targets, labels, tuple(f"{s}:{p}" if p else None for _, p, s, _ in rows), tuple(s for *_, s, _ in rows), tuple(r[3] for r in rows), extra
+            paths,
+            targets,
+            labels,
+            tuple(f"{s}:{p}" if p else None for _, p, s, _ in rows),
+            tuple(s for *_, s, _ in rows),
+            tuple(r[3] for r in rows),
+            extra,
         )
         write_manifest(films, Path(folder, "films.csv"))
         again = scan(Path(folder, "films.csv"), labels=labels)
@@ -176,7 +226,10 @@ def test_a_written_manifest_is_read_back_the_same(rows, columns, data) -> None: 
 
 
 @bounded
-@given(st.one_of(st.binary(max_size=200), st.text("path,label;\t\n\r\"x.png AB\0'ü", max_size=200).map(str.encode)), st.booleans())
+@given(
+    st.one_of(st.binary(max_size=200), st.text("path,label;\t\n\r\"x.png AB\0'ü", max_size=200).map(str.encode)),
+    st.booleans(),
+)
 def test_any_manifest_is_read_or_refused_with_a_reason(content: bytes, header: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "x.png").touch()

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib.images import Film, fit, read
-from cxrlib.sources import ImageError, name_of
+from cxrlib.images.decode import Film, fit, read
+from cxrlib.images.sources import ImageError, name_of
 
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-bounded = settings(max_examples=120, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+bounded = settings(
+    max_examples=120, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 SIDES = st.integers(1, 40)
 SHAPES = st.tuples(SIDES, SIDES).filter(lambda shape: max(shape) <= 20 * min(shape))
@@ -59,7 +61,12 @@ def test_every_array_of_the_kinds_that_are_read_makes_a_sound_film(pixels: np.nd
 
 
 @bounded
-@given(hnp.arrays(st.one_of(hnp.scalar_dtypes(), hnp.byte_string_dtypes(), hnp.unicode_string_dtypes()), hnp.array_shapes(min_dims=0, max_dims=4, max_side=5)))
+@given(
+    hnp.arrays(
+        st.one_of(hnp.scalar_dtypes(), hnp.byte_string_dtypes(), hnp.unicode_string_dtypes()),
+        hnp.array_shapes(min_dims=0, max_dims=4, max_side=5),
+    )
+)
 def test_any_array_at_all_makes_a_film_or_an_image_error(pixels: np.ndarray) -> None:
     with contextlib.suppress(ImageError), np.errstate(all="ignore"):
         sound(read(pixels))
@@ -69,7 +76,10 @@ def test_any_array_at_all_makes_a_film_or_an_image_error(pixels: np.ndarray) -> 
 @given(GREY, st.sampled_from(["PNG", "BMP", "TIFF", "TIFF lzw", "TIFF deflate", "WEBP"]))
 def test_lossless_files_give_back_the_array(pixels: np.ndarray, kind: str) -> None:
     kind, _, packing = kind.partition(" ")
-    options: dict[str, Any] = {"WEBP": {"lossless": True}, "TIFF": {"compression": f"tiff_{packing}" if packing else "raw"}}.get(kind, {})
+    options: dict[str, Any] = {
+        "WEBP": {"lossless": True},
+        "TIFF": {"compression": f"tiff_{packing}" if packing else "raw"},
+    }.get(kind, {})
     if packing == "deflate":
         options = {"compression": "tiff_adobe_deflate"}
     film = read(encode(Image.fromarray(pixels).convert("RGB" if kind == "WEBP" else "L"), kind, **options))
@@ -88,7 +98,9 @@ def test_sixteen_bit_files_give_back_the_array(pixels: np.ndarray, kind: str) ->
 @bounded
 @given(GREY, st.integers(4, 32))
 def test_depth_does_not_matter(pixels: np.ndarray, size: int) -> None:
-    pixels = pixels // 5 + 100  # the filter overshoots at edges, and 8 bits cannot hold what lies beyond black and white
+    pixels = (
+        pixels // 5 + 100
+    )  # the filter overshoots at edges, and 8 bits cannot hold what lies beyond black and white
     eight = fit(read(pixels), size)
     for deep in (pixels.astype(np.uint16) * np.uint16(257), pixels.astype(np.float32) / np.float32(255)):
         assert np.abs(fit(read(deep), size) - eight).max() <= 1.6 / 255  # 8 bits are rounded after either axis
@@ -135,7 +147,12 @@ def test_grey_stored_as_colour_is_the_same_film(pixels: np.ndarray) -> None:
 
 
 @bounded
-@given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"BM", b"RIFF\0\0\0\0WEBP"]))
+@given(
+    st.binary(max_size=300),
+    st.sampled_from(
+        [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"BM", b"RIFF\0\0\0\0WEBP"]
+    ),
+)
 def test_any_bytes_make_a_film_or_an_image_error(data: bytes, start: bytes) -> None:
     with contextlib.suppress(ImageError):
         sound(read(start + data))
@@ -151,7 +168,11 @@ def test_any_text_is_a_path_that_is_read_or_named(text: str) -> None:
 
 
 @bounded
-@given(*[st.text("abcXYZ09-_.%", min_size=1, max_size=12)] * 2, st.text("abc/XYZ09-_.@", max_size=30), st.text("abc=&@/:", max_size=12))
+@given(
+    *[st.text("abcXYZ09-_.%", min_size=1, max_size=12)] * 2,
+    st.text("abc/XYZ09-_.@", max_size=30),
+    st.text("abc=&@/:", max_size=12),
+)
 def test_no_secret_of_an_address_is_named(user: str, word: str, path: str, query: str) -> None:
     named = name_of(f"https://{user}:S3CRET{word}@example.org/{path}?S3CRET{query}#S3CRET")
     assert "S3CRET" not in named
@@ -188,7 +209,9 @@ WINDOWS = st.one_of(
 
 @bounded
 @given(DEEP, DEPTHS, WINDOWS, st.booleans())
-def test_a_radiograph_is_sound_and_keeps_the_order_of_its_values(pixels: np.ndarray, bits: int, window: dict[str, Any], signed: bool) -> None:
+def test_a_radiograph_is_sound_and_keeps_the_order_of_its_values(
+    pixels: np.ndarray, bits: int, window: dict[str, Any], signed: bool
+) -> None:
     film = read(dicom(pixels, bits, PixelRepresentation=int(signed), **window))
     sound(film)
     stored = (pixels & (2**bits - 1)).astype(np.int64).ravel()
@@ -202,12 +225,22 @@ def test_a_radiograph_is_sound_and_keeps_the_order_of_its_values(pixels: np.ndar
 @given(DEEP, DEPTHS, WINDOWS)
 def test_monochrome1_is_the_negative_of_monochrome2(pixels: np.ndarray, bits: int, window: dict[str, Any]) -> None:
     one, two = (read(dicom(pixels, bits, PhotometricInterpretation=f"MONOCHROME{k}", **window)) for k in (1, 2))
-    assert np.abs(one.pixels.astype(np.int64) + two.pixels - int(two.white)).max() <= 1  # halves are rounded to even on either side
+    assert (
+        np.abs(one.pixels.astype(np.int64) + two.pixels - int(two.white)).max() <= 1
+    )  # halves are rounded to even on either side
 
 
 @bounded
-@given(GREY, st.floats(allow_nan=False, width=32), st.floats(allow_nan=False, width=32), st.floats(width=32), st.floats(width=32))
-def test_any_numbers_in_a_header_make_a_film_or_an_image_error(pixels: np.ndarray, slope: float, intercept: float, centre: float, width: float) -> None:
+@given(
+    GREY,
+    st.floats(allow_nan=False, width=32),
+    st.floats(allow_nan=False, width=32),
+    st.floats(width=32),
+    st.floats(width=32),
+)
+def test_any_numbers_in_a_header_make_a_film_or_an_image_error(
+    pixels: np.ndarray, slope: float, intercept: float, centre: float, width: float
+) -> None:
     data = dicom(pixels, 12)
     from pydicom.dataelem import RawDataElement
     from pydicom.tag import Tag

@@ -11,18 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxrlib.metrics import METRICS, WITH_REFUSALS, Report, fit_temperature, make_report, wilson
-from cxrlib.operating_points import SCREENING_SENSITIVITY, choose
+from cxrlib.metrics.compute import METRICS, WITH_REFUSALS, Report, fit_temperature, make_report, wilson
+from cxrlib.metrics.thresholds import SCREENING_SENSITIVITY, choose
 from cxrlib.predictor import calibrate
 
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-bounded = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+bounded = settings(
+    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 PROBABILITY = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 1.0, 1e-300]))
-FILMS = st.lists(st.tuples(st.integers(0, 1), PROBABILITY, st.booleans(), st.sampled_from([None, *"abcd"]), st.sampled_from("xy")), min_size=1, max_size=40)
+FILMS = st.lists(
+    st.tuples(st.integers(0, 1), PROBABILITY, st.booleans(), st.sampled_from([None, *"abcd"]), st.sampled_from("xy")),
+    min_size=1,
+    max_size=40,
+)
 Films = list[tuple[int, float, bool, str | None, str]]
 
 
@@ -35,7 +41,15 @@ def report(films: Films, **options: Any) -> Report:
     return make_report(
         y,
         rows,
-        **{"labels": ("NORMAL", "PNEUMONIA"), "threshold": 0.5, "names": names, "patients": patients, "sources": sources, "n_bootstrap": 100, **options},
+        **{
+            "labels": ("NORMAL", "PNEUMONIA"),
+            "threshold": 0.5,
+            "names": names,
+            "patients": patients,
+            "sources": sources,
+            "n_bootstrap": 100,
+            **options,
+        },
     )
 
 
@@ -100,11 +114,26 @@ def test_auroc_is_the_part_of_the_pairs_that_are_in_order(films: Films) -> None:
 @bounded
 @given(FILMS)
 def test_calling_the_classes_the_other_way_round_turns_the_metrics_round(films: Films) -> None:
-    films = [(y, (math.floor(1000 * p) + 0.5) / 1024, *rest) for y, p, *rest in films]  # 1 - p is exact, and none is at the threshold
+    films = [
+        (y, (math.floor(1000 * p) + 0.5) / 1024, *rest) for y, p, *rest in films
+    ]  # 1 - p is exact, and none is at the threshold
     r = report(films)
     p = np.array([row.probabilities for row in r.predictions])[:, ::-1]
-    turned = make_report([1 - y for y, *_ in films], p, labels=r.labels[::-1], threshold=0.5, names=[f"film{i}" for i in range(len(films))], n_bootstrap=100)
-    for here, there in (("auroc", "auroc"), ("accuracy", "accuracy"), ("recall", "specificity"), ("precision", "npv"), ("brier", "brier")):
+    turned = make_report(
+        [1 - y for y, *_ in films],
+        p,
+        labels=r.labels[::-1],
+        threshold=0.5,
+        names=[f"film{i}" for i in range(len(films))],
+        n_bootstrap=100,
+    )
+    for here, there in (
+        ("auroc", "auroc"),
+        ("accuracy", "accuracy"),
+        ("recall", "specificity"),
+        ("precision", "npv"),
+        ("brier", "brier"),
+    ):
         assert getattr(turned, there).value == pytest.approx(getattr(r, here).value, abs=1e-9, nan_ok=True), here
 
 
@@ -122,7 +151,12 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-WHOLE = json.loads(report([(0, 0.2, False, "a", "x"), (1, 0.7, False, None, "y"), (1, 0.9, False, "b", "y")], groups={"sex": ["F", "M", "F"]}).to_json())
+WHOLE = json.loads(
+    report(
+        [(0, 0.2, False, "a", "x"), (1, 0.7, False, None, "y"), (1, 0.9, False, "b", "y")],
+        groups={"sex": ["F", "M", "F"]},
+    ).to_json()
+)
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -14,8 +14,8 @@ import pytest
 from hub_server import HubServer, client_of, serving
 from PIL import Image
 
-from cxrlib import remote
-from cxrlib.data import scan
+from cxrlib.data import hf as remote
+from cxrlib.data.scan import scan
 
 REPO = "alice/films"
 ADDRESS = f"hf://datasets/{REPO}"
@@ -59,7 +59,16 @@ def levels(paths: tuple[str, ...]) -> list[int]:
 
 
 def test_image_folders(hub: HubServer) -> None:
-    hub.plant(REPO, {"train/NORMAL/a.png": picture(1), "test/PNEUMONIA/b.PNG": picture(2), "README.md": b"# films", "big.zip": b"no"}, kind="dataset")
+    hub.plant(
+        REPO,
+        {
+            "train/NORMAL/a.png": picture(1),
+            "test/PNEUMONIA/b.PNG": picture(2),
+            "README.md": b"# films",
+            "big.zip": b"no",
+        },
+        kind="dataset",
+    )
     found = scan(ADDRESS)
     assert found.labels == ("NORMAL", "PNEUMONIA")
     assert found.names == ("films/test/PNEUMONIA/b.PNG", "films/train/NORMAL/a.png")
@@ -70,7 +79,11 @@ def test_image_folders(hub: HubServer) -> None:
 
 def test_a_manifest_in_the_repository(hub: HubServer) -> None:
     metadata = b"file_name,label,age\nfilms/a.png,TB,7\nfilms/b.png,NORMAL,9\n"
-    hub.plant(REPO, {"metadata.csv": metadata, "other.csv": metadata, "films/a.png": picture(1), "films/b.png": picture(2)}, kind="dataset")
+    hub.plant(
+        REPO,
+        {"metadata.csv": metadata, "other.csv": metadata, "films/a.png": picture(1), "films/b.png": picture(2)},
+        kind="dataset",
+    )
     for address in (ADDRESS, f"{ADDRESS}/other.csv"):
         found = scan(address)
         assert found.labels == ("NORMAL", "TB")
@@ -85,7 +98,9 @@ def test_a_revision_and_a_path(hub: HubServer, tmp_path: Path) -> None:
     assert len(scan(f"{ADDRESS}/child")) == 3
     assert len(scan(f"{ADDRESS}@{old}/child/")) == 2
     for inside in ("nowhere", "child/../.."):
-        with pytest.raises(FileNotFoundError, match=r"hf://datasets/alice/films holds no film, CSV or parquet file below '.*'"):
+        with pytest.raises(
+            FileNotFoundError, match=r"hf://datasets/alice/films holds no film, CSV or parquet file below '.*'"
+        ):
             scan(f"{ADDRESS}/{inside}")
 
 
@@ -97,7 +112,12 @@ def test_parquet(hub: HubServer) -> None:
         row(3, 0, None, "BMP"),
     ]
     hub.plant(
-        REPO, {"data/train-00000-of-00001.parquet": table(train, classes=classes), "data/test-0.parquet": table([row(9, 1)], classes=classes)}, kind="dataset"
+        REPO,
+        {
+            "data/train-00000-of-00001.parquet": table(train, classes=classes),
+            "data/test-0.parquet": table([row(9, 1)], classes=classes),
+        },
+        kind="dataset",
     )
     found = scan(ADDRESS)
     assert found.labels == ("NORMAL", "PNEUMONIA")
@@ -105,7 +125,12 @@ def test_parquet(hub: HubServer) -> None:
     assert [found.labels[t] for t in found.targets] == ["NORMAL", "NORMAL", "PNEUMONIA", "PNEUMONIA"]
     assert found.patients == (None, "IM-0001", "person1_virus", None)
     assert levels(found.paths) == [9, 1, 2, 3]
-    assert [Path(path).name for path in found.paths] == ["000000.png", "IM-0001-0001.jpeg", "person1_virus_6.jpeg", "000002.bmp"]
+    assert [Path(path).name for path in found.paths] == [
+        "000000.png",
+        "IM-0001-0001.jpeg",
+        "person1_virus_6.jpeg",
+        "000002.bmp",
+    ]
     assert found.columns == {"age": ("", "4", "", ""), "site": ("", "a", "b", "")}
     assert found.sources == ("films",) * 4
     place = remote.cache_folder() / "datasets" / "alice--films"
@@ -126,7 +151,11 @@ def test_parquet_is_unpacked_once_and_anew_after_a_commit(hub: HubServer, monkey
 
 
 def test_parquet_that_fails_leaves_nothing(hub: HubServer) -> None:
-    hub.plant(REPO, {"train.parquet": table([row(1, "A"), {"image": {"bytes": None, "path": "x"}, "label": "B"}])}, kind="dataset")
+    hub.plant(
+        REPO,
+        {"train.parquet": table([row(1, "A"), {"image": {"bytes": None, "path": "x"}, "label": "B"}])},
+        kind="dataset",
+    )
     with pytest.raises(ValueError, match=r"hf://datasets/alice/films has no picture in row 1 of train\.parquet"):
         scan(ADDRESS)
     assert list((remote.cache_folder() / "datasets" / "alice--films").iterdir()) == []
@@ -137,13 +166,20 @@ def test_parquet_in_folders_by_split_and_by_configuration(hub: HubServer) -> Non
     hub.plant(REPO, {"child/train/0000.parquet": one, "child/test/0000.parquet": one}, kind="dataset")
     assert scan(ADDRESS).splits == ("test", "test", "train", "train")
     hub.plant(REPO, {"adult/train-0.parquet": one}, kind="dataset")
-    with pytest.raises(ValueError, match=r"holds several data sets; choose one: hf://datasets/alice/films/adult, hf://datasets/alice/films/child$"):
+    with pytest.raises(
+        ValueError,
+        match=r"holds several data sets; choose one: hf://datasets/alice/films/adult, hf://datasets/alice/films/child$",
+    ):
         scan(ADDRESS)
     assert scan(f"{ADDRESS}/adult").splits == ("train", "train")
 
 
 def test_films_of_one_name_do_not_overwrite_each_other(hub: HubServer) -> None:
-    hub.plant(REPO, {"train.parquet": table([row(1, "NORMAL", "x.png"), row(2, "NORMAL", "x.png"), row(3, "TB", ".hidden/x.png")])}, kind="dataset")
+    hub.plant(
+        REPO,
+        {"train.parquet": table([row(1, "NORMAL", "x.png"), row(2, "NORMAL", "x.png"), row(3, "TB", ".hidden/x.png")])},
+        kind="dataset",
+    )
     assert levels(scan(ADDRESS).paths) == [1, 2, 3]
 
 
@@ -184,7 +220,9 @@ def test_a_private_data_set(hub: HubServer) -> None:
     assert remote.fetch(ADDRESS, token="hf_alice")[1] == "films"
 
 
-@pytest.mark.parametrize("address", ["hf://datasets/films", "hf://datasets/", "hf://datasets/a/b@", "hf://datasets/a b/c"])
+@pytest.mark.parametrize(
+    "address", ["hf://datasets/films", "hf://datasets/", "hf://datasets/a/b@", "hf://datasets/a b/c"]
+)
 def test_addresses_of_another_form(address: str) -> None:
     with pytest.raises(ValueError, match=r"has the form|is named user/repo"):
         scan(address)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-import cxrlib.runtime
+import cxrlib.runtime.litert
 from cxrlib.config import BundleError
-from cxrlib.runtime import Runtime
+from cxrlib.runtime.litert import Runtime
 
 SIDE = 8
 
@@ -29,7 +29,9 @@ def tiny_model(*, names=("probabilities", "evidence", "embedding"), side=SIDE, s
             buffer = len(model.buffers)
             model.buffers.append(schema.BufferT(data=np.frombuffer(np.asarray(data, np.int32).tobytes(), np.uint8)))
         any_batch = [-1, *shape[1:]] if dynamic else None
-        graph.tensors.append(schema.TensorT(name=name, shape=list(shape), shapeSignature=any_batch, type=dtype, buffer=buffer))
+        graph.tensors.append(
+            schema.TensorT(name=name, shape=list(shape), shapeSignature=any_batch, type=dtype, buffer=buffer)
+        )
         return len(graph.tensors) - 1
 
     codes: list[int] = []
@@ -38,13 +40,23 @@ def tiny_model(*, names=("probabilities", "evidence", "embedding"), side=SIDE, s
         if code not in codes:
             codes.append(code)
         graph.operators.append(
-            schema.OperatorT(opcodeIndex=codes.index(code), inputs=inputs, outputs=[output], builtinOptionsType=kind, builtinOptions=options)
+            schema.OperatorT(
+                opcodeIndex=codes.index(code),
+                inputs=inputs,
+                outputs=[output],
+                builtinOptionsType=kind,
+                builtinOptions=options,
+            )
         )
 
     film = tensor("film", (1, side, side, 1))
     axes = tensor("axes", (2,), schema.TensorType.INT32, [1, 2], dynamic=False)
     negative, evidence = tensor("negative", (1, side, side, 1)), tensor("evidence", (1, side, side, 2))
-    logits, probabilities, embedding = tensor("logits", (1, 2)), tensor("probabilities", (1, 2)), tensor("embedding", (1, 1))
+    logits, probabilities, embedding = (
+        tensor("logits", (1, 2)),
+        tensor("probabilities", (1, 2)),
+        tensor("embedding", (1, 1)),
+    )
     op, kinds = schema.BuiltinOperator, schema.BuiltinOptions
     node(op.NEG, [film], negative)
     node(op.CONCATENATION, [negative, film], evidence, kinds.ConcatenationOptions, schema.ConcatenationOptionsT(axis=3))
@@ -54,11 +66,15 @@ def tiny_model(*, names=("probabilities", "evidence", "embedding"), side=SIDE, s
     outputs = [probabilities, evidence, embedding]
     graph.outputs = outputs
     model.subgraphs = [graph]
-    model.operatorCodes = [schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=min(code, 127), version=1) for code in codes]
+    model.operatorCodes = [
+        schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=min(code, 127), version=1) for code in codes
+    ]
     if signature:
         entries = [schema.TensorMapT(name=name, tensorIndex=i) for name, i in zip(names, outputs, strict=True)]
         inputs = [schema.TensorMapT(name="film", tensorIndex=film)]
-        model.signatureDefs = [schema.SignatureDefT(inputs=inputs, outputs=entries, signatureKey="serving_default", subgraphIndex=0)]
+        model.signatureDefs = [
+            schema.SignatureDefT(inputs=inputs, outputs=entries, signatureKey="serving_default", subgraphIndex=0)
+        ]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
@@ -71,14 +87,16 @@ def films(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((n, SIDE, SIDE, 1), dtype=np.float32)
 
 
-def holds(x: np.ndarray, output: cxrlib.runtime.Output) -> bool:
+def holds(x: np.ndarray, output: cxrlib.runtime.litert.Output) -> bool:
     """Whether the output is what NumPy computes."""
     evidence = np.concatenate([-x, x], axis=3)
     logits = evidence.mean((1, 2))
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     wanted = {"probabilities": probabilities, "evidence": evidence, "embedding": x.mean((1, 2))}
     return all(
-        getattr(output, name).shape == value.shape and getattr(output, name).dtype == np.float32 and np.allclose(getattr(output, name), value, atol=1e-6)
+        getattr(output, name).shape == value.shape
+        and getattr(output, name).dtype == np.float32
+        and np.allclose(getattr(output, name), value, atol=1e-6)
         for name, value in wanted.items()
     )
 
@@ -228,7 +246,7 @@ def test_a_fork_that_python_was_not_told_of(monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: 1)
     assert holds(x, runtime.run(x))
     assert runtime._wide is not inherited
-    assert any(orphans[0] is inherited for orphans in cxrlib.runtime._ORPHANS)  # destroying it might hang
+    assert any(orphans[0] is inherited for orphans in cxrlib.runtime.litert._ORPHANS)  # destroying it might hang
     again = runtime._wide
     runtime.run(x)
     assert runtime._wide is again
@@ -287,7 +305,7 @@ def test_altered_bytes_never_end_the_process():
     script = """
 import sys, numpy as np
 from cxrlib.config import BundleError
-from cxrlib.runtime import Runtime
+from cxrlib.runtime.litert import Runtime
 model, rng, refused = bytes.fromhex(sys.stdin.read()), np.random.default_rng(0), 0
 for _ in range(60):
     altered = bytearray(model)
@@ -300,6 +318,8 @@ for _ in range(60):
 print(refused)
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(cxrlib.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", script], input=MODEL.hex(), capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=MODEL.hex(), capture_output=True, text=True, timeout=60, env=environment
+    )
     assert done.returncode == 0, done.stderr
     assert 10 < int(done.stdout) <= 60

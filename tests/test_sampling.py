@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrlib.data import Dataset, scan, write_manifest
-from cxrlib.sampling import connected, oversample, split, weights
+from cxrlib.data.scan import Dataset, scan, write_manifest
+from cxrlib.data.split import connected, oversample, split, weights
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -21,7 +21,14 @@ def films(patients: str, targets: str, sources: str | None = None) -> Dataset:
     n = len(patients)
     names = tuple(f"film{i}" for i in range(n))
     known = tuple(None if p == "." else p for p in patients)
-    return Dataset(names, np.array([int(t) for t in targets]), ("NORMAL", "PNEUMONIA"), known, tuple(sources or "a" * n), (None,) * n)
+    return Dataset(
+        names,
+        np.array([int(t) for t in targets]),
+        ("NORMAL", "PNEUMONIA"),
+        known,
+        tuple(sources or "a" * n),
+        (None,) * n,
+    )
 
 
 # --- splits ---
@@ -32,7 +39,9 @@ def many(n: int = 400, seed: int = 0) -> Dataset:
     patients = [None if draw.random() < 0.1 else f"p{draw.integers(n // 3)}" for _ in range(n)]
     sources = [str(x) for x in draw.choice(["a", "b", "c"], n, p=[0.6, 0.3, 0.1])]
     targets = (draw.random(n) < 0.7).astype(int)
-    return Dataset(tuple(f"/films/{i}" for i in range(n)), targets, ("N", "P"), tuple(patients), tuple(sources), (None,) * n)
+    return Dataset(
+        tuple(f"/films/{i}" for i in range(n)), targets, ("N", "P"), tuple(patients), tuple(sources), (None,) * n
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -62,7 +71,13 @@ def test_a_split_is_the_same_everywhere_and_another_with_another_seed() -> None:
     assert first.validation.tolist() == again.validation.tolist()
     assert sorted(order[shuffled.validation]) == first.validation.tolist()
     moved = Dataset(
-        tuple(f"/elsewhere{path}" for path in whole.paths), whole.targets, whole.labels, whole.patients, whole.sources, whole.splits, names=whole.paths
+        tuple(f"/elsewhere{path}" for path in whole.paths),
+        whole.targets,
+        whole.labels,
+        whole.patients,
+        whole.sources,
+        whole.splits,
+        names=whole.paths,
     )
     assert split(moved).digest == first.digest
 
@@ -87,7 +102,12 @@ def test_small_sources_are_on_both_sides_where_they_can_be() -> None:
     whole = films("aaabbbcccddd" + "." * 60 + "z", "111111000000" + "01" * 30 + "1", "s" * 12 + "t" * 60 + "u")
     aside = split(whole, fraction=0.1).validation.tolist()
     assert len(whole) - 1 not in aside  # the only patient of its source trains
-    assert Counter((whole.sources[i], int(whole.targets[i])) for i in aside) == {("s", 0): 3, ("s", 1): 3, ("t", 0): 3, ("t", 1): 3}
+    assert Counter((whole.sources[i], int(whole.targets[i])) for i in aside) == {
+        ("s", 0): 3,
+        ("s", 1): 3,
+        ("t", 0): 3,
+        ("t", 1): 3,
+    }
 
 
 def test_a_class_whose_patients_are_each_alone_in_their_source_is_still_on_both_sides() -> None:
@@ -99,14 +119,19 @@ def test_a_class_whose_patients_are_each_alone_in_their_source_is_still_on_both_
 
 def test_patients_of_several_classes_change_sides_together_where_one_alone_would_empty_a_class() -> None:
     whole = films("aabbccd", "0110000")
-    whole = replace(whole, labels=("N", "B", "V"), targets=np.array([0, 1, 1, 2, 0, 2, 0]))  # a: N, B; b: B, V; c: N, V; d: N
+    whole = replace(
+        whole, labels=("N", "B", "V"), targets=np.array([0, 1, 1, 2, 0, 2, 0])
+    )  # a: N, B; b: B, V; c: N, V; d: N
     sides = split(whole, fraction=0.1)
     for target in range(3):
         assert {i in sides.validation for i in np.flatnonzero(whole.targets == target)} == {True, False}
 
 
 def test_what_cannot_be_split() -> None:
-    with pytest.raises(ValueError, match=r"class 'PNEUMONIA' cannot be both trained on and validated: it has 1 independent patients, and two are needed"):
+    with pytest.raises(
+        ValueError,
+        match=r"class 'PNEUMONIA' cannot be both trained on and validated: it has 1 independent patients, and two are needed",
+    ):
         split(films("abcc", "0011"))
     for fraction in (0, 1, -0.1):
         with pytest.raises(ValueError, match=rf"fraction must lie in \(0, 1\). Received: fraction={fraction}"):
@@ -144,10 +169,23 @@ def test_weights_balance_classes_within_each_source() -> None:
 
 def test_weights_give_every_class_the_same_views() -> None:
     views = ["AP"] * 12 + ["PA"] * 28 + ["AP"] * 60 + ["ap "] * 12 + ["PA"] * 8 + ["AP", "PA"] + [""] * 2
-    n = [40, 80, 1, 1, 1, 1]  # healthy and ill films of a; of b, whose views are those of one class each; of c, which tells nothing
+    n = [
+        40,
+        80,
+        1,
+        1,
+        1,
+        1,
+    ]  # healthy and ill films of a; of b, whose views are those of one class each; of c, which tells nothing
     targets = np.repeat([0, 1, 0, 1, 0, 1], n)
     whole = Dataset(
-        tuple(map(str, range(124))), targets, ("NORMAL", "PNEUMONIA"), (None,) * 124, tuple("a" * 120 + "bbcc"), (None,) * 124, {"view": tuple(views)}
+        tuple(map(str, range(124))),
+        targets,
+        ("NORMAL", "PNEUMONIA"),
+        (None,) * 124,
+        tuple("a" * 120 + "bbcc"),
+        (None,) * 124,
+        {"view": tuple(views)},
     )
     found = weights(whole, by=("view",))
     assert found.mean() == pytest.approx(1)
@@ -162,7 +200,15 @@ def test_weights_give_every_class_the_same_views() -> None:
 
 def test_no_film_of_a_rare_view_counts_for_all_others() -> None:
     views = ("AP",) * 1 + ("PA",) * 99 + ("AP",) * 100
-    whole = Dataset(tuple(map(str, range(200))), np.repeat([0, 1], 100), ("NORMAL", "PNEUMONIA"), (None,) * 200, ("a",) * 200, (None,) * 200, {"view": views})
+    whole = Dataset(
+        tuple(map(str, range(200))),
+        np.repeat([0, 1], 100),
+        ("NORMAL", "PNEUMONIA"),
+        (None,) * 200,
+        ("a",) * 200,
+        (None,) * 200,
+        {"view": views},
+    )
     found = weights(whole, by=("view",))
     assert 10 < found[0] / weights(whole)[0] < 20
     assert found[:100].sum() == pytest.approx(found[100:].sum()) == pytest.approx(100)

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib import phantom
-from cxrlib.images import fit, read
-from cxrlib.sources import ImageError, find, name_of
+from cxrlib.images import phantom
+from cxrlib.images.decode import fit, read
+from cxrlib.images.sources import ImageError, find, name_of
 
 GREY = phantom.draw(1, size=320)[:, :300]  # (320, 300) uint8
 
@@ -76,10 +76,36 @@ def test_every_kind_of_source_gives_the_same_bits(tmp_path: Path, server: str) -
     data = path.read_bytes()
     with path.open("rb") as file, Image.open(path) as image:
         file.read(7)  # a file object is read from its start, wherever it stands
-        sources = [path, str(path), path.as_uri(), f"file://localhost{path.as_uri()[7:]}", data, bytearray(data), memoryview(data), file, io.BytesIO(data)]
-        sources += [image, GREY, GREY[..., None], np.repeat(GREY[..., None], 3, 2), np.dstack([GREY] * 3 + [np.full_like(GREY, 255)]), np.asfortranarray(GREY)]
-        sources += [encode(GREY, "BMP"), encode(GREY, "TIFF"), encode(GREY, "TIFF", compression="tiff_lzw"), encode(Image.fromarray(GREY).convert("RGB"))]
-        sources += [encode(Image.fromarray(GREY).convert("RGBA"), "WEBP", lossless=True), f"{server}/film.png?token=1", f"{server}/to-film"]
+        sources = [
+            path,
+            str(path),
+            path.as_uri(),
+            f"file://localhost{path.as_uri()[7:]}",
+            data,
+            bytearray(data),
+            memoryview(data),
+            file,
+            io.BytesIO(data),
+        ]
+        sources += [
+            image,
+            GREY,
+            GREY[..., None],
+            np.repeat(GREY[..., None], 3, 2),
+            np.dstack([GREY] * 3 + [np.full_like(GREY, 255)]),
+            np.asfortranarray(GREY),
+        ]
+        sources += [
+            encode(GREY, "BMP"),
+            encode(GREY, "TIFF"),
+            encode(GREY, "TIFF", compression="tiff_lzw"),
+            encode(Image.fromarray(GREY).convert("RGB")),
+        ]
+        sources += [
+            encode(Image.fromarray(GREY).convert("RGBA"), "WEBP", lossless=True),
+            f"{server}/film.png?token=1",
+            f"{server}/to-film",
+        ]
         for source in sources:
             film = read(source)
             assert (film.pixels == GREY).all()
@@ -104,7 +130,10 @@ def test_every_kind_of_source_gives_the_same_bits(tmp_path: Path, server: str) -
         ("x" * 5000, "x: it cannot be opened (File name too long)"),
         (os.path.dirname(__file__), "tests: it is a folder, not a film"),
         (os.devnull, "/dev/null: it is no regular file"),
-        ("file://elsewhere/film.png", "a file URL must name this machine, file:///folder/film.png. Received: host 'elsewhere'"),
+        (
+            "file://elsewhere/film.png",
+            "a file URL must name this machine, file:///folder/film.png. Received: host 'elsewhere'",
+        ),
         (b"", "bytes: it is empty"),
         (io.BytesIO(), "file object: it is empty"),
         (io.StringIO("text"), "a file object must be opened in binary mode ('rb'). Received: one that reads str"),
@@ -118,10 +147,16 @@ def test_what_cannot_be_fetched_is_named(source: object, message: str) -> None:
 
 
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cxrlib.sources.MAX_BYTES", 1000)
+    monkeypatch.setattr("cxrlib.images.sources.MAX_BYTES", 1000)
     path = tmp_path / "film.png"
     path.write_bytes(encode(GREY))
-    for source in (path, path.read_bytes(), memoryview(path.read_bytes()), io.BytesIO(path.read_bytes()), path.open("rb", buffering=0)):
+    for source in (
+        path,
+        path.read_bytes(),
+        memoryview(path.read_bytes()),
+        io.BytesIO(path.read_bytes()),
+        path.open("rb", buffering=0),
+    ):
         with pytest.raises(ImageError, match="it is larger than 256 MiB"):
             read(source)
         if hasattr(source, "close"):
@@ -160,7 +195,9 @@ def test_unreadable_files(tmp_path: Path) -> None:
 
 
 def test_url_errors(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ImageError, match=r"^http://127\.0\.0\.1:\d+/none: it cannot be downloaded \(HTTP Error 404: Not Found\)$"):
+    with pytest.raises(
+        ImageError, match=r"^http://127\.0\.0\.1:\d+/none: it cannot be downloaded \(HTTP Error 404: Not Found\)$"
+    ):
         read(f"{server}/none")
     with pytest.raises(ImageError, match="it cannot be downloaded"):
         read(f"{server}/to-file")
@@ -168,16 +205,18 @@ def test_url_errors(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
         read("http://127.0.0.1:1/film.png")
     with pytest.raises(ImageError, match=r"no host given|URL"):
         read("http:///film.png")
-    with pytest.raises(ImageError, match=r"^http://127\.0\.0\.1/film\.png: a URL must not hold a user name or password$"):
+    with pytest.raises(
+        ImageError, match=r"^http://127\.0\.0\.1/film\.png: a URL must not hold a user name or password$"
+    ):
         read("http://me:secret@127.0.0.1/film.png?token=secret")
     with pytest.raises(ImageError, match="404"):
         read(f"{server}/übung film.png")
     with pytest.raises(ImageError, match="IPv6"):
         read("http://[bad/film.png")
-    monkeypatch.setattr("cxrlib.sources.MAX_BYTES", 2**20)
+    monkeypatch.setattr("cxrlib.images.sources.MAX_BYTES", 2**20)
     with pytest.raises(ImageError, match="it is larger than 256 MiB"):
         read(f"{server}/endless")
-    monkeypatch.setattr("cxrlib.sources.URL_TIMEOUT", 0.2)
+    monkeypatch.setattr("cxrlib.images.sources.URL_TIMEOUT", 0.2)
     with pytest.raises(ImageError, match=r"the download took more than 0\.2 s"):
         read(f"{server}/slow")
 
@@ -227,8 +266,10 @@ def downloads() -> list[threading.Thread]:
 
 
 @pytest.mark.parametrize("kind", ["silence", "header", "chunk", "body", "away"])
-def test_a_download_ends_in_time_whatever_the_server_does(kind: str, slow_server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cxrlib.sources.URL_TIMEOUT", 0.3)
+def test_a_download_ends_in_time_whatever_the_server_does(
+    kind: str, slow_server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cxrlib.images.sources.URL_TIMEOUT", 0.3)
     with pytest.raises(ImageError, match=r"the download took more than 0\.3 s"):
         read(f"http://127.0.0.1:{slow_server.getsockname()[1]}/{kind}")
     for thread in downloads():
@@ -248,9 +289,9 @@ def test_ctrl_c_ends_a_download(slow_server: socket.socket) -> None:
 
 def test_a_download_that_connects_when_nobody_waits_any_more(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lookup, looked_up, asked = socket.getaddrinfo, threading.Event(), []
-    monkeypatch.setattr("cxrlib.sources.URL_TIMEOUT", 0.1)
+    monkeypatch.setattr("cxrlib.images.sources.URL_TIMEOUT", 0.1)
     monkeypatch.setattr("socket.getaddrinfo", lambda *a, **k: looked_up.wait(5) and lookup(*a, **k))
-    monkeypatch.setattr("cxrlib.sources._drain", asked.append)
+    monkeypatch.setattr("cxrlib.images.sources._drain", asked.append)
     with pytest.raises(ImageError, match=r"the download took more than 0\.1 s"):
         read(f"{server}/film.png")
     looked_up.set()
@@ -311,9 +352,16 @@ def test_find_loses_no_folder_silently(tmp_path: Path, monkeypatch: pytest.Monke
     wanted = ["a.png", "linked/locked/b.png", "locked/b.png"]
     assert [path.relative_to(tmp_path).as_posix() for path in find(tmp_path)] == wanted
     locked.append("locked")
-    with pytest.raises(PermissionError, match=r"^the folder .*locked cannot be listed \(Permission denied\): make it readable, or move it away$"):
+    with pytest.raises(
+        PermissionError,
+        match=r"^the folder .*locked cannot be listed \(Permission denied\): make it readable, or move it away$",
+    ):
         find(tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in find(tmp_path, strict=False)] == ["a.png", "linked/locked", "locked"]
+    assert [path.relative_to(tmp_path).as_posix() for path in find(tmp_path, strict=False)] == [
+        "a.png",
+        "linked/locked",
+        "locked",
+    ]
     with pytest.raises(PermissionError, match=r"^the folder .*locked cannot be listed"):
         find(tmp_path / "locked")
     assert find(tmp_path / "locked", strict=False) == [tmp_path / "locked"]
@@ -335,7 +383,7 @@ def test_find_keeps_what_may_be_a_film(tmp_path: Path, monkeypatch: pytest.Monke
             raise PermissionError(13, "Permission denied", str(path))
         return path.open("rb")
 
-    monkeypatch.setattr("cxrlib.sources.open", locked, raising=False)
+    monkeypatch.setattr("cxrlib.images.sources.open", locked, raising=False)
     assert [path.name for path in find(tmp_path)] == ["1.2.3", "IM0002"]
 
 

@@ -40,9 +40,14 @@ import prelude  # noqa: E402
 from desk import Desk, FilmError, Limits, Upload, Uploads  # noqa: E402
 from pages import Pages  # noqa: E402
 
-from cxrlib import Prediction, Predictor, cli, images, phantom  # noqa: E402
+from cxrlib import Prediction, Predictor, cli
+from cxrlib.images import decode as images  # noqa: E402
+from cxrlib.images import phantom
 
-POINTS = {name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {}} for name, t in (("screening", 0.001), ("balanced", 0.999))}
+POINTS = {
+    name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {}}
+    for name, t in (("screening", 0.001), ("balanced", 0.999))
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +79,9 @@ def demo(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo
     with serving(tmp_path_factory.mktemp("demo") / "place", *command) as running:
         yield running
         log = running.log.read_text()
-        assert [word for word in ("Traceback", "film", "broken", "Doe", "passwd") if word in log] == [], "nothing of what visitors sent is logged"
+        assert [word for word in ("Traceback", "film", "broken", "Doe", "passwd") if word in log] == [], (
+            "nothing of what visitors sent is logged"
+        )
         assert running.uploads() == []
 
 
@@ -85,10 +92,24 @@ def client(demo: Demo) -> Any:
     return Client(demo.url, verbose=False)
 
 
-def prediction(p: float = 0.7, *, labels: tuple[str, ...] = ("NORMAL", "PNEUMONIA"), accepted: bool = True, reasons: tuple[str, ...] = ()) -> Prediction:
+def prediction(
+    p: float = 0.7,
+    *,
+    labels: tuple[str, ...] = ("NORMAL", "PNEUMONIA"),
+    accepted: bool = True,
+    reasons: tuple[str, ...] = (),
+) -> Prediction:
     p = p if accepted else float("nan")
-    chances = dict(zip(labels, (1 - p, p) if len(labels) == 2 else (p, *[(1 - p) / (len(labels) - 1)] * (len(labels) - 1)), strict=True))
-    return Prediction(labels[1] if accepted else None, p, chances, 0.5 if len(labels) == 2 else None, accepted, reasons, "film")
+    chances = dict(
+        zip(
+            labels,
+            (1 - p, p) if len(labels) == 2 else (p, *[(1 - p) / (len(labels) - 1)] * (len(labels) - 1)),
+            strict=True,
+        )
+    )
+    return Prediction(
+        labels[1] if accepted else None, p, chances, 0.5 if len(labels) == 2 else None, accepted, reasons, "film"
+    )
 
 
 # --- what a Space is ---
@@ -100,9 +121,20 @@ def test_the_metadata_is_what_spaces_expect() -> None:
     assert fields["sdk"] == "gradio"
     assert (SPACE / fields["app_file"]).is_file()
     assert len(fields["short_description"]) <= 60
-    assert {fields["colorFrom"], fields["colorTo"]} <= {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+    assert {fields["colorFrom"], fields["colorTo"]} <= {
+        "red",
+        "yellow",
+        "green",
+        "blue",
+        "indigo",
+        "purple",
+        "pink",
+        "gray",
+    }
     assert fields["license"] == "apache-2.0"
-    low, high = re.findall(r"^gradio>=([\d.]+),<(\d+)$", (SPACE / "requirements.txt").read_text("utf-8"), re.MULTILINE)[0]
+    low, high = re.findall(r"^gradio>=([\d.]+),<(\d+)$", (SPACE / "requirements.txt").read_text("utf-8"), re.MULTILINE)[
+        0
+    ]
     version = [int(part) for part in fields["sdk_version"].split(".")]
     assert [int(part) for part in low.split(".")] <= version
     assert version[0] < int(high)
@@ -111,9 +143,15 @@ def test_the_metadata_is_what_spaces_expect() -> None:
 def test_the_requirements_are_those_of_cxrlib() -> None:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["demo"], *project["optional-dependencies"]["dicom"]]
+    wanted = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["demo"],
+        *project["optional-dependencies"]["dicom"],
+    ]
     listed = [line for line in (SPACE / "requirements.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
-    assert {re.split("[<>=]", line)[0] for line in listed} == {re.split("[<>=]", line)[0] for line in wanted} - {"cxrlib[dicom]"}
+    assert {re.split("[<>=]", line)[0] for line in listed} == {re.split("[<>=]", line)[0] for line in wanted} - {
+        "cxrlib[dicom]"
+    }
     assert {line for line in listed if not line.startswith("gradio")} <= set(wanted)
 
 
@@ -132,7 +170,9 @@ def test_nothing_is_fetched_from_elsewhere() -> None:
             assert re.findall(r"https?://|@import|url\(", path.read_text("utf-8")) == [], path.name
 
 
-def test_the_command_line_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cli.main(["demo"]) == 1
     assert capsys.readouterr().err == 'cxrlib: the demo needs gradio: pip install "cxrlib[demo]"\n'
@@ -163,7 +203,10 @@ def test_the_verdict_is_there_for_every_operating_point(pages: Pages) -> None:
     assert len(re.findall('data-point="screening" >', html)) == 1
     assert len(re.findall('data-point="balanced" hidden>', html)) == 1
     assert "well above the threshold of 0.1\u202f% (screening)" in html
-    assert "well below the threshold of over 99.9\u202f% (balanced)" in html or "well below the threshold of 99.9\u202f% (balanced)" in html
+    assert (
+        "well below the threshold of over 99.9\u202f% (balanced)" in html
+        or "well below the threshold of 99.9\u202f% (balanced)" in html
+    )
     assert "<strong>70\u202f%</strong>" in html
     assert html.count('type="radio"') == 2
     assert html.count("checked") == 1
@@ -184,7 +227,12 @@ def test_whatever_comes_from_outside_is_escaped(pages: Pages) -> None:
     evil = '<img src=x onerror="alert(1)">'
     film = images.read(phantom.draw(size=64))
     row = (evil, pages_module.thumbnail(film), prediction(reasons=(evil,)))
-    html = [pages.answer(error=evil), pages.answer(prediction(reasons=(evil,))), pages.table([row, (evil, "", evil)]), pages.examples([(evil, film, None)])]
+    html = [
+        pages.answer(error=evil),
+        pages.answer(prediction(reasons=(evil,))),
+        pages.table([row, (evil, "", evil)]),
+        pages.examples([(evil, film, None)]),
+    ]
     assert not [text for text in html if "<img src=x" in text]
     assert all("&lt;img src=x" in text for text in html)
 
@@ -202,7 +250,9 @@ def test_the_table_has_a_row_for_every_film_and_a_csv_at_every_point(pages: Page
         list(csv.DictReader(io.StringIO(base64.b64decode(data).decode("utf-8-sig"))))
         for data in re.findall(r"data:text/csv;charset=utf-8;base64,([^\"]+)", html)
     ]
-    assert [table[0]["label"] for table in tables] == ["PNEUMONIA", "NORMAL"], "at the first and at the second operating point"
+    assert [table[0]["label"] for table in tables] == ["PNEUMONIA", "NORMAL"], (
+        "at the first and at the second operating point"
+    )
     assert tables[0][0]["source"].startswith("'="), "no spreadsheet takes a name for a formula"
     assert [row["accepted"] for row in tables[0]] == ["True", "False", ""]
     assert [row["probability"] for row in tables[0]] == ["0.7", "", ""]
@@ -237,7 +287,9 @@ def test_the_card_shows_figures_and_no_other_file(pages: Pages, tmp_path: Path) 
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "roc.png").write_bytes(b"\x89PNG")
     (tmp_path / "secret.png").write_bytes(b"secret")
-    (tmp_path / "README.md").write_text("---\nlicense: x\n---\n# Card\n![ROC](figures/roc.png)\n![no](figures/no.png)\n![x](figures/../secret.png)\n")
+    (tmp_path / "README.md").write_text(
+        "---\nlicense: x\n---\n# Card\n![ROC](figures/roc.png)\n![no](figures/no.png)\n![x](figures/../secret.png)\n"
+    )
     card = pages.card()
     assert card.startswith("# Card")
     assert "![ROC](data:image/png;base64,iVBORw==)" in card
@@ -247,19 +299,39 @@ def test_the_card_shows_figures_and_no_other_file(pages: Pages, tmp_path: Path) 
 
 def test_numbers_of_the_card_stay_on_one_line(pages: Pages, tmp_path: Path) -> None:
     pages.folder = tmp_path
-    (tmp_path / "README.md").write_text("| Source | Films | AUROC |\n| --- | --- | --- |\n| a | 1,140 NORMAL | 0.994 (0.988–0.997) |\n\n2 of 3 | 4\n")
-    assert pages.card().endswith('| a | 1,140 NORMAL | <span class="cx-number">0.994 (0.988–0.997)</span> |\n\n2 of 3 | 4\n')
+    (tmp_path / "README.md").write_text(
+        "| Source | Films | AUROC |\n| --- | --- | --- |\n| a | 1,140 NORMAL | 0.994 (0.988–0.997) |\n\n2 of 3 | 4\n"
+    )
+    assert pages.card().endswith(
+        '| a | 1,140 NORMAL | <span class="cx-number">0.994 (0.988–0.997)</span> |\n\n2 of 3 | 4\n'
+    )
 
 
 @pytest.mark.parametrize(
-    ("p", "said"), [(0.0, "0.0"), (0.0005, "under 0.1"), (0.042, "4.2"), (0.5, "50"), (0.934, "93.4"), (0.9996, "over 99.9"), (1.0, "100.0")]
+    ("p", "said"),
+    [
+        (0.0, "0.0"),
+        (0.0005, "under 0.1"),
+        (0.042, "4.2"),
+        (0.5, "50"),
+        (0.934, "93.4"),
+        (0.9996, "over 99.9"),
+        (1.0, "100.0"),
+    ],
 )
 def test_probabilities_in_words(p: float, said: str) -> None:
     assert pages_module._percent(p) == f"{said}\u202f%"
 
 
 @pytest.mark.parametrize(
-    ("p", "threshold", "said"), [(0.5, 0.5, "just above"), (0.45, 0.5, "just below"), (0.7, 0.5, "above"), (0.99, 0.5, "well above"), (0.01, 0.5, "well below")]
+    ("p", "threshold", "said"),
+    [
+        (0.5, 0.5, "just above"),
+        (0.45, 0.5, "just below"),
+        (0.7, 0.5, "above"),
+        (0.99, 0.5, "well above"),
+        (0.01, 0.5, "well below"),
+    ],
 )
 def test_where_a_film_stands(p: float, threshold: float, said: str) -> None:
     assert pages_module._relation(p, threshold) == said
@@ -275,7 +347,9 @@ def test_examples_come_from_the_phantom_the_bundle_or_a_folder(desk: Desk, model
     for i in range(8):
         phantom.save(mine / f"film{i}.png", i, size=64)
     (mine / "film0.png").write_bytes(b"broken")  # is left out
-    assert [name for name, *_ in Desk(model, mine, tmp_path / "other").examples][2:] == [f"film{i}" for i in range(1, 7)]
+    assert [name for name, *_ in Desk(model, mine, tmp_path / "other").examples][2:] == [
+        f"film{i}" for i in range(1, 7)
+    ]
     with pytest.raises(NotADirectoryError, match="no such folder"):
         Desk(model, tmp_path / "nowhere", tmp_path / "third")
 
@@ -283,7 +357,10 @@ def test_examples_come_from_the_phantom_the_bundle_or_a_folder(desk: Desk, model
 def test_examples_of_a_model_on_the_hub(model: Path, tmp_path: Path) -> None:
     planted = {path.relative_to(model).as_posix(): path.read_bytes() for path in model.rglob("*") if path.is_file()}
     with hub_server.serving() as server, hub_server.client_of(server, tmp_path / "home"):
-        server.plant("alice/model", {**planted, "examples/broken.png": b"x", "examples/notes.txt": b"x", "examples/deep/film.png": example()})
+        server.plant(
+            "alice/model",
+            {**planted, "examples/broken.png": b"x", "examples/notes.txt": b"x", "examples/deep/film.png": example()},
+        )
         desk = Desk("hf://alice/model", None, tmp_path / "uploads")
         assert [name for name, *_ in desk.examples][2:] == ["from the bundle"]
         predictor = desk.predictor
@@ -298,7 +375,9 @@ def test_a_film_is_answered_and_another_operating_point_needs_no_other_pass(desk
     assert first.source == "film.dcm"
 
 
-def test_the_desk_answers_in_sentences(desk: Desk, films: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_desk_answers_in_sentences(
+    desk: Desk, films: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(FilmError, match=r"^broken\.png: .+\.$"):
         desk.explain(Upload((films / "broken.png").read_bytes(), "broken.png"))
     with pytest.raises(FilmError, match="The operating point must be screening or balanced"):
@@ -329,9 +408,27 @@ def sent(desk: Desk, *files: Path | tuple[str, bytes]) -> list[dict[str, Any]]:
 
 
 def test_one_bad_file_spoils_nothing(desk: Desk, films: Path) -> None:
-    files = sent(desk, films / "broken.png", films / "film.png", films / "films.zip", ("notes.txt", b"no film"), films / "cat.png")
-    found = [(name, str(answer) if isinstance(answer, FilmError) else answer.prediction.accepted) for name, answer in desk.batch(files)]
-    assert [name for name, _ in found] == ["broken.png", "film.png", "film.png", "broken.png", "cat.png", "notes.txt", "cat.png"]
+    files = sent(
+        desk,
+        films / "broken.png",
+        films / "film.png",
+        films / "films.zip",
+        ("notes.txt", b"no film"),
+        films / "cat.png",
+    )
+    found = [
+        (name, str(answer) if isinstance(answer, FilmError) else answer.prediction.accepted)
+        for name, answer in desk.batch(files)
+    ]
+    assert [name for name, _ in found] == [
+        "broken.png",
+        "film.png",
+        "film.png",
+        "broken.png",
+        "cat.png",
+        "notes.txt",
+        "cat.png",
+    ]
     assert [answer for _, answer in found if isinstance(answer, bool)] == [True, True, False, False]
     assert list(desk.uploads.folder.rglob("*")) == []
 
@@ -360,9 +457,14 @@ def test_archives_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk_module, "MAX_UNPACKED", 1500)
 
     def unzipped(data: bytes) -> list[tuple[str, str]]:
-        return [(name, str(found) if isinstance(found, FilmError) else "read") for name, found in desk_module._unzip(Upload(data, "all.zip"))]
+        return [
+            (name, str(found) if isinstance(found, FilmError) else "read")
+            for name, found in desk_module._unzip(Upload(data, "all.zip"))
+        ]
 
-    assert unzipped(packed(("a/b/film.png", b"x" * 900), ("a/", b""), (".hidden", b"x"), ("__MACOSX/film.png", b"x"))) == [("film.png", "read")]
+    assert unzipped(
+        packed(("a/b/film.png", b"x" * 900), ("a/", b""), (".hidden", b"x"), ("__MACOSX/film.png", b"x"))
+    ) == [("film.png", "read")]
     assert unzipped(packed(("large.png", bytes(1200)))) == [("large.png", "large.png: the file is larger than 64 MB.")]
     bomb = unzipped(packed(*[(f"{i}.png", bytes(900)) for i in range(5)]))
     assert [name for name, _ in bomb] == ["0.png", "1.png"]
@@ -372,7 +474,12 @@ def test_archives_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     locked[6] |= 1
     locked[whole.index(b"PK\1\2") + 8] |= 1
     for data in (whole[:-30], b"PK\3\4", bytes(locked)):
-        assert unzipped(data) == [("all.zip", "all.zip: the archive is damaged, encrypted or of an unknown kind; what follows in it was not read.")]
+        assert unzipped(data) == [
+            (
+                "all.zip",
+                "all.zip: the archive is damaged, encrypted or of an unknown kind; what follows in it was not read.",
+            )
+        ]
 
 
 def test_only_uploads_are_read_and_each_once(desk: Desk, films: Path, tmp_path: Path) -> None:
@@ -427,7 +534,13 @@ def test_visitors_have_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def scope(path: str, headers: dict[str, str]) -> dict[str, Any]:
-    return {"type": "http", "method": "POST", "path": path, "client": ("1.2.3.4", 5), "headers": [(k.encode(), v.encode()) for k, v in headers.items()]}
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "client": ("1.2.3.4", 5),
+        "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
+    }
 
 
 def test_requests_have_limits() -> None:
@@ -483,10 +596,15 @@ def website(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_addresses_are_fetched_within_limits(website: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk_module, "MAX_BYTES", 1000)
-    paths = [asyncio.run(desk_module.fetch(f"{website}{page}", str(tmp_path))) for page in ("/film.png", "/moved?token=1")]
+    paths = [
+        asyncio.run(desk_module.fetch(f"{website}{page}", str(tmp_path))) for page in ("/film.png", "/moved?token=1")
+    ]
     assert [Path(path).name for path in paths] == ["film.png", "moved"]
     assert Path(paths[0]).parents[1] != Path(paths[1]).parents[1]
-    for page, said in (("/large.png", r"large\.png: the file is larger"), ("/missing", "missing: nothing can be fetched from there")):
+    for page, said in (
+        ("/large.png", r"large\.png: the file is larger"),
+        ("/missing", "missing: nothing can be fetched from there"),
+    ):
         with pytest.raises(gr.Error, match=said):
             asyncio.run(desk_module.fetch(f"{website}{page}", str(tmp_path)))
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
@@ -500,9 +618,18 @@ def test_addresses_are_fetched_within_limits(website: str, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    "address", ["http://127.0.0.1:1/film.png", "http://localhost/film.png", "http://[::1]/film.png", "http:///film.png", "ftp://127.0.0.1/film.png"]
+    "address",
+    [
+        "http://127.0.0.1:1/film.png",
+        "http://localhost/film.png",
+        "http://[::1]/film.png",
+        "http:///film.png",
+        "ftp://127.0.0.1/film.png",
+    ],
 )
-def test_addresses_within_the_house_are_not_fetched(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_within_the_house_are_not_fetched(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def nobody(_: str) -> list[str]:
         return []
 
@@ -562,7 +689,9 @@ def test_errors_are_sentences(client: Any, films: Path) -> None:
 def test_explain_brings_two_pictures_of_the_films_shape(client: Any, films: Path) -> None:
     said = client.predict(film(films / "film.png"), "NORMAL", api_name="/explain")
     assert said["evidence_for"] == "NORMAL"
-    pictures = [Image.open(io.BytesIO(base64.b64decode(said[name].partition(",")[2]))) for name in ("heatmap", "overlay")]
+    pictures = [
+        Image.open(io.BytesIO(base64.b64decode(said[name].partition(",")[2]))) for name in ("heatmap", "overlay")
+    ]
     assert [picture.size for picture in pictures] == [(256, 200)] * 2
     assert [picture.mode for picture in pictures] == ["L", "RGB"]
     assert np.asarray(pictures[0]).std() > 0
@@ -598,7 +727,9 @@ def test_files_of_the_server_and_addresses_within_are_not_read(demo: Demo, films
     for path in ("/etc/passwd", str(demo.log), f"{demo.url}/healthz"):
         file = {"path": path, "orig_name": "film.png", "meta": {"_type": "gradio.FileData"}}
         request = urllib.request.Request(
-            f"{demo.url}/gradio_api/call/predict", json.dumps({"data": [file, None]}).encode(), {"content-type": "application/json"}
+            f"{demo.url}/gradio_api/call/predict",
+            json.dumps({"data": [file, None]}).encode(),
+            {"content-type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             event = json.load(answer)["event_id"]
@@ -636,13 +767,17 @@ def test_a_taken_port_is_named(demo: Demo, model: Path, tmp_path: Path) -> None:
 
 
 def test_a_stopped_demo_leaves_nothing(model: Path, tmp_path: Path) -> None:
-    with serving(tmp_path / "place", sys.executable, "-m", "cxrlib", "demo", "--port", "{port}", "--model", str(model)) as demo:
+    with serving(
+        tmp_path / "place", sys.executable, "-m", "cxrlib", "demo", "--port", "{port}", "--model", str(model)
+    ) as demo:
         until = time.monotonic() + 30
         while "is ready at" not in demo.log.read_text() and time.monotonic() < until:
             time.sleep(0.1)
         assert f"is ready at {demo.url}" in demo.log.read_text()
         assert len(list(demo.folder.iterdir())) == 1
-        request = urllib.request.Request(f"{demo.url}/gradio_api/upload", b"no form", {"content-type": "multipart/form-data; boundary=x"})
+        request = urllib.request.Request(
+            f"{demo.url}/gradio_api/upload", b"no form", {"content-type": "multipart/form-data; boundary=x"}
+        )
         with pytest.raises(urllib.error.HTTPError, match="400") as error:
             urllib.request.urlopen(request, timeout=30)
         with error.value as answer:

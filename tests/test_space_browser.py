@@ -18,10 +18,19 @@ from space_server import PATIENCE, Demo, serving, write_films
 pytest.importorskip("gradio", reason="the demo needs gradio")
 pytest.importorskip("pydicom", reason="the demo reads DICOM")
 playwright = pytest.importorskip("playwright.sync_api", reason="a browser is driven through playwright")
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here: name it in CHROMIUM")]
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here: name it in CHROMIUM"),
+]
 
-POINTS = {name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {}} for name, t in (("screening", 0.001), ("balanced", 0.999))}
+POINTS = {
+    name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {}}
+    for name, t in (("screening", 0.001), ("balanced", 0.999))
+}
 SIZES = {"phone": (360, 740), "laptop": (1280, 800), "large": (2560, 1440)}
 TABS = ("One film", "Batch", "Model", "About")
 
@@ -35,7 +44,17 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     content = tiny_network.files(gate=tiny_network.tolerant_gate(), operating_points=POINTS, default_point="screening")
     model = tiny_network.write(tmp_path_factory.mktemp("model"), content)
-    with serving(tmp_path_factory.mktemp("demo") / "place", sys.executable, "-m", "cxrlib", "demo", "--port", "{port}", "--model", str(model)) as running:
+    with serving(
+        tmp_path_factory.mktemp("demo") / "place",
+        sys.executable,
+        "-m",
+        "cxrlib",
+        "demo",
+        "--port",
+        "{port}",
+        "--model",
+        str(model),
+    ) as running:
         yield running
 
 
@@ -54,14 +73,21 @@ class Visit:
     def __init__(self, browser: Any, url: str, *, size: str = "laptop", theme: str = "light") -> None:
         width, height = SIZES[size]
         touch = size == "phone"
-        self.context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme, has_touch=touch, is_mobile=touch)
+        self.context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=theme, has_touch=touch, is_mobile=touch
+        )
         self.context.set_default_timeout(PATIENCE * 1000)
         self.context.grant_permissions(["clipboard-read", "clipboard-write"] if not touch else [])
         self.page = self.context.new_page()
         self.faults: list[str] = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
-        self.page.on("request", lambda request: None if request.url.startswith((url, "data:", "blob:")) else self.faults.append(request.url))
+        self.page.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith((url, "data:", "blob:")) else self.faults.append(request.url)
+            ),
+        )
         self.page.add_init_script(
             "window.shifts = []; new PerformanceObserver((list) => { for (const e of list.getEntries()) if (!e.hadRecentInput) window.shifts.push(e.value); })"
             ".observe({ type: 'layout-shift', buffered: true });"
@@ -82,7 +108,9 @@ class Visit:
 
     def answer(self) -> str:
         """The verdict, once there is one."""
-        self.page.wait_for_function("() => document.querySelector('#cx-side[aria-busy=false]') && document.querySelector('.cx-word').innerText !== '–'")
+        self.page.wait_for_function(
+            "() => document.querySelector('#cx-side[aria-busy=false]') && document.querySelector('.cx-word').innerText !== '–'"
+        )
         return str(self.page.inner_text("#cx-side [data-said]"))
 
     def open(self, tab: str) -> None:
@@ -106,7 +134,9 @@ def test_a_film_gets_a_verdict_a_probability_and_a_heatmap(visit: Visit, films: 
     said = visit.answer()
     assert "Pneumonia" in said
     assert "Calibrated probability of pneumonia" in said
-    shape = visit.page.evaluate("() => { const box = document.querySelector('.cx-film').getBoundingClientRect(); return box.width / box.height; }")
+    shape = visit.page.evaluate(
+        "() => { const box = document.querySelector('.cx-film').getBoundingClientRect(); return box.width / box.height; }"
+    )
     assert shape == pytest.approx(256 / 200, rel=0.01), "the film keeps its aspect ratio"
     assert visit.page.locator(".cx-film img").count() == 2
     assert demo.uploads() == []
@@ -201,7 +231,9 @@ def test_the_camera_takes_a_picture(visit: Visit) -> None:
     visit.page.wait_for_function("() => document.querySelector('video').videoWidth > 0")
     visit.page.get_by_role("button", name="Take the picture").click()
     assert visit.answer()
-    assert not visit.page.evaluate("() => document.querySelector('dialog').open || document.querySelector('video').srcObject")
+    assert not visit.page.evaluate(
+        "() => document.querySelector('dialog').open || document.querySelector('video').srcObject"
+    )
 
 
 def test_what_was_said_of_the_camera_goes_with_the_next_example(visit: Visit) -> None:
@@ -255,9 +287,13 @@ def test_a_long_name_breaks_and_no_answer_does(visit: Visit, films: Path, tmp_pa
     visit.page.wait_for_selector("#cx-batch table")
     for width in (1280, 768):
         visit.page.set_viewport_size({"width": width, "height": 800})
-        lines = visit.page.locator("#cx-batch td:nth-child(3) [data-point]:visible").evaluate_all("(all) => all.map((e) => e.getClientRects().length)")
+        lines = visit.page.locator("#cx-batch td:nth-child(3) [data-point]:visible").evaluate_all(
+            "(all) => all.map((e) => e.getClientRects().length)"
+        )
         assert lines == [1], width
-        assert visit.page.evaluate("() => { const box = document.querySelector('.cx-scroll'); return box.scrollWidth <= box.clientWidth; }"), width
+        assert visit.page.evaluate(
+            "() => { const box = document.querySelector('.cx-scroll'); return box.scrollWidth <= box.clientWidth; }"
+        ), width
 
 
 # --- how it looks, sounds and feels ---
@@ -289,7 +325,9 @@ CONTRAST = """() => {
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_every_page_fits_reads_well_and_says_what_it_is_not(browser: Any, demo: Demo, films: Path, size: str, theme: str) -> None:
+def test_every_page_fits_reads_well_and_says_what_it_is_not(
+    browser: Any, demo: Demo, films: Path, size: str, theme: str
+) -> None:
     visit = Visit(browser, demo.url, size=size, theme=theme)
     visit.send(films / "colour.png")
     visit.answer()
@@ -302,7 +340,9 @@ def test_every_page_fits_reads_well_and_says_what_it_is_not(browser: Any, demo: 
             visit.page.wait_for_selector("#cx-card h1")
         visit.page.wait_for_timeout(300)
         assert visit.page.evaluate(CONTRAST) == [], tab
-        assert visit.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), f"{tab} is wider than the screen"
+        assert visit.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), (
+            f"{tab} is wider than the screen"
+        )
         note = visit.page.locator("#cx-note").bounding_box()
         assert note["y"] + note["height"] <= SIZES[size][1] + 1, "the disclaimer is in sight"
         assert note["height"] < 0.1 * SIZES[size][1], "and not in the way"
@@ -381,7 +421,9 @@ def test_a_screen_reader_hears_the_answer_and_finds_names(visit: Visit, films: P
 
 def test_the_server_is_gone(browser: Any, films: Path, tmp_path: Path) -> None:
     model = tiny_network.write(tmp_path / "model", tiny_network.files())
-    with serving(tmp_path / "place", sys.executable, "-m", "cxrlib", "demo", "--port", "{port}", "--model", str(model)) as demo:
+    with serving(
+        tmp_path / "place", sys.executable, "-m", "cxrlib", "demo", "--port", "{port}", "--model", str(model)
+    ) as demo:
         visit = Visit(browser, demo.url)
     visit.send(films / "film.png")
     visit.page.wait_for_selector(".cx-said.cx-wrong")

@@ -26,7 +26,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("fresh") / "venv"
     subprocess.run([sys.executable, "-m", "venv", place], check=True)
     fresh = place / ("Scripts" if os.name == "nt" else "bin") / "python"
-    done = subprocess.run([fresh, "-m", "pip", "install", "--quiet", "-r", ROOT / "space" / "requirements.txt"], capture_output=True, text=True)
+    done = subprocess.run(
+        [fresh, "-m", "pip", "install", "--quiet", "-r", ROOT / "space" / "requirements.txt"],
+        capture_output=True,
+        text=True,
+    )
     if any(word in done.stderr for word in ("NewConnectionError", "ProxyError", "ConnectTimeout")) and done.returncode:
         pytest.skip("the package index cannot be reached, so the requirements cannot be installed")
     assert done.returncode == 0, done.stderr
@@ -38,7 +42,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[hub_se
     """A Hub on loopback, the folder that `cxrlib publish --space` made there, and the bundle."""
     place = tmp_path_factory.mktemp("published")
     bundle = tiny_network.write(place / "bundle", tiny_network.files(gate=tiny_network.tolerant_gate()))
-    with hub_server.serving() as server, hub_server.client_of(server, place / "home"), pytest.MonkeyPatch.context() as patch:
+    with (
+        hub_server.serving() as server,
+        hub_server.client_of(server, place / "home"),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         server.add_user("hf_alice", "alice")
         patch.setenv("HF_TOKEN", "hf_alice")
         assert cli.main(["publish", str(bundle), "alice/model", "--space", "alice/demo"]) == 0
@@ -46,11 +54,18 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[hub_se
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own, while it uploads
-def test_the_published_space_starts_from_its_requirements_alone(python: Path, published: tuple[hub_server.HubServer, Path, Path], tmp_path: Path) -> None:
+def test_the_published_space_starts_from_its_requirements_alone(
+    python: Path, published: tuple[hub_server.HubServer, Path, Path], tmp_path: Path
+) -> None:
     server, space, _ = published
     assert (space / "cxrlib" / "__init__.py").is_file()
     assert not (space / "cxrlib" / "default").exists()
-    environment = {**hub_server.environment(server, tmp_path / "home"), "PYTHONPATH": "", "SPACE_ID": "alice/demo", "HF_TOKEN": "hf_alice"}
+    environment = {
+        **hub_server.environment(server, tmp_path / "home"),
+        "PYTHONPATH": "",
+        "SPACE_ID": "alice/demo",
+        "HF_TOKEN": "hf_alice",
+    }
     films = write_films(tmp_path / "films")
     with serving(tmp_path / "place", str(python), str(space / "app.py"), **environment) as demo:
         for name in ("film.png", "film.dcm"):
@@ -70,18 +85,32 @@ def test_a_checkout_serves_as_well(python: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("editable", [False, True])
-def test_an_installed_cxrlib_has_the_demo(python: Path, published: tuple[hub_server.HubServer, Path, Path], tmp_path: Path, editable: bool) -> None:
+def test_an_installed_cxrlib_has_the_demo(
+    python: Path, published: tuple[hub_server.HubServer, Path, Path], tmp_path: Path, editable: bool
+) -> None:
     source = tmp_path / "source"
     for folder in ("cxrlib", "space"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__", "default"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    command = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", *(["--editable"] if editable else []), source]
+    command = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--force-reinstall",
+        *(["--editable"] if editable else []),
+        source,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     script = python.with_name("cxrlib")
     try:
-        with serving(tmp_path / "place", str(script), "demo", "--port", "{port}", "--model", str(published[2]), PYTHONPATH="") as demo:
+        with serving(
+            tmp_path / "place", str(script), "demo", "--port", "{port}", "--model", str(published[2]), PYTHONPATH=""
+        ) as demo:
             assert ask(demo.url, write_films(tmp_path / "films") / "film.png")["accepted"]
     finally:
         subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "cxrlib"], check=True)

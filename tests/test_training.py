@@ -16,12 +16,17 @@ import pytest
 
 keras = pytest.importorskip("keras", reason="needs the [train] extra")
 
-from cxrlib import ImageError, Predictor, TrainConfig, bundle, fitting, head, images, phantom, sampling, train, training  # noqa: E402
-from cxrlib.audit import Audit  # noqa: E402
-from cxrlib.cache import Facts  # noqa: E402
+from cxrlib import ImageError, Predictor, TrainConfig, bundle, train, training
 from cxrlib.config import AugmentConfig, BundleError  # noqa: E402
-from cxrlib.data import Dataset, scan  # noqa: E402
-from cxrlib.model import build_model  # noqa: E402
+from cxrlib.data import split as sampling  # noqa: E402
+from cxrlib.data.audit import Audit  # noqa: E402
+from cxrlib.data.cache import Facts  # noqa: E402
+from cxrlib.data.scan import Dataset, scan  # noqa: E402
+from cxrlib.images import decode as images
+from cxrlib.images import phantom
+from cxrlib.network import fit as fitting
+from cxrlib.network import head
+from cxrlib.network.model import build_model  # noqa: E402
 
 TINY = TrainConfig(
     image_size=32,
@@ -53,13 +58,22 @@ def whole(films, tmp_path_factory) -> training.TrainingRun:
     home = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXRLIB_CACHE", str(home / "cache"))
-        return train(films, output=home / "runs" / "first", config=TINY, init=None, formats=("keras", "h5"), progress=False)
+        return train(
+            films, output=home / "runs" / "first", config=TINY, init=None, formats=("keras", "h5"), progress=False
+        )
 
 
 def dataset(counts: dict[tuple[str, int], int]) -> Dataset:
     rows = [stratum for stratum, n in counts.items() for _ in range(n)]
     n = len(rows)
-    return Dataset(tuple(map(str, range(n))), np.array([t for _, t in rows]), ("NORMAL", "PNEUMONIA"), (None,) * n, tuple(s for s, _ in rows), (None,) * n)
+    return Dataset(
+        tuple(map(str, range(n))),
+        np.array([t for _, t in rows]),
+        ("NORMAL", "PNEUMONIA"),
+        (None,) * n,
+        tuple(s for s, _ in rows),
+        (None,) * n,
+    )
 
 
 def strata(data: Dataset, chosen: np.ndarray, weights: np.ndarray) -> Counter:
@@ -76,7 +90,9 @@ def test_classes_count_alike_within_a_source_and_sources_by_their_power(balance)
     parts = strata(data, chosen, weights)
     assert parts["big", 0] == pytest.approx(parts["big", 1], rel=0.1)
     assert parts["small", 0] == pytest.approx(parts["small", 1], abs=12)
-    assert (parts["big", 0] + parts["big", 1]) / (parts["small", 0] + parts["small", 1]) == pytest.approx(4.0, rel=0.15)  # (800 / 50) ** 0.5
+    assert (parts["big", 0] + parts["big", 1]) / (parts["small", 0] + parts["small", 1]) == pytest.approx(
+        4.0, rel=0.15
+    )  # (800 / 50) ** 0.5
     assert weights.mean() == pytest.approx(1, abs=0.01)
 
 
@@ -109,7 +125,9 @@ def test_a_film_has_the_view_of_its_manifest_else_that_of_its_file():
 def test_films_are_grouped_by_their_framing_unless_the_data_say_it_or_nobody_asks(tmp_path):
     data = dataset({("clinic", 0): 150, ("clinic", 1): 150})
     pixels = np.stack([phantom.draw(i, size=160) for i in range(300)])
-    films = np.stack([film[24 * (i < 150) : 24 * (i < 150) + 128, 16:144] for i, film in enumerate(pixels)])  # lungs of the healthy lie higher
+    films = np.stack(
+        [film[24 * (i < 150) : 24 * (i < 150) + 128, 16:144] for i, film in enumerate(pixels)]
+    )  # lungs of the healthy lie higher
     grouped = training._with_framing(data, films, TrainConfig()).columns["framing"]
     healthy = Counter(grouped[:150])
     assert healthy.total() == 150
@@ -118,33 +136,51 @@ def test_films_are_grouped_by_their_framing_unless_the_data_say_it_or_nobody_ask
     told = dataclasses.replace(data, columns={"framing": ("a", "b") * 150})
     assert training._with_framing(told, films, TrainConfig()) is told
     assert training._with_framing(data, films, TrainConfig(balance_by=("view",))) is data
-    assert set(training._with_framing(data, films[::-1][np.arange(300) % 150], TrainConfig()).columns["framing"]) == {""}
+    assert set(training._with_framing(data, films[::-1][np.arange(300) % 150], TrainConfig()).columns["framing"]) == {
+        ""
+    }
 
 
 def test_labels_that_the_other_films_contradict_are_believed_less():
-    data = dataset({("big", 0): 200, ("big", 1): 200, ("mined", 0): 60, ("mined", 1): 60, ("few", 0): 60, ("few", 1): 10})
+    data = dataset(
+        {("big", 0): 200, ("big", 1): 200, ("mined", 0): 60, ("mined", 1): 60, ("few", 0): 60, ("few", 1): 10}
+    )
     random, where = np.random.default_rng(0), np.array(data.sources)
-    sick = np.where(where == "big", data.targets, random.integers(0, 2, len(data)))  # what the films show; the smaller sources' labels know nothing of it
+    sick = np.where(
+        where == "big", data.targets, random.integers(0, 2, len(data))
+    )  # what the films show; the smaller sources' labels know nothing of it
     features = random.normal(size=(len(data), 12)).astype(np.float32)
     features[:, :6] += 1.5 * sick[:, None]
-    features[:, 6] += np.where(where == "mined", 6.0 * data.targets, 0.0)  # but its own way of making films gives its labels away
+    features[:, 6] += np.where(
+        where == "mined", 6.0 * data.targets, 0.0
+    )  # but its own way of making films gives its labels away
     side = sampling.Side(np.zeros((len(data), 1, 1), np.uint8), np.arange(len(data)), data)
     trust = head._trust(features, side, TrainConfig())
     assert trust["big"] > 0.8
     assert trust["mined"] < 0.4
     assert trust["few"] == 1.0  # too few films to say
-    assert head._trust(features, side, TrainConfig(source_trust=4.0))["mined"] == pytest.approx(trust["mined"] ** 2, abs=0.001)
+    assert head._trust(features, side, TrainConfig(source_trust=4.0))["mined"] == pytest.approx(
+        trust["mined"] ** 2, abs=0.001
+    )
     assert set(head._trust(features, side, TrainConfig(source_trust=0.0)).values()) == {1.0}
     one_patient = dataclasses.replace(data, patients=tuple("same" if s == "mined" else None for s in data.sources))
     assert head._trust(features, dataclasses.replace(side, films=one_patient), TrainConfig())["mined"] == 1.0
-    lying = tuple(np.where(np.isin(where, ["big", "mined"]) & (random.random(len(data)) < np.where(sick == 1, 0.9, 0.1)), "AP", "PA").tolist())
+    lying = tuple(
+        np.where(
+            np.isin(where, ["big", "mined"]) & (random.random(len(data)) < np.where(sick == 1, 0.9, 0.1)), "AP", "PA"
+        ).tolist()
+    )
     seen = features.copy()
-    seen[:, :6] = (4.0 * (np.array(lying) == "AP"))[:, None] + random.normal(size=(len(data), 6))  # the films show nothing but the view
+    seen[:, :6] = (4.0 * (np.array(lying) == "AP"))[:, None] + random.normal(
+        size=(len(data), 6)
+    )  # the films show nothing but the view
     by_view = dataclasses.replace(side, films=dataclasses.replace(data, columns={"view": lying}))
     assert head._trust(seen, side, TrainConfig())["big"] > 0.4  # which tells the ill from the healthy
     assert head._trust(seen, by_view, TrainConfig())["big"] < 0.1  # unless it may not
     alone = np.flatnonzero(where == "mined")
-    assert head._trust(features[alone], sampling.Side(side.pixels, alone, data.take(alone)), TrainConfig()) == {"mined": 1.0}
+    assert head._trust(features[alone], sampling.Side(side.pixels, alone, data.take(alone)), TrainConfig()) == {
+        "mined": 1.0
+    }
 
 
 def test_a_draw_repeats_no_film_more_than_it_must_and_can_be_replayed():
@@ -166,7 +202,9 @@ def test_blending_keeps_ranges_and_the_larger_part_of_every_film():
     blended, soft = fitting.mix(pixels, targets, 0.4, np.random.default_rng(0))
     assert blended.dtype == np.uint8
     assert blended.shape == pixels.shape
-    assert np.abs(blended[:, 0, 0, 0] / 255 - soft[:, 0]).max() < 0.5 / 255 + 1e-6  # films and targets in the same parts
+    assert (
+        np.abs(blended[:, 0, 0, 0] / 255 - soft[:, 0]).max() < 0.5 / 255 + 1e-6
+    )  # films and targets in the same parts
     assert ((soft >= 0.5) == (targets == 1)).all()
     assert np.unique(soft).size > 2
     again, _ = fitting.mix(pixels, targets, 0.4, np.random.default_rng(0))
@@ -178,7 +216,9 @@ def test_the_head_is_trained_on_films_and_on_augmented_views_of_them():
     pooled = keras.Model(net.input, net.get_layer("dropout").input)
     films = np.stack([phantom.draw(i, size=32) for i in range(4)])[..., None]
     clean = np.asarray(pooled.predict_on_batch(films.astype(np.float32) / 255))
-    still = AugmentConfig(**{f.name: f.name == "never" if f.type == "bool" else 0.0 for f in dataclasses.fields(AugmentConfig)})
+    still = AugmentConfig(
+        **{f.name: f.name == "never" if f.type == "bool" else 0.0 for f in dataclasses.fields(AugmentConfig)}
+    )
     unchanged = head._Views(fitting._trainer(net, dataclasses.replace(TINY, augment=still)), pooled, "augmented")
     assert np.allclose(np.asarray(unchanged.predict_on_batch(films)), clean, atol=1e-5)
     trainer = fitting._trainer(net, TINY)
@@ -197,7 +237,9 @@ def test_the_head_relies_less_on_what_compression_changes(monkeypatch):
     data = dataset({("home", 0): n // 2, ("home", 1): n // 2})
     net = build_model(weights=None, image_size=32)
     width, telling = net.get_layer("dropout").output.shape[1], 40
-    known = np.where(np.arange(width) < telling, data.targets[:, None] + random.normal(0, 1, (n, width)), 0)  # each of them says as much as any other
+    known = np.where(
+        np.arange(width) < telling, data.targets[:, None] + random.normal(0, 1, (n, width)), 0
+    )  # each of them says as much as any other
 
     class Views:
         def __init__(self, trainer, pooled, kind):
@@ -244,7 +286,9 @@ def test_the_head_is_a_logistic_regression_and_the_stronger_its_penalty_the_less
         kernel, bias = net.get_layer("probability").get_weights()
         x = features(pixels)[:, : len(kernel)]
         margins = np.where(data.targets == 1, 1, -1) * (x @ kernel + bias)[:, 0]
-        assert np.log1p(np.exp(-margins)).mean() == pytest.approx(loss, abs=1e-3)  # its scaling and its sharpening are in the weights
+        assert np.log1p(np.exp(-margins)).mean() == pytest.approx(
+            loss, abs=1e-3
+        )  # its scaling and its sharpening are in the weights
         each = np.abs(kernel[:, 0] * x.std(axis=0))
         reliance.append((loss, each.max() / each.sum()))
     (weak_loss, weak), (strong_loss, strong) = reliance
@@ -260,7 +304,9 @@ def test_the_more_films_are_believed_the_more_of_fine_tuning_is_kept(tmp_path, m
     said = []
     config = dataclasses.replace(TINY, prior_films=90)
     data = dataset({("home", 0): 10, ("home", 1): 15, ("away", 0): 25, ("away", 1): 25})
-    fitting._choose_weights(net, data, config, tmp_path, {"epoch": 2, "best_epoch": 1, "trust": {"home": 1.0, "away": 0.1}}, said.append)  # 25 + 5 films
+    fitting._choose_weights(
+        net, data, config, tmp_path, {"epoch": 2, "best_epoch": 1, "trust": {"home": 1.0, "away": 0.1}}, said.append
+    )  # 25 + 5 films
     assert all(np.allclose(w, 0.1 * 3 + 0.9) for w in net.get_weights())
     assert said == ["keeps 10% of the mean of the last 2 epochs, 90% from before fine-tuning"]
 
@@ -277,7 +323,9 @@ def test_what_fine_tuning_learnt_to_hear_of_compression_is_shrunk_and_the_mean_l
             self.moved = np.where(hears, 4.0 * (kind == "compressed"), 0.0)
 
         def predict_on_batch(self, films):
-            return (known[np.asarray(films)[:, 0, 0, 0]] + self.moved * random.normal(size=(len(films), width))).astype(np.float32)
+            return (known[np.asarray(films)[:, 0, 0, 0]] + self.moved * random.normal(size=(len(films), width))).astype(
+                np.float32
+            )
 
     monkeypatch.setattr(head, "_Views", Views)
     side = sampling.Side(np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None], (n, 32, 32)), np.arange(n), data)
@@ -315,7 +363,10 @@ def test_what_cutting_the_top_off_does_to_features_is_taken_off_them_whatever_th
     slope(1.0, data.targets)
     films = side.pixels[..., None].astype(np.float32) / 255
     low, before, after = (
-        [np.asarray(keras.Model(net.input, output)(x)) for x in (films, np.asarray(trainer.get_layer("augment").cut(films)))]
+        [
+            np.asarray(keras.Model(net.input, output)(x))
+            for x in (films, np.asarray(trainer.get_layer("augment").cut(films)))
+        ]
         for output in (layer.lower(layer.input[1]), layer.input[0], layer.output)
     )
     lower = (low[1] - low[0])[:, 0]
@@ -329,18 +380,34 @@ def test_what_cutting_the_top_off_does_to_features_is_taken_off_them_whatever_th
 
 def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, whole, tmp_path):
     run = whole
-    assert {"config.json", "model.tflite", "model.keras", "model.h5", "report.json", "README.md", "figures", "run"} == set(os.listdir(run.bundle))
+    assert {
+        "config.json",
+        "model.tflite",
+        "model.keras",
+        "model.h5",
+        "report.json",
+        "README.md",
+        "figures",
+        "run",
+    } == set(os.listdir(run.bundle))
     assert os.listdir(run.bundle.parent) == ["first"]
     config = bundle.load(run.bundle).config
     assert config.training == TINY
     assert config.sources[0].train["NORMAL"] + config.sources[0].validation["NORMAL"] == 16
-    assert run.report.n == sum(config.sources[0].validation.values()) == run.report.confusion_matrix.sum() + run.report.n_refused
+    assert (
+        run.report.n
+        == sum(config.sources[0].validation.values())
+        == run.report.confusion_matrix.sum() + run.report.n_refused
+    )
     assert set(config.operating_points) == {"screening", "balanced"}
     assert all(len(values) == 2 for values in run.history.values())
     with (run.bundle / "run" / "split.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert Counter(row["split"] for row in rows)["val"] == run.report.n
-    assert 0 <= run.predictor(phantom.draw(1)).probabilities.get("PNEUMONIA", 0) <= 1 or not run.predictor(phantom.draw(1)).accepted
+    assert (
+        0 <= run.predictor(phantom.draw(1)).probabilities.get("PNEUMONIA", 0) <= 1
+        or not run.predictor(phantom.draw(1)).accepted
+    )
 
     # three formats, one answer
     x = (np.stack([phantom.draw(i, size=32) for i in range(4)]) / 255).astype("float32")[..., None]
@@ -363,7 +430,10 @@ def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, w
 
     # the network was trained on whole films and is shown their inner part, less sharply
     with zipfile.ZipFile(run.bundle / "model.keras") as archive:
-        layers = {layer["config"]["name"]: layer["config"] for layer in json.loads(archive.read("config.json"))["config"]["layers"]}
+        layers = {
+            layer["config"]["name"]: layer["config"]
+            for layer in json.loads(archive.read("config.json"))["config"]["layers"]
+        }
     assert (layers["shown"]["margin"], layers["shown"]["follow"]) == (0.05, 1.0)
     assert layers["level_bands"]["contrasts"] == [0.0, 0.02, 0.17]
 
@@ -373,7 +443,12 @@ def test_a_run_leaves_a_bundle_that_predicts_and_can_be_asked_for_again(films, w
     with pytest.raises(FileExistsError, match=r"is finished, without model\.h5"):
         train(films, output=tuned.bundle, config=frozen, init=run.bundle, formats=("keras", "h5"), progress=False)
     a, b = (keras.models.load_model(r.bundle / "model.keras", compile=False) for r in (run, tuned))
-    assert all(np.array_equal(v, w) for v, w in zip(a.get_layer("block_12_expand").get_weights(), b.get_layer("block_12_expand").get_weights(), strict=True))
+    assert all(
+        np.array_equal(v, w)
+        for v, w in zip(
+            a.get_layer("block_12_expand").get_weights(), b.get_layer("block_12_expand").get_weights(), strict=True
+        )
+    )
 
 
 @pytest.mark.slow
@@ -407,11 +482,17 @@ def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(films, whole, tmp_pat
         train(films, output=tmp_path / "broken", config=dataclasses.replace(TINY, seed=9), init=None, progress=False)
     resumed = train(films, output=tmp_path / "broken", config=TINY, init=None)
     assert "goes on after epoch 1" in capsys.readouterr().err
-    assert resumed.history["loss"] == pytest.approx(whole.history["loss"], abs=5e-3)  # through a random network hardly any signal comes, but rounding does
+    assert resumed.history["loss"] == pytest.approx(
+        whole.history["loss"], abs=5e-3
+    )  # through a random network hardly any signal comes, but rounding does
     drawn = [phantom.draw(i) for i in range(8)]  # too few to compare ranks
-    assert [p.accepted for p in whole.predictor.predict(drawn)] == [p.accepted for p in resumed.predictor.predict(drawn)]
+    assert [p.accepted for p in whole.predictor.predict(drawn)] == [
+        p.accepted for p in resumed.predictor.predict(drawn)
+    ]
     seen = np.stack([images.fit(images.read(film), TINY.image_size) for film in drawn])
-    one, two = (bundle.load(run.bundle).runtime.run(seen).probabilities for run in (whole, resumed))  # uncalibrated: next to chance a temperature may be any
+    one, two = (
+        bundle.load(run.bundle).runtime.run(seen).probabilities for run in (whole, resumed)
+    )  # uncalibrated: next to chance a temperature may be any
     assert np.abs(one - two).max() < 0.01
     assert not (tmp_path / "broken.partial").exists()
 
@@ -483,15 +564,23 @@ def test_mistakes_are_named(films, tmp_path):
         train(tmp_path / "nowhere", output=tmp_path / "x", progress=False)
     for config, message in (
         (dataclasses.replace(TINY, backbone="alexnet"), "backbone must be one of"),
-        (dataclasses.replace(TINY, precision="float17"), r"precision must be 'auto' or a dtype policy of Keras\. Received: precision='float17'"),
-        (dataclasses.replace(TINY, balance_by=("wiew",)), "balance_by names columns that the data do not have: wiew. Known: none"),
+        (
+            dataclasses.replace(TINY, precision="float17"),
+            r"precision must be 'auto' or a dtype policy of Keras\. Received: precision='float17'",
+        ),
+        (
+            dataclasses.replace(TINY, balance_by=("wiew",)),
+            "balance_by names columns that the data do not have: wiew. Known: none",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             train(films, output=tmp_path / "x", config=config, init=None, progress=False)
     for formats in ("keras", ("savedmodel",)):
         with pytest.raises(ValueError, match=r"formats must be \('keras',\), \('h5',\) or both\. Received: formats="):
             train(films, output=tmp_path / "x", formats=formats, progress=False)
-    with pytest.raises(FileNotFoundError, match=r"init must be 'imagenet', None or a bundle's folder; Predictor\.from_hub"):
+    with pytest.raises(
+        FileNotFoundError, match=r"init must be 'imagenet', None or a bundle's folder; Predictor\.from_hub"
+    ):
         train(films, output=tmp_path / "x", init="hf://user/repo", progress=False)
     with pytest.raises(ValueError, match="a Dataset has its patients and labels"):
         train(scan(films), output=tmp_path / "x", labels=("NORMAL", "PNEUMONIA"), progress=False)
@@ -510,23 +599,46 @@ def test_films_that_cannot_be_read_are_named(films, tmp_path):
     [
         (["train", "holdout"] * 16, "splits must be train, val and test: .* Received: 16 films of holdout"),
         (["test"] * 32, "all films are of the test split, which training leaves alone"),
-        (["train"] * 16 + ["val"] * 16, "every split needs films of every class. Received: no film of PNEUMONIA in train"),
+        (
+            ["train"] * 16 + ["val"] * 16,
+            "every split needs films of every class. Received: no film of PNEUMONIA in train",
+        ),
         (["val"] * 32, "every split needs films of every class. Received: no film of NORMAL, PNEUMONIA in train"),
     ],
 )
 def test_splits_that_cannot_be_trained_with_are_refused(films, tmp_path, splits, message):
     with pytest.raises(ValueError, match=message):
-        train(dataclasses.replace(scan(films), splits=tuple(splits)), output=tmp_path / "x", config=TINY, init=None, progress=False)
+        train(
+            dataclasses.replace(scan(films), splits=tuple(splits)),
+            output=tmp_path / "x",
+            config=TINY,
+            init=None,
+            progress=False,
+        )
 
 
 def test_what_the_card_says_of_the_data():
     found = Audit(
-        4, {}, {}, 0, (), (), {}, (), {}, (), ("2 films in two splits: a.png = b.png",), ("1 surplus copy of 1 film with the same pixels: c.png = d.png",)
+        4,
+        {},
+        {},
+        0,
+        (),
+        (),
+        {},
+        (),
+        {},
+        (),
+        ("2 films in two splits: a.png = b.png",),
+        ("1 surplus copy of 1 film with the same pixels: c.png = d.png",),
     )
     copies = "1 surplus copy of 1 film with the same pixels"
     assert training._notes(found, "error") == (copies,)
     assert training._notes(found, "allow") == ("2 films in two splits", copies)
-    assert training._notes(found, "drop") == ("films that were in two splits, and copies, were left out of training", copies)
+    assert training._notes(found, "drop") == (
+        "films that were in two splits, and copies, were left out of training",
+        copies,
+    )
 
 
 def test_a_source_may_validate_only(films, tmp_path):
@@ -543,7 +655,9 @@ def test_leaks_stop_a_training_and_can_be_dropped(films, tmp_path):
         phantom.write(data / split, n=8, seed=seed, size=64)
     leaked = next((data / "train" / "NORMAL").iterdir())
     (data / "val" / "NORMAL" / "copy.png").write_bytes(leaked.read_bytes())
-    with pytest.raises(ValueError, match=r"the data leak between their splits:(.|\n)*copy\.png(.|\n)*--drop-duplicates"):
+    with pytest.raises(
+        ValueError, match=r"the data leak between their splits:(.|\n)*copy\.png(.|\n)*--drop-duplicates"
+    ):
         train(data, output=tmp_path / "x", config=TINY, init=None, progress=False)
     kept, _ = training._prepare(scan(data), "drop", TINY, False)
     assert len(kept) == len(scan(data)) - 1
@@ -552,17 +666,21 @@ def test_leaks_stop_a_training_and_can_be_dropped(films, tmp_path):
 def test_sources_with_one_class_each_are_refused(tmp_path):
     side = sampling.Side(np.zeros((4, 32, 32), np.uint8), np.arange(4), dataset({("a", 0): 2, ("b", 1): 2}))
     with pytest.raises(ValueError, match="a class that comes from one hospital alone teaches the hospital"):
-        fitting.validate(keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]), side)
+        fitting.validate(
+            keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]), side
+        )
 
 
 STEPS = """
 import json, sys
 import numpy as np
 import keras
-from cxrlib import fitting, phantom, sampling
+from cxrlib.network import fit as fitting
+from cxrlib.images import phantom
+from cxrlib.data import split as sampling
 from cxrlib.config import AugmentConfig, TrainConfig
-from cxrlib.data import Dataset
-from cxrlib.model import build_model, set_trainable
+from cxrlib.data.scan import Dataset
+from cxrlib.network.model import build_model, set_trainable
 import dataclasses
 still = AugmentConfig(**{f.name: (False if f.name == "flip" else 0.0) for f in dataclasses.fields(AugmentConfig)})
 config = TrainConfig(image_size=32, epochs=1, batch_size=8, dropout=0.0, augment=still)
@@ -586,7 +704,10 @@ def test_backends_train_alike():
     losses = {}
     for backend in ("tensorflow", "jax"):
         done = subprocess.run(
-            [sys.executable, "-c", STEPS], env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}, capture_output=True, text=True
+            [sys.executable, "-c", STEPS],
+            env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stderr[-2000:]
         losses[backend] = json.loads(done.stdout.splitlines()[-1])

@@ -26,7 +26,9 @@ def network(seed: int = 0) -> Any:
     def tensor(name: str, shape: tuple[int, ...], data: np.ndarray | None = None) -> int:
         made = schema.TensorT()
         made.name, made.shape, made.buffer = name, list(shape), 0
-        made.type = schema.TensorType.INT32 if data is not None and data.dtype == np.int32 else schema.TensorType.FLOAT32
+        made.type = (
+            schema.TensorType.INT32 if data is not None and data.dtype == np.int32 else schema.TensorType.FLOAT32
+        )
         if data is not None:
             buffer = schema.BufferT()
             buffer.data = np.frombuffer(data.tobytes(), np.uint8)
@@ -47,19 +49,35 @@ def network(seed: int = 0) -> Any:
 
     def convolution(name: str, film: int, channels: int) -> int:
         stride = SIZE // GRID
-        weights = tensor(f"{name}/weights", (channels, stride, stride, 1), rng.normal(0, 0.3, (channels, stride, stride, 1)).astype(np.float32))
+        weights = tensor(
+            f"{name}/weights",
+            (channels, stride, stride, 1),
+            rng.normal(0, 0.3, (channels, stride, stride, 1)).astype(np.float32),
+        )
         bias = tensor(f"{name}/bias", (channels,), np.zeros(channels, np.float32))
         options = schema.Conv2DOptionsT()
         options.strideH = options.strideW = stride
         options.padding = schema.Padding.VALID
         result = tensor(name, (1, GRID, GRID, channels))
-        operation(schema.BuiltinOperator.CONV_2D, schema.BuiltinOptions.Conv2DOptions, options, [film, weights, bias], [result])
+        operation(
+            schema.BuiltinOperator.CONV_2D,
+            schema.BuiltinOptions.Conv2DOptions,
+            options,
+            [film, weights, bias],
+            [result],
+        )
         return result
 
     def mean(name: str, features: int, channels: int) -> int:
         axes = tensor(f"{name}/axes", (2,), np.array([1, 2], np.int32))
         result = tensor(name, (1, channels))
-        operation(schema.BuiltinOperator.MEAN, schema.BuiltinOptions.ReducerOptions, schema.ReducerOptionsT(), [features, axes], [result])
+        operation(
+            schema.BuiltinOperator.MEAN,
+            schema.BuiltinOptions.ReducerOptions,
+            schema.ReducerOptionsT(),
+            [features, axes],
+            [result],
+        )
         return result
 
     film = tensor("film", (1, SIZE, SIZE, 1))
@@ -104,7 +122,7 @@ def files(seed: int = 0, extra: Mapping[str, bytes] | None = None, **changes: An
     hashes are right."""
     from cxrlib import bundle
     from cxrlib.config import BundleConfig, OperatingPoint, TrainConfig, to_dict
-    from cxrlib.runtime import Runtime
+    from cxrlib.runtime.litert import Runtime
 
     runtime = pack(network(seed))
     content = {"model.tflite": runtime, "README.md": b"---\nlibrary_name: cxrlib\n---\n# Tiny\n", **(extra or {})}
@@ -136,10 +154,19 @@ def write(folder: Path, content: Mapping[str, bytes]) -> Path:
 def tolerant_gate(features: int = FEATURES) -> dict[str, Any]:
     """The statistics of a gate that refuses for no reason but what the pixels say."""
     from cxrlib.config import Array, to_dict
-    from cxrlib.gate import GateConfig
+    from cxrlib.runtime.gate import GateConfig
 
     one, plane = np.ones(1), np.zeros(256)
-    arrays = {"weights": np.zeros(features + 256), "layout": plane, "centre": one, "scale": one, "directions": np.ones((1, 1)), "spread": one}
+    arrays = {
+        "weights": np.zeros(features + 256),
+        "layout": plane,
+        "centre": one,
+        "scale": one,
+        "directions": np.ones((1, 1)),
+        "spread": one,
+    }
     limits = {"rest": 1.0, "usual": 0.0, "reach": 1.0, "refuse": 1e9, "warn": 1e9}
-    content: dict[str, Any] = to_dict(GateConfig(**{name: Array.pack(value) for name, value in arrays.items()}, bias=0.0, **limits))
+    content: dict[str, Any] = to_dict(
+        GateConfig(**{name: Array.pack(value) for name, value in arrays.items()}, bias=0.0, **limits)
+    )
     return content

@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from cxrlib import Predictor
 from cxrlib.hub import parse_address
-from cxrlib.sources import ImageError
+from cxrlib.images.sources import ImageError
 
 MAX_BYTES = 64 * 2**20
 

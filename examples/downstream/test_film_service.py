@@ -10,7 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from cxrlib import Predictor, phantom
+from cxrlib import Predictor
+from cxrlib.images import phantom
 
 
 @pytest.fixture

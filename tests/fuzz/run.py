@@ -72,7 +72,9 @@ class Watch:
 
 def child(name: str, seconds: float, seed: int, engine: str, last: Path) -> None:
     warnings.simplefilter("ignore")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2) if engine == "random" and name == "network" else None  # LiteRT greets anew for each model
+    os.dup2(
+        os.open(os.devnull, os.O_WRONLY), 2
+    ) if engine == "random" and name == "network" else None  # LiteRT greets anew for each model
     if engine == "atheris":
         import atheris
 
@@ -130,10 +132,38 @@ def fuzz(name: str, *, seconds: float, seed: int = 0, engine: str = "", found: P
             engine = "random"
     with tempfile.TemporaryDirectory() as place:
         last = Path(place, "last")
-        words = ["sh", "-c", '"$@"; exit $?', "sh"]  # a process that is started by a large one counts that one's memory as its own
-        words += [sys.executable, __file__, name, "--child", str(last), "--seconds", str(seconds), "--seed", str(seed), "--engine", engine]
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env={**os.environ, "TMPDIR": place})
-        lines = [line for line in done.stdout.splitlines() if line.startswith((name, "Done", "stat::number", "stat::peak", "#"))]
+        words = [
+            "sh",
+            "-c",
+            '"$@"; exit $?',
+            "sh",
+        ]  # a process that is started by a large one counts that one's memory as its own
+        words += [
+            sys.executable,
+            __file__,
+            name,
+            "--child",
+            str(last),
+            "--seconds",
+            str(seconds),
+            "--seed",
+            str(seed),
+            "--engine",
+            engine,
+        ]
+        done = subprocess.run(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, "TMPDIR": place},
+        )
+        lines = [
+            line
+            for line in done.stdout.splitlines()
+            if line.startswith((name, "Done", "stat::number", "stat::peak", "#"))
+        ]
         print("\n".join(lines[-4:]), flush=True)
         if done.returncode == 0:
             return ""
@@ -155,7 +185,9 @@ def main() -> int:
     if options.child:
         child(options.target, options.seconds, options.seed, options.engine, options.child)
         return 0
-    problem = fuzz(options.target, seconds=options.seconds, seed=options.seed, engine=options.engine, found=options.found)
+    problem = fuzz(
+        options.target, seconds=options.seconds, seed=options.seed, engine=options.engine, found=options.found
+    )
     if problem:
         print(problem)
     return 1 if problem else 0

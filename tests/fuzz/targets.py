@@ -21,13 +21,16 @@ import numpy as np
 import tiny_network
 from PIL import Image
 
-from cxrlib import bundle, data, phantom, sampling
+from cxrlib import bundle
 from cxrlib.config import BundleError, TrainConfig, from_dict, to_dict
-from cxrlib.gate import Gate, GateConfig, inspect
-from cxrlib.images import fit, read
-from cxrlib.metrics import Report, make_report
-from cxrlib.runtime import Runtime
-from cxrlib.sources import ImageError
+from cxrlib.data import scan as data
+from cxrlib.data import split as sampling
+from cxrlib.images import phantom
+from cxrlib.images.decode import fit, read
+from cxrlib.images.sources import ImageError
+from cxrlib.metrics.compute import Report, make_report
+from cxrlib.runtime.gate import Gate, GateConfig, inspect
+from cxrlib.runtime.litert import Runtime
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,11 @@ def films(content: bytes) -> None:
     with contextlib.suppress(ImageError):
         film = read(content, model_size=32)
         fitted = fit(film, 32)
-        if not (fitted.shape == (32, 32, 1) and 0 <= fitted.min() <= fitted.max() <= 1 and 0 <= film.pixels.min() <= film.pixels.max() <= film.white):
+        if not (
+            fitted.shape == (32, 32, 1)
+            and 0 <= fitted.min() <= fitted.max() <= 1
+            and 0 <= film.pixels.min() <= film.pixels.max() <= film.white
+        ):
             raise AssertionError(f"no sound film: {film}")
 
 
@@ -124,7 +131,16 @@ def radiographs() -> list[bytes]:
 
     grey = np.ascontiguousarray(phantom.draw(1, size=48)[:, :40])
     deep = grey.astype(np.uint16) * 16
-    twelve, tiles = {"BitsStored": 12}, {"tile_size": (32, 32), "no_jp2": True, "progression": "RPCL", "precinct_size": (32, 32), "codeblock_size": (16, 16)}
+    twelve, tiles = (
+        {"BitsStored": 12},
+        {
+            "tile_size": (32, 32),
+            "no_jp2": True,
+            "progression": "RPCL",
+            "precinct_size": (32, 32),
+            "codeblock_size": (16, 16),
+        },
+    )
     table = pydicom.Dataset()
     table.LUTDescriptor, table.LUTData = [256, 0, 8], bytes(range(256))
     table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "OW"
@@ -138,7 +154,13 @@ def radiographs() -> list[bytes]:
         (
             ExplicitVRBigEndian,
             grey.astype(np.uint16),
-            {"RescaleSlope": 2, "RescaleIntercept": -100, "VOILUTFunction": "SIGMOID", "WindowCenter": 50, "WindowWidth": 100},
+            {
+                "RescaleSlope": 2,
+                "RescaleIntercept": -100,
+                "VOILUTFunction": "SIGMOID",
+                "WindowCenter": 50,
+                "WindowWidth": 100,
+            },
         ),
         (DeflatedExplicitVRLittleEndian, grey, {"VOILUTSequence": [table]}),
         (ExplicitVRLittleEndian, np.stack([grey, grey]), {"NumberOfFrames": 2, "ModalityLUTSequence": [table]}),
@@ -213,10 +235,16 @@ def config(content: bytes) -> None:
 
 def configs() -> list[bytes]:
     points = {
-        name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {"a": [0.9, 0.8]}} for name, t in (("screening", 0.3), ("balanced", 0.6))
+        name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {"a": [0.9, 0.8]}}
+        for name, t in (("screening", 0.3), ("balanced", 0.6))
     }
     full = tiny_network.files(
-        operating_points=points, default_point="screening", gate=tiny_network.tolerant_gate(), notes=["one"], license="mit", population="adults"
+        operating_points=points,
+        default_point="screening",
+        gate=tiny_network.tolerant_gate(),
+        notes=["one"],
+        license="mit",
+        population="adults",
     )
     return [tiny_network.files()["config.json"], full["config.json"], json.dumps(to_dict(TrainConfig())).encode()]
 
@@ -239,7 +267,15 @@ def report(content: bytes) -> None:
 
 def reports() -> list[bytes]:
     p = np.array([0.1, 0.4, 0.8, 0.9])
-    made = make_report([0, 1, 1, 0], np.stack([1 - p, p], 1), labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="abcd", sources="xxyy", n_bootstrap=100)
+    made = make_report(
+        [0, 1, 1, 0],
+        np.stack([1 - p, p], 1),
+        labels=("NORMAL", "PNEUMONIA"),
+        threshold=0.5,
+        names="abcd",
+        sources="xxyy",
+        n_bootstrap=100,
+    )
     return [made.to_json().encode(), made.to_json(predictions=False).encode()]
 
 
@@ -288,7 +324,10 @@ def _rebuilt(edits: bytes) -> bytes:
 
 
 def networks() -> list[bytes]:
-    return [b"\0" + tiny_network.pack(tiny_network.network()), *(b"\1" + bytes([i, k, 0, v]) for i in range(6) for k in range(8) for v in (0, 1, 2, 255))]
+    return [
+        b"\0" + tiny_network.pack(tiny_network.network()),
+        *(b"\1" + bytes([i, k, 0, v]) for i in range(6) for k in range(8) for v in (0, 1, 2, 255)),
+    ]
 
 
 TARGETS = {

@@ -1,0 +1,1 @@
+"""Folders and manifests -> images with labels, patients and sources."""

@@ -1,0 +1,1 @@
+"""Any source of an image -> pixels -> what the network sees."""

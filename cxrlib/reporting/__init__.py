@@ -1,0 +1,1 @@
+"""A report -> figures, a model card, a page."""

@@ -1,0 +1,1 @@
+"""What prediction needs, and nothing of training."""

@@ -1,0 +1,180 @@
+"""Is a LiteRT model a plain network? Looked at before native code does, which trusts a file more than a stranger's file deserves."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+from cxrlib.config import BundleError
+
+MAX_OPERATIONS = 4096
+MAX_TENSORS = 4 * MAX_OPERATIONS
+MAX_ELEMENTS = 2**28  # of all intermediate results together: 1 GiB of float32
+
+# Arithmetic: by its fewest and most inputs, every operation that a network may consist of. All have one output, and none keeps a state, branches, loops, or
+# calls anything outside the network.
+_ARITHMETIC = {
+    (
+        1,
+        1,
+    ): "ABS AVERAGE_POOL_2D CAST COS EXP FLOOR HARD_SWISH LOG LOGICAL_NOT LOGISTIC MAX_POOL_2D NEG RELU RELU6 RSQRT SHAPE SIN SOFTMAX SQRT SQUARE TANH",
+    (1, 64): "CONCATENATION PACK",
+    (
+        2,
+        2,
+    ): "ADD BATCH_MATMUL BROADCAST_TO CUMSUM DIV EQUAL EXPAND_DIMS GATHER GATHER_ND GREATER GREATER_EQUAL LESS LESS_EQUAL LOGICAL_AND LOGICAL_OR MAXIMUM "
+    "MEAN MINIMUM MUL NOT_EQUAL PAD POW REDUCE_MAX REDUCE_MIN RESHAPE RESIZE_BILINEAR SQUARED_DIFFERENCE SUB SUM TILE TRANSPOSE",
+    (3, 3): "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED SELECT SELECT_V2 SLICE",
+    (4, 4): "STRIDED_SLICE",
+}
+_INPUTS = {name: arity for arity, names in _ARITHMETIC.items() for name in names.split()}
+# What the schema calls their options, where it is not their own name: ADD has AddOptions, LOGISTIC has none.
+_OPTIONS = {
+    **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), "Pool2DOptions"),
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), "ReducerOptions"),
+    **dict.fromkeys(("MAXIMUM", "MINIMUM"), "MaximumMinimumOptions"),
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "CONV_2D": "Conv2DOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+}
+_OPTIONAL_INPUT = {"FULLY_CONNECTED": 2}  # the bias
+_TYPES = {"FLOAT32": 4, "INT32": 4, "INT64": 8, "BOOL": 1}  # bytes per element
+
+
+def check_graph(model: bytes) -> None:
+    """Check that a LiteRT model is one feed-forward graph of known operations whose parts all refer to each other correctly.
+
+    Args:
+        model: The content of a `.tflite` file.
+
+    Raises:
+        BundleError: If it is anything else; the message says what.
+
+    Example:
+        >>> check_graph(b"garbage!")
+        Traceback (most recent call last):
+        cxrlib.config.BundleError: it is no LiteRT model (8 bytes)
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    if model[4:8] != b"TFL3":
+        raise BundleError(f"it is no LiteRT model ({len(model)} bytes)")
+    try:
+        _check(schema, schema.Model.GetRootAs(model, 0))
+    except (struct.error, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError(f"it is a damaged LiteRT model ({error})") from error
+
+
+def _check(schema: Any, model: Any) -> None:
+    _need(model.SubgraphsLength() == 1, f"has {model.SubgraphsLength()} graphs, not one")
+    graph = model.Subgraphs(0)
+    n = graph.TensorsLength()
+    _need(0 < n <= MAX_TENSORS and 0 < graph.OperatorsLength() <= MAX_OPERATIONS, "has no parts, or too many")
+    _need(model.BuffersLength() <= n + 64 and model.OperatorCodesLength() <= 256, "has too many parts")
+    kinds = {getattr(schema.TensorType, name): width for name, width in _TYPES.items()}
+    lengths = [_buffer(model.Buffers(i), i) for i in range(model.BuffersLength())]
+    constant, elements = set(), 0
+    for i in range(n):
+        size, is_constant = _check_tensor(graph.Tensors(i), i, kinds, lengths)
+        if is_constant:
+            constant.add(i)
+        else:
+            elements += size
+    _need(elements <= MAX_ELEMENTS, f"needs room for {elements:,} numbers, more than the {MAX_ELEMENTS:,} allowed")
+
+    inputs = _indices(graph.InputsAsNumpy(), n)
+    _need(len(inputs) == 1 and not constant & set(inputs), "must have one input")
+    known = constant | set(inputs)  # tensors that have a value when the next operation runs
+    operations = [_operation(schema, model.OperatorCodes(i)) for i in range(model.OperatorCodesLength())]
+    for i in range(graph.OperatorsLength()):
+        known.add(_check_operation(graph.Operators(i), operations, known, n, i))
+    outputs = set(_indices(graph.OutputsAsNumpy(), n))
+    _need(outputs <= known - constant, "promises an output that nothing computes")
+    _need(model.SignatureDefsLength() == 1, "must have one signature")
+    signature = model.SignatureDefs(0)
+    _need(
+        signature.SubgraphIndex() == 0 and max(signature.InputsLength(), signature.OutputsLength()) <= 16,
+        "has another signature",
+    )
+    _need(
+        {signature.Inputs(i).TensorIndex() for i in range(signature.InputsLength())} == set(inputs),
+        "names an input that it does not have",
+    )
+    _need(
+        {signature.Outputs(i).TensorIndex() for i in range(signature.OutputsLength())} == outputs,
+        "names an output that it does not have",
+    )
+
+
+def _buffer(buffer: Any, i: int) -> int:
+    _need(buffer.Offset() == buffer.Size() == 0, f"has buffer {i} outside of the file")
+    return int(buffer.DataLength())
+
+
+def _check_tensor(tensor: Any, i: int, kinds: dict[int, int], lengths: list[int]) -> tuple[int, bool]:
+    """Give its number of elements, and whether its values stand in the file."""
+    kind, dimensions, place, quantization = tensor.Type(), tensor.ShapeLength(), tensor.Buffer(), tensor.Quantization()
+    _need(kind in kinds and dimensions <= 8, f"has tensor {i} of a type that is not used here")
+    shape = [int(tensor.Shape(k)) for k in range(dimensions)]
+    size = math.prod(shape)
+    _need(all(side > 0 for side in shape) and size <= MAX_ELEMENTS, f"has tensor {i} of shape {shape}")
+    _need(
+        not tensor.IsVariable() and tensor.Sparsity() is None and tensor.VariantTensorsLength() == 0,
+        f"has tensor {i} of a kind that is not used here",
+    )
+    _need(
+        quantization is None or quantization.ScaleLength() == quantization.DetailsType() == 0,
+        f"has tensor {i} in quantised form",
+    )
+    _need(place < len(lengths), f"has tensor {i} without a place")
+    _need(lengths[place] in (0, size * kinds[kind]), f"has tensor {i} of shape {shape} with {lengths[place]:,} bytes")
+    return size, lengths[place] > 0
+
+
+def _operation(schema: Any, code: Any) -> tuple[str, set[int]]:
+    """Give an operation's name, and the kinds of options that it may have."""
+    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    name = next((name for name in _INPUTS if getattr(schema.BuiltinOperator, name) == number), "")
+    _need(name != "" and not code.CustomCode(), f"contains operation {number}, which is not plain arithmetic")
+    options = _OPTIONS.get(name, name.title().replace("_", "") + "Options")
+    return name, {0, getattr(schema.BuiltinOptions, options, 0)}
+
+
+def _check_operation(operator: Any, operations: list[tuple[str, set[int]]], known: set[int], n: int, i: int) -> int:
+    """Give the tensor that it computes."""
+    _need(0 <= operator.OpcodeIndex() < len(operations), f"has no name for operation {i}")
+    name, options = operations[operator.OpcodeIndex()]
+    fewest, most = _INPUTS[name]
+    _need(operator.BuiltinOptionsType() in options, f"has a {name} with the options of another operation")
+    others = (
+        operator.CustomOptionsLength()
+        or operator.MutatingVariableInputsLength()
+        or operator.BuiltinOptions2Type()
+        or operator.IntermediatesLength()
+    )
+    _need(not others, f"has a {name} with parts that are not used here")
+    _need(
+        fewest <= operator.InputsLength() <= most and operator.OutputsLength() == 1,
+        f"has a {name} with a wrong number of inputs or outputs",
+    )
+    used = [int(x) for x in operator.InputsAsNumpy()]
+    if used[-1] == -1 and _OPTIONAL_INPUT.get(name) == len(used) - 1:
+        used.pop()
+    _need(set(used) <= known, f"has a {name} that uses what is not computed yet")
+    [made] = _indices(operator.OutputsAsNumpy(), n)
+    _need(made not in known, f"has a {name} that writes where something stands")
+    return made
+
+
+def _indices(numbers: Any, n: int) -> list[int]:
+    found = [int(x) for x in numbers]
+    _need(all(0 <= x < n for x in found), "refers to a tensor that it does not have")
+    return found
+
+
+def _need(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise BundleError(f"it is no network of cxrlib: it {otherwise}")
