@@ -11,26 +11,27 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-SCHEMA = 1
+SCHEMA = 2
 DEFAULT_LABELS = ("NORMAL", "PNEUMONIA")
+_ADVICE = "Train it again with this version, or install the version of cxrlib that made it."
 DISCLAIMER = "Decision support and research software, not a medical device: it does not replace a radiologist."
 
 T = TypeVar("T")
 
 
 class BundleError(ValueError):
-    """A bundle that cannot be trusted: a file is missing, altered, of another schema, or gives other answers than it must."""
+    """A bundle that cannot be trusted: a file is missing, altered, of another schema, or gives wrong answers."""
 
 
 def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     """Check the class names of a classifier.
 
     Args:
-        labels: Two or more different names, the healthy class first.
+        labels: Two or more different names, the normal class first.
 
     Returns:
         The names as a tuple.
@@ -59,73 +60,14 @@ def _between(owner: object, name: str, low: float, high: float) -> None:
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
-    """How far a film may be changed while training; each change is drawn anew for every film.
-
-    Args:
-        rotation: Largest rotation, in degrees.
-        zoom: Largest relative change of scale.
-        aspect: Largest relative change of width against height.
-        shift: Largest shift, as a part of the film's side.
-        flip: Whether half of the films are mirrored left to right.
-        gamma: Largest natural logarithm of the exponent put on intensities.
-        window: Largest part of the intensity range that is clipped at either end.
-        field: Largest relative change of brightness from one side of the film to the other.
-        sharpen: Strongest unsharp mask, 1 doubling what a 5 x 5 binomial filter removes.
-        blur: Strongest blur, 1 being that filter itself.
-        coarse: Probability that a film loses half of its resolution.
-        noise_std: Largest standard deviation of added Gaussian noise, intensities being in [0, 1].
-        jpeg: Probability that a film goes through a lossy compression like JPEG's, of random strength.
-        strip: Widest border that is painted over, as a part of the side.
-        strip_rate: Probability, for each of the four borders, that it is.
-        marker_rate: Probability that a letter-sized patch is painted over.
-        local: Strongest local contrast enhancement, 1 giving every part of a film the same contrast; half of the films get none.
-
-    Raises:
-        ValueError: If a value is out of its range.
-
-    Example:
-        >>> AugmentConfig(rotation=5.0).rotation
-        5.0
-    """
-
-    rotation: float = 10.0
-    zoom: float = 0.15
-    aspect: float = 0.08
-    shift: float = 0.06
-    flip: bool = True
-    gamma: float = 0.5
-    window: float = 0.12
-    field: float = 0.15
-    sharpen: float = 0.4
-    blur: float = 0.5
-    coarse: float = 0.1
-    noise_std: float = 0.0
-    jpeg: float = 1.0
-    strip: float = 0.15
-    strip_rate: float = 0.15
-    marker_rate: float = 0.25
-    local: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_types(self)
-        _between(self, "rotation", 0, 180)
-        for name in ("zoom", "aspect", "shift", "window", "strip"):
-            _between(self, name, 0, 0.45)
-        for name in ("field", "sharpen", "blur", "coarse", "noise_std", "jpeg", "strip_rate", "marker_rate", "local"):
-            _between(self, name, 0, 1)
-        _between(self, "gamma", 0, 2)
-
-
-@dataclass(frozen=True)
 class OperatingPoint:
     """A threshold and what it achieved on the validation films.
 
     Args:
-        threshold: Calibrated probability from which on a film is called positive, in [0, 1].
-        sensitivity: Part of the positive validation films called positive, all sources together.
-        specificity: Part of the negative validation films called negative, all sources together.
-        by_source: For each source, its own `(sensitivity, specificity)`; `nan` is written as -1 where a source lacks the class.
+        threshold: Calibrated probability from which on an image is called positive, in [0, 1].
+        sensitivity: Part of the positive validation images called positive, all sources together.
+        specificity: Part of the negative validation images called negative, all sources together.
+        by_source: For each source, its own `(sensitivity, specificity)`; -1 where a source lacks the class.
 
     Raises:
         ValueError: If the threshold is no probability.
@@ -145,121 +87,195 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """The recipe of a training run.
+class Augmentation:
+    """How much an image may be changed while training. Each change is drawn anew for every image; 0 leaves it out.
 
     Args:
-        backbone: A name in `cxrlib.network.model.BACKBONES`.
-        image_size: Height and width that films are fitted to, in pixels.
-        dropout: Part of the pooled features dropped while fine-tuning, in [0, 1).
-        views: Views of every film whose frozen features the head is trained on: the first is the film itself, the others are augmented.
-        head_penalty: What half the squared length of the head's weights, on standardised features, adds to the mean loss; a strong one keeps the head from
-            learning the hospital.
-        compression_penalty: How much stronger that penalty is along the directions in which compressing films moves the features, per unit of variance; a film
-            and its compressed copy are then answered more alike.
-        calm_penalty: The same for the tuned head, which is shrunk along the directions in which compressing films moves the tuned features.
-        epochs: Epochs of fine-tuning; 0 keeps the backbone frozen.
-        fine_tune_from: First layer that fine-tuning moves; `None` for the backbone's usual one.
-        batch_size: Films per step.
-        learning_rate: Peak of fine-tuning's learning rate, which is warmed up over the first twentieth and decays along a cosine to a fifth.
-        weight_decay: Decoupled weight decay of fine-tuning.
-        label_smoothing: In [0, 1).
-        mixup: Parameter of the beta distribution by which films, and their targets, are blended in pairs while fine-tuning; 0 blends none.
-        average: Number of last epochs whose weights are averaged; 0 for the best single epoch instead.
-        prior_films: With how many films half of what fine-tuning changes is kept, where epochs are averaged: of fine-tuning on n films, each counting as far as
-            its source's labels are believed, n² / (n² + prior_films²); the rest is the weights before it. Few films teach what does not travel; 0 keeps all of
-            it, for a model that serves no hospital but those it is trained in.
-        framing_correction: How much of what the height of the lungs' apices on the film does to the features is taken off them in the end, in [0, 1]. It is
-            measured without a look at labels, by cutting the tops off films: other hospitals frame their films otherwise.
-        margin: Part of a film's height and width, at each edge, that the trained network is not shown, in [0, 0.25]. Training shows it whole films.
-        follow: How far what the trained network is shown of a film follows the outer edges of the lungs, in [0, 1]: 0 shows all films alike, 1 shows all lungs
-            equally wide (`cxrlib.network.layers.Show`).
-        detail: How much of the contrast of the finest band of frequencies, as training shows it, the trained network is shown, in [0, 1].
-        patience: Fine-tuning stops after so many epochs without a better validation AUROC.
-        validation: Part of the patients set aside for validation, in (0, 1).
-        balance: `"sample"` draws as many films of each class within a source, `"weights"` weighs them instead, `"none"` leaves them as they are.
-        balance_by: Columns of the data within whose values the classes are balanced too, so that they cannot stand for the disease
-            (`cxrlib.data.split.weights`). DICOM files and manifests may say the `view`; the `framing` is measured where it tells classes apart
-            (`cxrlib.network.framing.groups`), unless a column of that name says it.
-        source_power: A source of n films counts n to this power: 1 by its size, 0 as much as any other.
-        source_trust: Among several sources, the films of one count by (2 AUROC - 1) to this power, the AUROC being that of a head trained on all sources, in
-            cross-validation on the films of this one, balanced alike: labels that the other films contradict count little. 0 believes all labels alike.
-        precision: `"auto"` is mixed on a GPU and float32 elsewhere; or a Keras dtype policy.
-        seed: Of the split, the draws, the augmentation and the initial weights.
-        augment: How far films are changed while training.
+        rotation: Largest rotation, in degrees.
+        zoom: Largest relative change of width and of height, each drawn by itself.
+        shift: Largest shift, as a part of the image's side.
+        flip: Whether half of the images are mirrored left to right.
+        gamma: Largest natural logarithm of the exponent applied to intensities in [0, 1].
+        blur: Probability of a Gaussian blur.
+        low_resolution: Probability that an image is reduced to a half or a quarter of its side and enlarged again.
+        erase: Probability that a rectangle is painted over.
 
     Raises:
         ValueError: If a value is out of its range.
 
     Example:
-        >>> TrainConfig(epochs=3).batch_size
+        >>> Augmentation(rotation=5.0).rotation
+        5.0
+    """
+
+    rotation: float = 10.0
+    zoom: float = 0.15
+    shift: float = 0.06
+    flip: bool = True
+    gamma: float = 0.5
+    blur: float = 0.0
+    low_resolution: float = 0.0
+    erase: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _between(self, "rotation", 0, 180)
+        for name in ("zoom", "shift"):
+            _between(self, name, 0, 0.45)
+        for name in ("blur", "low_resolution", "erase"):
+            _between(self, name, 0, 1)
+        _between(self, "gamma", 0, 2)
+
+
+@dataclass(frozen=True)
+class DefaultRecipe:
+    """The recipe of the bundled model: standardised images, fine-tuning from the third block.
+
+    Args:
+        backbone: A name in `cxrlib.network.model.BACKBONES`.
+        image_size: Height and width of the network's input, in pixels; a multiple of 32.
+        dense_units: Units of a ReLU layer between pooling and output; 0 for none.
+        dropout: Part of the features that is dropped while training, in [0, 1).
+        epochs: Epochs of fine-tuning; 0 trains the head alone.
+        batch_size: Images per step.
+        learning_rate: Its peak; it rises for a twentieth of the steps and falls along a cosine.
+        weight_decay: Of AdamW.
+        label_smoothing: Part of each target that is given to the other classes, in [0, 1).
+        ema: Momentum of the exponential moving average of the weights, which is what is kept; 0 keeps the last weights.
+        source_power: A source of n images is drawn in proportion to n to this power: 1 by its size, 0 all alike.
+        validation: Part of the patients set aside for validation, in (0, 1).
+        precision: `"auto"` is mixed on a GPU and float32 elsewhere; or a Keras dtype policy.
+        seed: Of the split, the draws, the augmentation and the initial weights.
+        augmentation: How much images are changed while training.
+
+    Raises:
+        ValueError: If a value is out of its range.
+
+    Example:
+        >>> DefaultRecipe(epochs=3).batch_size
         32
     """
 
     backbone: str = "mobilenet_v2"
     image_size: int = 224
+    dense_units: int = 0
     dropout: float = 0.3
-    views: int = 2
-    head_penalty: float = 3.0
-    compression_penalty: float = 0.9
-    calm_penalty: float = 0.5
-    epochs: int = 7
-    fine_tune_from: str | None = None
+    epochs: int = 6
     batch_size: int = 32
     learning_rate: float = 1e-4
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
-    mixup: float = 0.0
-    average: int = 2
-    prior_films: float = 2240.0
-    framing_correction: float = 0.5
-    margin: float = 0.05
-    follow: float = 1.0
-    detail: float = 0.5
-    patience: int = 6
+    ema: float = 0.99
+    source_power: float = 0.5
     validation: float = 0.15
-    balance: str = "sample"
-    balance_by: tuple[str, ...] = ("view", "framing")
-    source_power: float = 1.0
-    source_trust: float = 2.0
     precision: str = "auto"
     seed: int = 0
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    name: str = field(default="default", init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.balance_by, tuple):
-            raise ValueError(
-                f"balance_by must be a tuple of names of columns. Received: balance_by={self.balance_by!r}"
-            )
-        _check_types(self)
-        for name, low, high in (
-            ("image_size", 32, 2048),
-            ("views", 1, 100),
-            ("head_penalty", 1e-6, 1e6),
-            ("compression_penalty", 0, 1e6),
-            ("calm_penalty", 0, 1e6),
-            ("epochs", 0, 1000),
-            ("batch_size", 1, 4096),
-            ("patience", 1, 1000),
-            ("average", 0, 1000),
-            ("prior_films", 0, 1e9),
-            ("framing_correction", 0, 1),
-            ("margin", 0, 0.25),
-            ("follow", 0, 1),
-            ("detail", 0, 1),
-            ("dropout", 0, 0.95),
-            ("learning_rate", 1e-8, 1),
-            ("weight_decay", 0, 1),
-            ("label_smoothing", 0, 0.95),
-            ("mixup", 0, 100),
-            ("validation", 0.01, 0.9),
-            ("source_power", 0, 1),
-            ("source_trust", 0, 8),
-            ("seed", 0, 2**31 - 1),
-        ):
-            _between(self, name, low, high)
-        if self.balance not in ("sample", "weights", "none"):
-            raise ValueError(f"balance must be 'sample', 'weights' or 'none'. Received: balance={self.balance!r}")
+        _check_recipe(self)
+
+
+@dataclass(frozen=True)
+class TextbookRecipe:
+    """The network of the usual notebook: frozen MobileNetV2, global average pooling, a dense layer, dropout, sigmoid.
+
+    Args:
+        image_size: Height and width of the network's input, in pixels; a multiple of 32.
+        dense_units: Units of the fully connected ReLU layer.
+        dropout: Part of its outputs that is dropped while training, in [0, 1).
+        epochs: Most epochs.
+        patience: Training stops after so many epochs without a better validation AUROC; the best epoch is kept.
+        batch_size: Images per step.
+        learning_rate: Of Adam.
+        validation: Part of the patients set aside for validation, in (0, 1).
+        precision: `"auto"` is mixed on a GPU and float32 elsewhere; or a Keras dtype policy.
+        seed: Of the split, the order, the augmentation and the initial weights.
+        augmentation: How much images are changed while training.
+
+    Raises:
+        ValueError: If a value is out of its range.
+
+    Example:
+        >>> TextbookRecipe().epochs
+        12
+    """
+
+    image_size: int = 224
+    dense_units: int = 128
+    dropout: float = 0.3
+    epochs: int = 12
+    patience: int = 4
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    validation: float = 0.15
+    precision: str = "auto"
+    seed: int = 0
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(rotation=10.0, zoom=0.1, shift=0.1, flip=True, gamma=0.0)
+    )
+    name: str = field(default="textbook", init=False)
+
+    def __post_init__(self) -> None:
+        _check_recipe(self)
+
+
+Recipe: TypeAlias = DefaultRecipe | TextbookRecipe
+RECIPES: dict[str, type[DefaultRecipe] | type[TextbookRecipe]] = {"default": DefaultRecipe, "textbook": TextbookRecipe}
+_RANGES: dict[str, tuple[float, float]] = {
+    "image_size": (32, 2048),
+    "dense_units": (0, 4096),
+    "dropout": (0, 0.95),
+    "epochs": (0, 1000),
+    "patience": (1, 1000),
+    "batch_size": (1, 4096),
+    "learning_rate": (1e-8, 1),
+    "weight_decay": (0, 1),
+    "label_smoothing": (0, 0.95),
+    "ema": (0, 0.9999),
+    "source_power": (0, 1),
+    "validation": (0.01, 0.9),
+    "seed": (0, 2**31 - 1),
+}
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    _check_types(recipe)
+    for name, (low, high) in _RANGES.items():
+        if hasattr(recipe, name):
+            _between(recipe, name, low, high)
+    if recipe.image_size % 32:
+        raise ValueError(f"image_size must be a multiple of 32. Received: image_size={recipe.image_size}")
+
+
+def recipe_of(recipe: str | Recipe | Mapping[str, Any]) -> Recipe:
+    """Find a recipe by its name, or read one from JSON types.
+
+    Args:
+        recipe: `"default"` or `"textbook"`; a recipe; or its settings by name, `name` among them.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If there is no such recipe, or it does not have a setting.
+
+    Example:
+        >>> recipe_of("textbook").dense_units
+        128
+        >>> recipe_of({"name": "textbook", "epochs": 10}).epochs
+        10
+    """
+    if isinstance(recipe, (DefaultRecipe, TextbookRecipe)):
+        return recipe
+    settings = dict(recipe) if isinstance(recipe, Mapping) else {"name": recipe}
+    name = settings.pop("name", "default")
+    if not isinstance(name, str) or name not in RECIPES:
+        raise ValueError(
+            f"recipe must be one of {', '.join(RECIPES)}, or a recipe object. Received: recipe={name!r:.80}"
+        )
+    return from_dict(RECIPES[name], settings, where=f"the {name} recipe")
 
 
 @dataclass(frozen=True)
@@ -271,7 +287,6 @@ class SourceSummary:
         train: Films trained on, by label.
         validation: Films validated on, by label.
         patients: Number of known patients, or `None`.
-        trust: How far its labels were believed, in [0, 1], see `TrainConfig.source_trust`.
 
     Example:
         >>> SourceSummary("nih", {"NORMAL": 218}, {"NORMAL": 38}, 480).name
@@ -282,7 +297,6 @@ class SourceSummary:
     train: dict[str, int]
     validation: dict[str, int]
     patients: int | None
-    trust: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -317,7 +331,8 @@ class Array:
             raise ValueError(f"an array's data must be base64 ({error})") from error
         if len(raw) != math.prod(self.shape) * np.dtype(self.dtype).itemsize:
             raise ValueError(
-                f"an array's data must fill its shape. Received: {len(raw)} bytes for shape={self.shape}, dtype={self.dtype}"
+                "an array's data must fill its shape. "
+                f"Received: {len(raw)} bytes for shape={self.shape}, dtype={self.dtype}"
             )
         if not np.isfinite(self.numpy()).all():
             raise ValueError("an array's values must be finite")
@@ -347,24 +362,24 @@ class BundleConfig:
     """Everything about a bundle but its weights: what `config.json` holds.
 
     Args:
-        schema: Version of this form.
-        labels: Class names, the healthy class first.
+        schema: Version of this format.
+        labels: Class names, the normal class first.
         image_size: Height and width of the input, in pixels.
         decoder: Version of the path from a file to the input.
         preprocessing: The same in words.
         temperature: What the network's logits are divided by.
-        operating_points: By name; empty for three or more labels.
+        operating_points: Thresholds on the probability of the positive class, by name.
         default_point: The one used when none is named.
-        training: The recipe.
+        recipe: The recipe.
         sources: What the network was trained on.
-        fingerprint: SHA-256 over the content and label of every film of these sources.
-        split: SHA-256 over the films' names and sides.
+        fingerprint: SHA-256 over the content and label of every image of these sources.
+        split: SHA-256 over the images' names and sides.
         notes: What a reader must know, such as overridden leaks.
-        population: Whom the films show, in words; `None` where nobody said.
-        license: Licence of the weights as the Hub abbreviates it; `None` where nobody said.
+        population: Who the patients are, in words; `None` when not stated.
+        license: Licence of the weights as the Hub abbreviates it; `None` when not stated.
         gate: Statistics of the gate as plain JSON, or `None` when the bundle has no gate.
-        usual_evidence: Array of shape (h, w, k): mean plus one standard deviation of the evidence of healthy validation films, which heatmaps leave out; `None`
-            for none.
+        normal_evidence: Array of shape (h, w, k): mean plus one standard deviation of the evidence of normal validation
+            images, which heatmaps leave out; `None` for none.
         probe: Raw probabilities that the network must give for the probe image.
         versions: Of cxrlib and of the libraries that made the bundle.
         files: SHA-256 of every other file, hexadecimal, by name.
@@ -374,10 +389,9 @@ class BundleConfig:
         ValueError: If another value is not valid.
 
     Example:
-        >>> BundleConfig(
-        ...     labels=("NORMAL", "PNEUMONIA"), image_size=224, decoder=1, preprocessing="", temperature=1.0, training=TrainConfig(), probe=(0.9, 0.1)
-        ... ).schema
-        1
+        >>> what = {"labels": ("NORMAL", "PNEUMONIA"), "image_size": 224, "decoder": 1, "preprocessing": ""}
+        >>> BundleConfig(**what, temperature=1.0, recipe=DefaultRecipe(), probe=(0.9, 0.1)).schema
+        2
     """
 
     labels: tuple[str, ...]
@@ -385,7 +399,7 @@ class BundleConfig:
     decoder: int
     preprocessing: str
     temperature: float
-    training: TrainConfig
+    recipe: Recipe
     probe: tuple[float, ...]
     operating_points: dict[str, OperatingPoint] = field(default_factory=dict)
     default_point: str | None = None
@@ -396,16 +410,14 @@ class BundleConfig:
     population: str | None = None
     license: str | None = None
     gate: dict[str, Any] | None = None
-    usual_evidence: Array | None = None
+    normal_evidence: Array | None = None
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
-            raise BundleError(
-                f"the bundle has schema {self.schema}, this cxrlib reads schema {SCHEMA}: install the version that the bundle names"
-            )
+            raise BundleError(f"the bundle has schema {self.schema}, this cxrlib reads schema {SCHEMA}. {_ADVICE}")
         check_labels(self.labels)
         _between(self, "image_size", 32, 2048)
         _between(self, "temperature", 1e-3, 1e3)
@@ -418,7 +430,8 @@ class BundleConfig:
             None,
         ):
             raise ValueError(
-                f"default_point must name one of the operating points {sorted(self.operating_points)}. Received: {self.default_point!r}"
+                f"default_point must name one of the operating points {sorted(self.operating_points)}. "
+                f"Received: {self.default_point!r}"
             )
         for name, digest in self.files.items():
             check_file_name(name)
@@ -466,13 +479,13 @@ def from_dict(kind: type[T], data: Any, *, where: str = "config") -> T:
         ValueError: If a field is unknown, missing, of another type or out of range; the message names it.
 
     Example:
-        >>> from_dict(AugmentConfig, {"rotation": 3.0}).rotation
+        >>> from_dict(Augmentation, {"rotation": 3.0}).rotation
         3.0
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{where} must be an object with named fields. Received: {type(data).__name__}")
     hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
     if unknown := sorted(set(data) - set(fields), key=str):
         raise ValueError(f"{where} has unknown fields: {', '.join(map(str, unknown))}. Known: {', '.join(fields)}")
     optional = {
@@ -501,11 +514,11 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
+        if all(arg in RECIPES.values() for arg in args):
+            return recipe_of(value)
         return _typed(next(a for a in args if a is not type(None)), value, where)
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(Any, hint), value, where=where)
-    if hint == tuple[str, ...] and isinstance(value, str):  # one name for many, as earlier recipes had it
-        return (value,) if value else ()
     if origin is tuple and isinstance(value, (list, tuple)):
         if len(args) == 2 and args[1] is ...:
             return tuple(_typed(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
@@ -526,7 +539,7 @@ _SAFE_NAME = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9_.-]*/)?[A-Za-z0-9][A-Za-z0-9_
 
 
 def check_file_name(name: str) -> str:
-    """Check that a bundle's file name stays inside the bundle: at most one folder deep, plain characters, no dots first.
+    """Check that a bundle's file name stays inside the bundle: at most one folder deep, plain characters.
 
     Args:
         name: A relative POSIX path such as `figures/roc.png`.

@@ -1,284 +1,297 @@
-"""The two phases of training, on decoded films: the head on frozen features, then the deeper blocks. Pure Keras 3; resumes where it was stopped."""
+"""Training a network of either recipe on decoded images. Pure Keras 3; it resumes where it was stopped."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from cxrlib.config import TrainConfig
+from cxrlib.config import DefaultRecipe, Recipe, TextbookRecipe
 from cxrlib.data.scan import Dataset
-from cxrlib.data.split import Side, draw
-from cxrlib.network import machines
-from cxrlib.network.augment import Augment
-from cxrlib.network.head import auroc_by_source, calm_head, correct_framing, fit_head
-from cxrlib.network.model import BACKBONES, hand_over, reseed, set_trainable
-
-_FLOOR = 0.2  # of the peak, what the learning rate decays to: weights that are averaged later must still move
+from cxrlib.network import default, devices, textbook
+from cxrlib.network.augment import augmenter, reseed
 
 History = dict[str, list[float]]
 
 _HEAD, _BEST, _STATE = "head.weights.h5", "best.weights.h5", "state.json"
 
 
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The images of one side of a split.
+
+    Args:
+        images: ndarray of shape (n, s, s), uint8, of the whole data set; perhaps on disk.
+        index: ndarray of shape (m,), int64: the positions of this side's images.
+        dataset: The m images' labels, patients and sources.
+    """
+
+    images: NDArray[np.uint8]
+    index: NDArray[np.int64]
+    dataset: Dataset
+
+    def batch(self, chosen: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
+        """Read some of the images.
+
+        Args:
+            chosen: ndarray of shape (b,), or a slice: positions within the side.
+
+        Returns:
+            ndarray of shape (b, s, s, 1), uint8.
+        """
+        return np.asarray(self.images[self.index[chosen]])[..., None]
+
+    def targets(self, chosen: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Give the targets of some of the images.
+
+        Args:
+            chosen: As for `batch`.
+
+        Returns:
+            ndarray of float32: 0 or 1 of shape (b, 1) for two labels, one-hot of shape (b, k) for more.
+        """
+        targets, k = self.dataset.targets[chosen], len(self.dataset.labels)
+        return targets.astype(np.float32)[:, None] if k == 2 else np.eye(k, dtype=np.float32)[targets]
+
+
 def fit(
-    net: keras.Model,
-    served: keras.Model,
-    train: Side,
-    validation: Side,
-    config: TrainConfig,
-    folder: Path,
-    say: Callable[[str], None],
-) -> tuple[History, dict[str, float]]:
-    """Train a network of `build_model`, and hand its weights over to one that is shown less of each film: its inner part, less sharply.
+    model: keras.Model, train: Side, validation: Side, recipe: Recipe, folder: Path, *, progress: bool = True
+) -> History:
+    """Train a network of `build_model`.
 
-    A network that learns from whole films and is then shown their inner part ranks films of other hospitals better than one that sees the same at both times,
-    all of them or their inner part. Things look larger where it is used, as after training on random crops (Touvron et al., 2019,
-    arXiv:1906.06423), which brings compression nearer, too. All validation is of the network that is served.
+    `"textbook"`: the head, on the frozen backbone, with early stopping; the best epoch is kept. `"default"`: the head
+    on features that are computed once, then the deeper blocks; a moving average of the weights is kept.
 
     Args:
-        net: The network that is trained.
-        served: The network that gets what was learnt; it is corrected and calmed in the end. It may be `net` itself.
-        train: Films to train on.
-        validation: Films to select by; they are never augmented.
-        config: The recipe.
-        folder: Where checkpoints lie; a run that was stopped goes on from there.
-        say: Called with a line now and then.
+        model: The network; it is trained in place.
+        train: Images to train on.
+        validation: Images to measure on after every epoch; they are never augmented.
+        recipe: The recipe.
+        folder: Where checkpoints lie. A run that was stopped goes on from there, with the same result.
+        progress: Whether to show progress on stderr.
 
     Returns:
-        One value per epoch under `loss`, `val_auroc` (the mean over the sources), `val_auroc <source>` and `seconds`; and how far each source was believed.
+        For every epoch, `loss`, `accuracy` and `auroc` of the training images as they were augmented, and `val_loss`,
+        `val_accuracy` and `val_auroc`.
     """
-    trainer = _trainer(net, config)
-
-    def measure() -> tuple[float, dict[str, float]]:
-        hand_over(net, served)
-        return validate(served, validation)
-
-    steps = max(1, len(train.index) // config.batch_size)
-    state = json.loads((folder / _STATE).read_text("utf-8")) if (folder / _STATE).exists() else None
-    if state is None:
-        loss, trust = fit_head(net, trainer, train, config)
-        if len(trust) > 1:
-            say(f"labels are believed by source: {_list(trust)}")
-        score, by_source = measure()
-        say(f"head on frozen features: loss {loss:.4f}, validation AUROC {score:.4f} ({_list(by_source)})")
-        state = {"epoch": 0, "best": score, "best_epoch": 0, "history": {}, "trust": trust}
-        _save(net, folder / _HEAD)
-        _save(net, folder / _BEST)
-    set_trainable(net, config.fine_tune_from or BACKBONES[config.backbone].fine_tune_from)
-    _compile(trainer, config, steps)
-    if state["epoch"]:
-        trainer.load_weights(folder / _last(state["epoch"]))
-        say(f"goes on after epoch {state['epoch']}")
+    trainer = _behind_augmentation(model, recipe)
+    steps = max(1, len(train.index) // recipe.batch_size)
+    state = json.loads((folder / _STATE).read_text("utf-8")) if (folder / _STATE).exists() else {}
+    callbacks: list[Any] = [_Record(model, recipe, folder, state.get("history", {}), steps, progress)]
+    balance = {}
+    if isinstance(recipe, TextbookRecipe):
+        textbook.compile(trainer, recipe)
+        counts = Counter(train.dataset.targets.tolist())
+        balance = {k: len(train.index) / (len(counts) * n) for k, n in counts.items()}
     else:
-        net.load_weights(folder / _HEAD)
-        _write(folder / _STATE, state)
-    history: History = state["history"]
-    while state["epoch"] < config.epochs and _epochs_without_gain(history) < config.patience:
-        start = time.monotonic()
-        state["epoch"] += 1
-        reseed(trainer, config.seed, state["epoch"])
-        done = trainer.fit(
-            _Batches(train, config, steps, state["epoch"], state["trust"]), epochs=1, verbose=0, shuffle=False
-        )
-        score, by_source = measure()
-        values = {
-            "loss": done.history["loss"][0],
-            "val_auroc": score,
-            **{f"val_auroc {s}": v for s, v in by_source.items()},
-        }
-        for name, value in {**values, "seconds": time.monotonic() - start}.items():
-            history.setdefault(name, []).append(round(float(value), 5))
-        if score > state["best"]:
-            state |= {"best": score, "best_epoch": state["epoch"]}
-            _save(net, folder / _BEST)
-        if config.average:
-            _save(net, folder / _recent(state["epoch"], config))
-        _save(trainer, folder / _last(state["epoch"]))  # weights and the optimiser's state
-        _write(folder / _STATE, state)
-        took = history["seconds"][-1]
-        say(
-            f"epoch {state['epoch']}/{config.epochs}: loss {values['loss']:.4f}, validation AUROC {score:.4f} ({_list(by_source)}), {took:.0f} s"
-        )
-    _choose_weights(net, train.films, config, folder, state, say)
-    hand_over(net, served)
-    correct_framing(served, trainer, train, config, state["trust"])
-    if state["epoch"] if config.average else state["best_epoch"]:  # what fine-tuning moved is in it
-        calm_head(served, trainer, train, config, state["trust"])
-    score, by_source = validate(served, validation)
-    say(f"ends with validation AUROC {score:.4f} ({_list(by_source)})")
-    return history, state["trust"]
-
-
-def validate(net: keras.Model, side: Side) -> tuple[float, dict[str, float]]:
-    """Measure how well a network ranks a side's films.
-
-    Args:
-        net: A network of `build_model`.
-        side: The films.
-
-    Returns:
-        The mean AUROC over the sources that have two classes or more, and that of each; with three or more labels, each against the others.
-    """
-    starts = range(0, len(side.index), 64)
-    p = machines.agree(
-        np.concatenate(
-            [
-                np.asarray(net.predict_on_batch(side.batch(slice(i, i + 64)).astype(np.float32) / np.float32(255)))
-                for i in starts
-            ]
-        )
+        if not (folder / _HEAD).exists():
+            weights = sampling_weights(train.dataset, recipe.source_power)
+            features = _features(model, train, recipe.batch_size, progress)
+            default.fit_head(model, features, train.targets(slice(None)), weights)
+            _save(model, folder / _HEAD)
+        model.load_weights(folder / _HEAD)
+        default.set_trainable(model, default.BACKBONES[recipe.backbone].fine_tune_from)
+        default.compile(trainer, recipe, steps * recipe.epochs)
+        if recipe.ema:
+            callbacks.append(keras.callbacks.SwapEMAWeights())  # the average is what validation measures
+    trainer.optimizer.build(trainer.trainable_variables)
+    done = state.get("epoch", 0)
+    if done:
+        trainer.load_weights(folder / _last(done))  # and the optimiser's state
+    trainer.fit(
+        _Batches(train, recipe, steps, done),
+        validation_data=_InOrder(validation, recipe.batch_size),
+        initial_epoch=done,
+        epochs=callbacks[0].last_epoch(done),
+        class_weight=balance or None,
+        callbacks=callbacks,
+        shuffle=False,
+        verbose=0,
     )
-    by_source = auroc_by_source(side, p)
-    if not by_source:
-        raise ValueError(
-            "no source has validation films of two classes: every source must bring both (a class that comes from one hospital alone teaches the hospital)"
-        )
-    return float(np.mean(list(by_source.values()))), by_source
+    trainer.optimizer.finalize_variable_values(trainer.trainable_variables)  # the average, where there is one
+    if isinstance(recipe, TextbookRecipe) and (folder / _BEST).exists():
+        model.load_weights(folder / _BEST)
+    history: History = callbacks[0].history
+    return history
 
 
-def mix(
-    pixels: NDArray[np.uint8], targets: NDArray[np.float32], strength: float, random: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Blend every film of a batch with another one, and their targets alike (Zhang et al., 2018, arXiv:1710.09412).
+def sampling_weights(dataset: Dataset, source_power: float) -> NDArray[np.float64]:
+    """Weigh images so that within every source each class counts the same.
 
     Args:
-        pixels: (b, s, s, 1) uint8.
-        targets: (b, k) float32.
-        strength: Parameter of the symmetric beta distribution that the parts are drawn from; the smaller, the purer the films.
-        random: Where the draws come from.
+        dataset: The images.
+        source_power: A source of n images counts n to this power: 1 by its size, 0 as much as any other.
 
     Returns:
-        Blended pixels and targets, of the same shapes and dtypes.
+        ndarray of shape (n,), float64, positive, mean 1.
+
+    Example:
+        >>> labels, unknown = ("NORMAL", "PNEUMONIA"), (None,) * 4
+        >>> data = Dataset(tuple("abcd"), np.array([0, 1, 1, 1]), labels, unknown, ("home",) * 4, unknown)
+        >>> sampling_weights(data, 0.5).round(2).tolist()
+        [2.0, 0.67, 0.67, 0.67]
     """
-    part = random.beta(strength, strength, len(pixels)).astype(np.float32)
-    part = np.maximum(part, 1 - part)  # of the film itself
-    other = random.permutation(len(pixels))
-    p, t = part[:, None, None, None], part[:, None]
-    return np.rint(p * pixels + (1 - p) * pixels[other]).astype(np.uint8), t * targets + (1 - t) * targets[other]
+    cells = list(zip(dataset.sources, dataset.targets.tolist(), strict=True))
+    of_source, of_cell = Counter(dataset.sources), Counter(cells)
+    classes = Counter(source for source, _ in of_cell)
+    weights = np.array(
+        [of_source[cell[0]] ** source_power / (classes[cell[0]] * of_cell[cell]) for cell in cells], np.float64
+    )
+    return np.asarray(weights / weights.mean(), np.float64)
+
+
+def draw(weights: NDArray[np.float64], n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Draw the images of an epoch, each as often as it counts, give or take one: systematic sampling.
+
+    Args:
+        weights: ndarray of shape (m,), positive.
+        n: How many to draw.
+        seed: Seed of the run.
+        epoch: Which epoch.
+
+    Returns:
+        ndarray of shape (n,), int64: positions, in random order; the same for the same seed and epoch.
+
+    Example:
+        >>> np.bincount(draw(np.array([3.0, 1.0]), 8, 0, 0)).tolist()
+        [6, 2]
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(weights))
+    ends = np.cumsum(weights[order])
+    points = (np.arange(n) + random.random()) * (ends[-1] / n)
+    chosen = order[np.minimum(np.searchsorted(ends, points, side="right"), len(order) - 1)]
+    return random.permutation(chosen)
 
 
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """The batches of one epoch, or this process's share of them, read ahead by a thread while the network computes."""
+    """The training batches of an epoch, or this process's share of them."""
 
-    def __init__(self, side: Side, config: TrainConfig, steps: int, epoch: int, trust: Mapping[str, float]) -> None:
-        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=8)
-        self.side, self.size, self.steps, self.mixup = side, config.batch_size, steps, config.mixup
-        self.seed, self.share = (config.seed, epoch), machines.share(config.batch_size)
-        self.chosen, self.weights = draw(side.films, config, steps * config.batch_size, epoch, trust)
+    def __init__(self, side: Side, recipe: Recipe, steps: int, epoch: int) -> None:
+        super().__init__()
+        self.side, self.recipe, self.steps, self.epoch = side, recipe, steps, epoch
+        self.share = devices.share(recipe.batch_size)
+        self.weights = (
+            sampling_weights(side.dataset, recipe.source_power)
+            if isinstance(recipe, DefaultRecipe)
+            else np.ones(len(side.index))
+        )
 
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, i: int) -> tuple[NDArray[Any], ...]:
+    def on_epoch_begin(self) -> None:
+        self.chosen = draw(self.weights, self.steps * self.recipe.batch_size, self.recipe.seed, self.epoch)
+        self.epoch += 1
+
+    def __getitem__(self, i: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        chosen = self.chosen[i * self.recipe.batch_size : (i + 1) * self.recipe.batch_size][self.share]
+        return self.side.batch(chosen), self.side.targets(chosen)
+
+
+class _InOrder(keras.utils.PyDataset):  # type: ignore[misc]
+    """All images of a side, once, in their order."""
+
+    def __init__(self, side: Side, size: int) -> None:
+        super().__init__()
+        self.side, self.size = side, size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.side.index) / self.size)
+
+    def __getitem__(self, i: int) -> tuple[NDArray[Any], NDArray[Any]]:
         part = slice(i * self.size, (i + 1) * self.size)
-        chosen, weights_ = self.chosen[part], self.weights[part][self.share]
-        if self.mixup:  # of a film with any other of the batch
-            pixels, targets = mix(
-                self.side.batch(chosen), self.side.targets(chosen), self.mixup, np.random.default_rng([*self.seed, i])
-            )
-            return pixels[self.share], targets[self.share], weights_
-        return self.side.batch(chosen[self.share]), self.side.targets(chosen[self.share]), weights_
+        return self.side.batch(part), self.side.targets(part)
 
 
-def _trainer(net: keras.Model, config: TrainConfig) -> keras.Model:
-    """The network behind its augmentation, both on the device; films travel there as uint8."""
-    films = keras.Input((config.image_size, config.image_size, 1), dtype="uint8")
-    x = keras.layers.Rescaling(1 / 255, dtype="float32", name="unit")(films)
-    x = Augment(config.augment, seed=config.seed, dtype="float32", name="augment")(x)
-    return keras.Model(films, net(x))
+class _Record(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps the history, checkpoints after each epoch, shows progress, and stops when `patience` is at its end."""
+
+    def __init__(
+        self, net: keras.Model, recipe: Recipe, folder: Path, history: History, steps: int, progress: bool
+    ) -> None:
+        super().__init__()
+        self.net, self.recipe, self.folder, self.history, self.steps = net, recipe, folder, history, steps
+        self.progress = progress
+
+    def last_epoch(self, done: int) -> int:
+        """The epoch to train to: this one when patience is at its end already."""
+        return done if self._impatient() else self.recipe.epochs
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        done, total = len(self.history.get("loss", [])) * self.steps, self.recipe.epochs * self.steps
+        self.bar = tqdm(total=total, initial=done, unit="batch", disable=not self.progress, leave=False)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        reseed(self.model, self.recipe.seed, epoch)
+        self.bar.set_description(f"epoch {epoch + 1}/{self.recipe.epochs}")
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.bar.update()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(round(float(value), 5))
+        values = {name: values[-1] for name, values in self.history.items()}
+        if isinstance(self.recipe, TextbookRecipe) and values["val_auroc"] >= max(self.history["val_auroc"]):
+            _save(self.net, self.folder / _BEST)
+        _save(self.model, self.folder / _last(epoch + 1))
+        _write(self.folder / _STATE, {"epoch": epoch + 1, "history": self.history})
+        if self.progress:
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+            self.bar.write(f"epoch {epoch + 1}/{self.recipe.epochs}: {figures}", file=self.bar.fp)
+        self.model.stop_training = self._impatient()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.bar.close()
+
+    def _impatient(self) -> bool:
+        scores = self.history.get("val_auroc", [])
+        return (
+            isinstance(self.recipe, TextbookRecipe)
+            and len(scores) > 0
+            and len(scores) - 1 - int(np.argmax(scores)) >= self.recipe.patience
+        )
 
 
-def _compile(trainer: keras.Model, config: TrainConfig, steps: int) -> None:
-    total = steps * max(config.epochs, 1)
-    rise = max(1, total // 20)
-    rate = keras.optimizers.schedules.CosineDecay(
-        config.learning_rate / 20,
-        max(1, total - rise),
-        alpha=_FLOOR,
-        warmup_target=config.learning_rate,
-        warmup_steps=rise,
-    )
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=1.0)
-    trainer.compile(optimizer, _loss(trainer.output_shape[-1], config))
-    optimizer.build(trainer.trainable_variables)
+def _behind_augmentation(model: keras.Model, recipe: Recipe) -> keras.Model:
+    """The network behind its augmentation, both on the device; images travel there as uint8."""
+    images = keras.Input(model.input_shape[1:], dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255, dtype="float32")(images)
+    return keras.Model(images, model(augmenter(recipe.augmentation, seed=recipe.seed)(x)))
 
 
-def _loss(units: int, config: TrainConfig) -> keras.losses.Loss:
-    kind = keras.losses.BinaryCrossentropy if units == 1 else keras.losses.CategoricalCrossentropy
-    return kind(label_smoothing=config.label_smoothing)
-
-
-def _choose_weights(
-    net: keras.Model,
-    films: Dataset,
-    config: TrainConfig,
-    folder: Path,
-    state: dict[str, Any],
-    say: Callable[[str], None],
-) -> None:
-    """Load what fine-tuning found: the mean of the last epochs' weights, mixed with the weights before it.
-
-    Averages along the way generalise better than the best single epoch, which is best by luck too (Izmailov et al., 2018, arXiv:1803.05407), and so do mixtures
-    with the weights before fine-tuning, on data unlike the training data (Wortsman et al., 2022, arXiv:2109.01903). How much is kept is the recipe's, because
-    validation patients cannot tell: they come from the hospitals that fine-tuning has learnt. The more films, the less what it learns is theirs alone.
-    """
-    if not (config.average and state["epoch"]):
-        net.load_weights(folder / _BEST)
-        say(f"keeps epoch {state['best_epoch']}")
-        return
-
-    def read(name: str) -> list[NDArray[Any]]:
-        net.load_weights(folder / name)
-        return list(net.get_weights())
-
-    recent = range(max(1, state["epoch"] - config.average + 1), state["epoch"] + 1)
-    tuned = [
-        np.mean(arrays, axis=0) for arrays in zip(*(read(_recent(epoch, config)) for epoch in recent), strict=True)
-    ]
-    believed = sum(state["trust"][source] for source in films.sources)
-    kept = believed**2 / (believed**2 + config.prior_films**2)
-    net.set_weights([kept * t + (1 - kept) * s for t, s in zip(tuned, read(_HEAD), strict=True)])
-    tuning = f"the mean of the last {len(recent)} epochs" if len(recent) > 1 else "the last epoch"
-    say(f"keeps {kept:.0%} of {tuning}, {1 - kept:.0%} from before fine-tuning")
-
-
-def _epochs_without_gain(history: History) -> int:
-    scores = history.get("val_auroc", [])
-    return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
-
-
-def _recent(epoch: int, config: TrainConfig) -> str:
-    return f"recent-{epoch % config.average}.weights.h5"
+def _features(model: keras.Model, side: Side, size: int, progress: bool) -> NDArray[np.float32]:
+    """Pooled features (n, c) of a side's images, unchanged."""
+    pooled = keras.Model(model.input, model.get_layer("features").output)
+    starts = tqdm(range(0, len(side.index), size), "features", unit="batch", disable=not progress, leave=False)
+    batches = (side.batch(slice(i, i + size)).astype(np.float32) / np.float32(255) for i in starts)
+    return np.concatenate([np.asarray(pooled.predict_on_batch(batch), np.float32) for batch in batches])
 
 
 def _last(epoch: int) -> str:
-    return f"last-{epoch % 2}.weights.h5"  # the epoch before stays until the state speaks of this one
+    return f"last-{epoch % 2}.weights.h5"  # the one before stays until the state names this one
 
 
 def _save(model: keras.Model, path: Path) -> None:
-    part = path.with_name(f"part-{machines.rank()}-{path.name}")
-    model.save_weights(part, overwrite=True)  # in every process: it reads what all of them must read together
-    if machines.rank():
-        part.unlink()
-    else:
+    if devices.rank() == 0:
+        part = path.with_name(f"part-{path.name}")
+        model.save_weights(part, overwrite=True)
         os.replace(part, path)
-    machines.wait(path.name)  # before anybody reads it
+    devices.agree(np.zeros(1))  # before another process reads it
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    if machines.rank() == 0:
+    if devices.rank() == 0:
         part = path.with_name(f"part-{path.name}")
         part.write_text(json.dumps(state), "utf-8")
         os.replace(part, path)
-
-
-def _list(by_source: dict[str, float]) -> str:
-    return ", ".join(f"{source} {value:.4f}" for source, value in by_source.items())
