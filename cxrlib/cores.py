@@ -1,24 +1,3 @@
-"""How many cores this process may use."""
+"""Moved to `cxrlib.runtime.litert.usable_cores`."""
 
-from __future__ import annotations
-
-import os
-
-
-def usable() -> int:
-    """Count the cores that this process may use: by its affinity, and by its container's quota.
-
-    Returns:
-        At least 1.
-
-    Example:
-        >>> usable() >= 1
-        True
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # no control groups, or the quota is "max"
-        return cores
+from cxrlib.runtime.litert import usable_cores as usable  # noqa: F401

@@ -1,16 +1,14 @@
-"""Predictor: any source of a film in, a calibrated answer or a stated refusal out."""
+"""Predictor: any source of a radiograph in, a calibrated answer or a stated refusal out."""
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,91 +16,31 @@ from cxrlib import bundle, hub
 from cxrlib.bundle import Bundle
 from cxrlib.config import BundleConfig, BundleError, from_dict
 from cxrlib.images import decode as images
-from cxrlib.images.decode import Film
 from cxrlib.images.sources import ImageError, Source, heed, name_of
 from cxrlib.metrics.calibration import calibrate
-from cxrlib.progress import track
 from cxrlib.runtime.explain import Explanation, heatmap
-from cxrlib.runtime.gate import Gate, GateConfig, Verdict, inspect
+from cxrlib.runtime.gate import Gate, GateConfig, inspect
 from cxrlib.runtime.litert import Output
+from cxrlib.runtime.prediction import Prediction, check_threshold
 
 if TYPE_CHECKING:
-    from cxrlib.metrics.compute import Report
+    from cxrlib.images.decode import Radiograph
+    from cxrlib.metrics.report import Report
 
-_UNGUARDED = Verdict(True, ("the gate is off: nobody checked that this is a chest film",))
-_PATIENCE = 0.1  # seconds that an answer may wait for others
-UNREADABLE = "unreadable: "  # begins the reason in tables and reports for a film that could not be read
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one film.
-
-    Args:
-        label: The class, such as `"NORMAL"` or `"PNEUMONIA"`; `None` when the gate refuses the picture.
-        probability: With two labels, of the second (pneumonia), with more, of `label`; calibrated, in [0, 1]; `nan` when refused.
-        probabilities: Of every label; `nan` when refused.
-        threshold: With two labels, the probability from which on the second is called; `None` with more.
-        accepted: Whether the gate takes the picture for a frontal chest radiograph.
-        reasons: Why it was refused, or what to be careful about, in plain words.
-        source: What the film was called: its path or URL, or what kind of object it was.
-
-    Example:
-        >>> Prediction("PNEUMONIA", 0.9, {"NORMAL": 0.1, "PNEUMONIA": 0.9}, 0.4, True, (), "film.png").at(0.95).label
-        'NORMAL'
-    """
-
-    label: str | None
-    probability: float
-    probabilities: dict[str, float]
-    threshold: float | None
-    accepted: bool
-    reasons: tuple[str, ...]
-    source: str
-
-    def at(self, threshold: float) -> Prediction:
-        """Decide anew at another threshold, without another pass.
-
-        Args:
-            threshold: In [0, 1].
-
-        Returns:
-            The prediction at that threshold.
-
-        Raises:
-            ValueError: If the threshold is no probability, or there are three or more labels.
-        """
-        if len(self.probabilities) != 2:
-            raise ValueError("a threshold decides between two labels; with more, the most probable one is taken")
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must lie in [0, 1]. Received: threshold={threshold!r}")
-        threshold = float(threshold)  # of NumPy, maybe
-        label = tuple(self.probabilities)[self.probability >= threshold] if self.accepted else None
-        return Prediction(
-            label, self.probability, self.probabilities, threshold, self.accepted, self.reasons, self.source
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types; what is `nan` becomes `None`."""
-        return {
-            "label": self.label,
-            "probability": _number(self.probability),
-            "probabilities": {label: _number(p) for label, p in self.probabilities.items()},
-            "threshold": self.threshold,
-            "accepted": self.accepted,
-            "reasons": list(self.reasons),
-            "source": self.source,
-        }
+_UNCHECKED = "the gate is off: nothing checked that this is a frontal chest radiograph"
+_LATENCY = 0.1  # seconds that a finished answer may wait for others
 
 
 class Predictor:
-    """Predicts with a bundle. Safe to call from many threads at once; needs no TensorFlow.
+    """Predicts with a bundle. Safe to call from many threads at once; needs no TensorFlow; can be pickled.
 
     Args:
-        model: A bundle's folder, `hf://user/repo[@revision]`, or `None` or `"default"` for the model that comes with cxrlib.
+        model: A bundle's folder, `hf://user/repo[@revision]`, a loaded `Bundle`, or `None` or `"default"` for the model
+            that comes with cxrlib.
         operating_point: Name of one of the bundle's operating points; `None` for its default.
-        threshold: A threshold of your own in [0, 1] instead.
-        gate: Whether pictures that are no frontal chest radiographs are refused.
+        threshold: Your own threshold in [0, 1] instead: the probability of the second label, such as pneumonia, from
+            which on it is predicted.
+        gate: Whether images that are not frontal chest radiographs are refused.
         threads: Cores to use; `None` for all.
 
     Raises:
@@ -119,22 +57,33 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | None = None,
+        model: str | os.PathLike[str] | Bundle | None = None,
         *,
         operating_point: str | None = None,
         threshold: float | None = None,
         gate: bool = True,
         threads: int | None = None,
     ) -> None:
-        revision = None
+        self.revision: str | None = None
         if isinstance(model, str) and model.startswith("hf://"):
             repo_id, wanted = hub.parse_address(model)
-            model, revision = hub.pull(repo_id, list_files=bundle.list_files, revision=wanted)
-        self._bundle: Bundle = bundle.load(bundle.DEFAULT if model in (None, "default") else model, threads=threads)
+            model, self.revision = hub.pull(repo_id, list_files=bundle.list_files, revision=wanted)
+        elif model is None or model == "default":
+            model = bundle.DEFAULT
+        self._bundle = model if isinstance(model, Bundle) else bundle.load(model, threads=threads)
         self._threshold = _choose(self.config, operating_point, threshold)
         self._gate = _gate_of(self._bundle) if gate else None
-        self._usual = _usual_of(self._bundle)
-        self.revision = revision
+        self._normal = _normal_evidence_of(self._bundle)  # (h, w, k), or 0
+        self._options = {"gate": gate, "threads": threads}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        folder = None if self.folder == bundle.DEFAULT else self.folder
+        return _restore, (folder, {**self._options, "threshold": self._threshold}, self.revision)
+
+    def __repr__(self) -> str:
+        model = "default" if self.folder == bundle.DEFAULT else str(self.folder)
+        gate = "" if self._gate else ", gate=False"
+        return f"Predictor({model!r}, threshold={self._threshold}, labels={self.labels}{gate})"
 
     @classmethod
     def from_hub(
@@ -147,14 +96,14 @@ class Predictor:
         local_files_only: bool = False,
         **options: Any,
     ) -> Predictor:
-        """Load a bundle from the Hugging Face Hub; nothing that came from there is deserialised as Keras objects or unpickled.
+        """Load a bundle from the Hugging Face Hub. Nothing of it is deserialised as Keras objects or unpickled.
 
         Args:
             repo_id: `user/repo`.
-            revision: Branch, tag or commit; pin a commit for an answer that never changes. `None` is `main`.
+            revision: Branch, tag or commit; pin a commit for answers that never change. `None` is `main`.
             token: For a private or gated repository; `None` takes the one you logged in with, `False` none.
             cache_dir: The cache's folder; `None` is the one that all Hugging Face libraries share.
-            local_files_only: Whether to take what is in the cache and ask nobody.
+            local_files_only: Whether to use the cache alone, without the network.
             **options: `operating_point`, `threshold`, `gate`, `threads`, as for `Predictor`.
 
         Returns:
@@ -162,7 +111,7 @@ class Predictor:
 
         Raises:
             FileNotFoundError: If there is no such repository or revision.
-            PermissionError: If it is private or gated and the token does not open it.
+            PermissionError: If it is private or gated and the token gives no access.
             ConnectionError: If the Hub cannot be reached and the cache has no copy.
             BundleError: If it holds no bundle, or one that cannot be trusted.
         """
@@ -174,9 +123,7 @@ class Predictor:
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        predictor = cls(folder, **options)
-        predictor.revision = commit
-        return predictor
+        return _restore(folder, options, commit)
 
     @property
     def config(self) -> BundleConfig:
@@ -185,7 +132,7 @@ class Predictor:
 
     @property
     def folder(self) -> Path:
-        """Where the bundle lies."""
+        """The bundle's folder."""
         return self._bundle.folder
 
     @property
@@ -195,144 +142,146 @@ class Predictor:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The class names."""
+        """The class names; the second is the positive class."""
         return self.config.labels
 
     @property
     def threshold(self) -> float | None:
-        """The threshold in use; `None` with three or more labels."""
+        """Probability of the positive class from which on it is predicted; `None` where the most probable label is."""
         return self._threshold
 
     def __call__(self, source: Source) -> Prediction:
-        """Predict one film.
+        """Predict one image.
 
         Args:
-            source: A path, a `file://` or `http(s)://` URL, bytes, a binary file object, a PIL image, an ndarray (uint8, uint16, or float in [0, 1]), or a
-                pydicom dataset.
+            source: A path, a `file://` or `http(s)://` URL, bytes, a binary file object, a PIL image, an ndarray
+                (uint8, uint16, or float in [0, 1]) or an object that converts to one, or a pydicom dataset.
 
         Returns:
-            The prediction; a refusal is one, too.
+            The prediction; its status is `"ok"` or `"refused"`.
 
         Raises:
-            ImageError: If the source cannot be read as a film.
+            ImageError: If the source cannot be read.
+            TypeError: If the source is none of these.
         """
         return self._answer(source)[0]
 
-    def predict(self, sources: Iterable[Source], *, batch_size: int = 32, progress: bool = False) -> list[Prediction]:
-        """Predict many films, decoding some while others are computed.
+    def predict(
+        self,
+        sources: Iterable[Source],
+        *,
+        prefetch: int = 32,
+        progress: bool = False,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> list[Prediction]:
+        """Predict many images; some are decoded while the network runs on others.
 
         Args:
             sources: Sources, of any kinds.
-            batch_size: Films under way at once.
-            progress: Whether to show a progress line.
+            prefetch: How many images are read ahead of the answers.
+            progress: Whether to show a progress bar.
+            errors: As for `stream`.
 
         Returns:
             One prediction per source, in order.
 
         Raises:
-            ImageError: If one of them cannot be read; `stream` can go on instead.
-            TypeError: If `sources` is a single film.
+            ImageError: If an image cannot be read and `errors` is `"raise"`.
+            TypeError: If `sources` is a single image.
+            ValueError: If `prefetch` is below 1 or `errors` is neither of the two.
         """
-        total = len(sources) if isinstance(sources, Sized) else None
-        return list(track(self.stream(sources, batch_size=batch_size), "predict", total=total, shown=progress))
+        answers: Iterable[Prediction] = self.stream(sources, prefetch=prefetch, errors=errors)
+        if progress:
+            from tqdm import tqdm
 
-    @overload
+            total = len(sources) if isinstance(sources, Sized) else None
+            answers = tqdm(answers, "predict", total, unit=" images")
+        return list(answers)
+
     def stream(
-        self, sources: Iterable[Source], *, batch_size: int = 32, errors: Literal["raise"] = "raise"
-    ) -> Iterator[Prediction]: ...
-    @overload
-    def stream(
-        self, sources: Iterable[Source], *, batch_size: int = 32, errors: Literal["return"]
-    ) -> Iterator[Prediction | ImageError]: ...
-    def stream(
-        self, sources: Iterable[Source], *, batch_size: int = 32, errors: Literal["raise", "return"] = "raise"
-    ) -> Iterator[Prediction] | Iterator[Prediction | ImageError]:
-        """Predict an endless iterable of films, in order, as they come.
+        self, sources: Iterable[Source], *, prefetch: int = 32, errors: Literal["raise", "return"] = "raise"
+    ) -> Iterator[Prediction]:
+        """Predict an iterable of images, which may be endless, in order, as they come.
 
         Args:
-            sources: Sources, of any kinds. They are drawn in the caller's thread, up to `batch_size` ahead of the answers. An answer that is not ready yet
-                waits for the next draw, so a source that in turn waits for the answer is better served by calling the predictor itself. Where sources come
-                faster than answers, an answer may wait for others, a tenth of a second at most.
-            batch_size: Films under way at once.
-            errors: `"raise"` stops at a film that cannot be read; `"return"` yields its `ImageError` in its place and goes on. What `sources` itself raises is
-                raised after the answers to all films drawn before.
+            sources: Sources, of any kinds. They are drawn in the caller's thread, up to `prefetch` ahead of the
+                answers. An answer that is not ready yet waits for the next draw, so where the next source depends on
+                the answer, call the predictor itself.
+            prefetch: How many images are read ahead of the answers.
+            errors: `"raise"` stops at an image that cannot be read; `"return"` yields a prediction with the status
+                `"unreadable"` in its place and goes on. An exception of `sources` itself is raised after the answers
+                to all images drawn before.
 
         Returns:
             An iterator of predictions.
 
         Raises:
-            ImageError: If a film cannot be read and `errors` is `"raise"`.
-            TypeError: If `sources` is a single film.
-            ValueError: If `batch_size` is below 1 or `errors` is neither of the two.
+            ImageError: If an image cannot be read and `errors` is `"raise"`.
+            TypeError: If `sources` is a single image.
+            ValueError: If `prefetch` is below 1 or `errors` is neither of the two.
         """
         check_many(sources)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1. Received: batch_size={batch_size!r}")
+        if prefetch < 1:
+            raise ValueError(f"prefetch must be at least 1. Received: prefetch={prefetch!r}")
         if errors not in ("raise", "return"):
             raise ValueError(f"errors must be 'raise' or 'return'. Received: errors={errors!r}")
-        return self._stream(iter(sources), batch_size, errors == "return")
+        return self._stream(iter(sources), prefetch, errors == "return")
 
-    def _stream(self, sources: Iterator[Source], ahead: int, tolerant: bool) -> Iterator[Any]:
-        def answer(source: Source) -> Prediction | ImageError:
+    def _stream(self, sources: Iterator[Source], prefetch: int, tolerant: bool) -> Iterator[Prediction]:
+        def answer(source: Source) -> Prediction:
             try:
                 return self._answer(source, spread=False)[0]
-            except ImageError as error:
-                if tolerant:
-                    return error
-                raise
-            except ImportError as error:  # this film needs an extra, the others may not
+            except (ImageError, ImportError) as error:  # ImportError: this image needs an extra, others may not
                 if not tolerant:
                     raise
-                unread = ImageError(f"{name_of(source)}: {error}")
-                unread.__cause__ = error
-                return unread
+                name = name_of(source)
+                message = str(error) if isinstance(error, ImageError) else f"{name}: {error}"
+                return Prediction.unreadable(name, message, self.labels, self._threshold)
 
-        waiting: deque[Future[Prediction | ImageError]] = deque()
-        failure, gone = None, threading.Event()
-        with ThreadPoolExecutor(self._bundle.runtime.threads, "cxrlib-films", heed, (gone,)) as pool:
+        waiting: deque[Future[Prediction]] = deque()
+        failure, closed = None, threading.Event()
+        with ThreadPoolExecutor(self._bundle.runtime.threads, "cxrlib-images", heed, (closed,)) as pool:
             try:
                 while failure is None:
                     try:
                         source = next(sources)
-                    except Exception as error:  # noqa: BLE001 - raised in its turn: films drawn before are answered first
+                    except Exception as error:  # noqa: BLE001 - raised below, after the answers to images drawn before
                         failure = error
                     else:
                         waiting.append(pool.submit(answer, source))
-                    if (
-                        len(waiting) >= ahead
-                    ):  # several answers at one waking cost the other threads less than one at each
-                        wait([waiting[ahead // 2]], timeout=_PATIENCE)
-                    while waiting and (failure or len(waiting) >= ahead or waiting[0].done()):
+                    if len(waiting) >= prefetch:  # taking several answers at once wakes this thread less often
+                        wait([waiting[prefetch // 2]], timeout=_LATENCY)
+                    while waiting and (failure or len(waiting) >= prefetch or waiting[0].done()):
                         yield waiting.popleft().result()
             finally:
-                gone.set()
+                closed.set()
                 for future in waiting:
                     future.cancel()
         if not isinstance(failure, StopIteration):
             raise failure
 
     def explain(self, source: Source, *, label: str | None = None) -> Explanation:
-        """Predict one film and show where the evidence for a class lies: more of it than healthy films usually have at that place.
+        """Predict one image and show where the evidence for a class lies: what exceeds that of normal images.
 
         Args:
             source: As for `__call__`.
-            label: The class; `None` for pneumonia, or with three or more labels for the predicted one.
+            label: The class; `None` for the positive class, or the predicted one where there is no threshold.
 
         Returns:
-            Prediction and heatmap, the heatmap at the film's own size.
+            Prediction and heatmap, the heatmap at the image's own size; all 0 where the image is refused.
 
         Raises:
-            ImageError: If the source cannot be read as a film.
+            ImageError: If the source cannot be read.
             ValueError: If the label is not one of the model's.
         """
         if label is not None and label not in self.labels:
             raise ValueError(f"label must be one of {', '.join(self.labels)}. Received: label={label!r}")
-        prediction, film, output = self._answer(source)
-        shown = label or (
-            self.labels[1] if len(self.labels) == 2 else self.labels[int(np.argmax(output.probabilities[0]))]
-        )
-        beyond = (output.evidence[0] - self._usual)[..., self.labels.index(shown)]  # (h, w)
-        return Explanation(heatmap(beyond, film), film, shown, prediction)
+        prediction, image, output = self._answer(source)
+        shown = label or (None if self._threshold is not None else prediction.label) or self.labels[1]
+        evidence = np.zeros((1, 1), np.float32)
+        if output is not None and prediction.status == "ok":
+            evidence = (output.evidence[0] - self._normal)[..., self.labels.index(shown)]  # (h, w)
+        return Explanation(heatmap(evidence, image), image, shown, prediction)
 
     def push_to_hub(
         self,
@@ -344,7 +293,7 @@ class Predictor:
         create_pr: bool = False,
         token: str | bool | None = None,
     ) -> hub.Published:
-        """Publish the bundle on the Hugging Face Hub: one commit with exactly its files and a card that names the repository, and a version tag.
+        """Publish the bundle on the Hugging Face Hub: one commit with its files and a card that names the repository.
 
         Args:
             repo_id: `user/repo`; created when missing.
@@ -374,135 +323,105 @@ class Predictor:
             obsolete=("figures/*", "model.*"),
         )
 
-    def _answer(self, source: Source, *, spread: bool = True) -> tuple[Prediction, Film, Output]:
+    def _answer(self, source: Source, *, spread: bool = True) -> tuple[Prediction, Radiograph, Output | None]:
+        """The prediction, the image, and the network's output; `None` where the gate refused before the network ran."""
         size = self.config.image_size
-        film = images.read(source, model_size=size)
-        fitted = images.fit(film, size)  # (s, s, 1)
-        sight = (
-            inspect(film, fitted) if self._gate else None
-        )  # before the network fills the processor's cache with other things
+        image = images.read(source, model_size=size)
+        fitted = images.fit(image, size)  # (s, s, 1)
+        seen = inspect(image, fitted) if self._gate else None
+        if seen and seen.refusals:
+            return self._refused(image, seen.refusals), image, None
         output = self._bundle.runtime.run(fitted[None], spread=spread)
-        verdict = self._gate.check(sight, output.embedding[0]) if self._gate and sight else _UNGUARDED
-        return self._decide(film, verdict, calibrate(output.probabilities, self.config.temperature)[0]), film, output
-
-    def _decide(self, film: Film, verdict: Verdict, p: np.ndarray) -> Prediction:
-        if not verdict.accepted:
-            p = np.full_like(p, np.nan)
-        reasons = (*verdict.reasons, *film.notes)
+        reasons: tuple[str, ...] = (_UNCHECKED,)
+        if self._gate and seen:
+            verdict = self._gate.check(seen, output.embedding[0])
+            if not verdict.accepted:
+                return self._refused(image, verdict.reasons), image, output
+            reasons = verdict.reasons
+        p = calibrate(output.probabilities, self.config.temperature)[0]  # (k,)
         probabilities = dict(zip(self.labels, p.tolist(), strict=True))
-        if self._threshold is not None:
-            return Prediction(None, float(p[1]), probabilities, None, verdict.accepted, reasons, film.name).at(
-                self._threshold
-            )
-        label = self.labels[int(np.argmax(p))] if verdict.accepted else None
-        return Prediction(label, float(np.max(p)), probabilities, None, verdict.accepted, reasons, film.name)
-
-
-def _choose(config: BundleConfig, operating_point: str | None, threshold: float | None) -> float | None:
-    if len(config.labels) > 2:
-        if operating_point is not None or threshold is not None:
-            raise ValueError(
-                "operating points and thresholds decide between two labels; this model has more and takes the most probable one"
-            )
-        return None
-    if threshold is not None:
-        if operating_point is not None:
-            raise ValueError(
-                f"give an operating point or a threshold, not both. Received: {operating_point!r} and {threshold!r}"
-            )
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must lie in [0, 1]. Received: threshold={threshold!r}")
-        return float(threshold)
-    name = config.default_point if operating_point is None else operating_point
-    if name is None:
-        return 0.5
-    if name not in config.operating_points:
-        raise ValueError(
-            f"operating_point must be one of {', '.join(config.operating_points) or 'none: this model has none'}. Received: {operating_point!r}"
+        best = max(probabilities, key=probabilities.__getitem__)
+        prediction = Prediction(
+            best, probabilities[best], probabilities, None, "ok", (*reasons, *image.notes), image.name
         )
-    return config.operating_points[name].threshold
+        return prediction if self._threshold is None else prediction.at(self._threshold), image, output
 
-
-def _usual_of(loaded: Bundle) -> np.ndarray:
-    """What evidence healthy films have, ndarray of shape (h, w, k)."""
-    config, size = loaded.config, loaded.config.image_size
-    shape = loaded.runtime.run(np.empty((0, size, size, 1), np.float32)).evidence.shape[1:]
-    if config.usual_evidence is None:
-        return np.zeros(shape, np.float32)
-    if config.usual_evidence.shape != shape:
-        raise BundleError(
-            f"{loaded.folder} cannot be trusted: its usual evidence has shape {config.usual_evidence.shape}, its network's has {shape}"
-        )
-    return config.usual_evidence.numpy()
-
-
-def _gate_of(loaded: Bundle) -> Gate | None:
-    """The bundle's gate, tried on no film."""
-    config, size = loaded.config, loaded.config.image_size
-    if config.gate is None:
-        return None
-    try:
-        settings = from_dict(GateConfig, config.gate, where="config.gate")
-        gate = Gate(settings)
-        gate.measure(
-            loaded.runtime.run(np.empty((0, size, size, 1), np.float32)).embedding,
-            np.empty((0, *settings.layout.shape), np.float32),
-        )
-    except ValueError as error:
-        raise BundleError(f"{loaded.folder} cannot be trusted: {error}") from error
-    return gate
-
-
-def unanswered(film: str, reason: str, predictor: Predictor) -> Prediction:
-    """Give the row of a film that could not be read, so that tables have one row for every film.
-
-    Args:
-        film: What the film is called.
-        reason: Why it could not be read.
-        predictor: Whose labels and threshold the row has.
-
-    Returns:
-        A prediction without label and probability, whose only reason begins with `UNREADABLE`.
-
-    Example:
-        >>> unanswered("film.png", "film.png: no such file", Predictor()).reasons
-        ('unreadable: film.png: no such file',)
-    """
-    nothing = float("nan")
-    return Prediction(
-        None,
-        nothing,
-        dict.fromkeys(predictor.labels, nothing),
-        predictor.threshold,
-        False,
-        (f"{UNREADABLE}{reason}",),
-        film,
-    )
+    def _refused(self, image: Radiograph, reasons: tuple[str, ...]) -> Prediction:
+        return Prediction.without_answer(image.name, "refused", (*reasons, *image.notes), self.labels, self._threshold)
 
 
 def check_many(sources: object) -> None:
-    """Refuse what is a single film where several are asked for.
+    """Refuse a single image where several are asked for.
 
     Args:
-        sources: What should be an iterable of films.
+        sources: What should be an iterable of images.
 
     Raises:
-        TypeError: If it is none.
+        TypeError: If it is not.
     """
     single = (
         isinstance(sources, (str, bytes, bytearray, memoryview, os.PathLike))
         or hasattr(sources, "read")
         or hasattr(type(sources), "pixel_array")
+        or len(getattr(sources, "shape", ())) == 2  # an array or a tensor
     )
-    if (
-        single
-        or not isinstance(sources, Iterable)
-        or (isinstance(sources, np.ndarray) and sources.ndim < 3 and sources.dtype.kind in "uif")
-    ):
+    if single or not isinstance(sources, Iterable):
         raise TypeError(
-            f"sources must be a list or another iterable of films; call the predictor itself for a single one. Received: {type(sources).__name__}"
+            "sources must be a list or another iterable of images; call the predictor itself for a single one. "
+            f"Received: {type(sources).__name__}"
         )
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _restore(folder: Path | None, options: dict[str, Any], revision: str | None) -> Predictor:
+    predictor = Predictor(folder, **options)
+    predictor.revision = revision
+    return predictor
+
+
+def _choose(config: BundleConfig, operating_point: str | None, threshold: float | None) -> float | None:
+    if threshold is not None:
+        if operating_point is not None:
+            raise ValueError(
+                f"give an operating point or a threshold, not both. Received: {operating_point!r} and {threshold!r}"
+            )
+        return check_threshold(threshold)
+    name = config.default_point if operating_point is None else operating_point
+    if name is None:
+        return 0.5 if len(config.labels) == 2 else None
+    if name not in config.operating_points:
+        raise ValueError(
+            f"operating_point must be one of {', '.join(config.operating_points) or 'none: this model has none'}. "
+            f"Received: {operating_point!r}"
+        )
+    return config.operating_points[name].threshold
+
+
+def _normal_evidence_of(loaded: Bundle) -> np.ndarray | float:
+    """The evidence of normal images, ndarray of shape (h, w, k); 0 where the bundle has none."""
+    stored = loaded.config.normal_evidence
+    if stored is None:
+        return 0.0
+    shape = _nothing(loaded).evidence.shape[1:]
+    if stored.shape != shape:
+        raise BundleError(
+            f"{loaded.folder} cannot be trusted: its normal_evidence has shape {stored.shape}, its network's {shape}"
+        )
+    return stored.numpy()
+
+
+def _gate_of(loaded: Bundle) -> Gate | None:
+    """The bundle's gate, tried on an empty batch."""
+    if loaded.config.gate is None:
+        return None
+    try:
+        gate = Gate(from_dict(GateConfig, loaded.config.gate, where="config.gate"))
+        gate.check_embedding(_nothing(loaded).embedding)
+    except ValueError as error:
+        raise BundleError(f"{loaded.folder} cannot be trusted: {error}") from error
+    return gate
+
+
+def _nothing(loaded: Bundle) -> Output:
+    """The network's output for no image."""
+    size = loaded.config.image_size
+    return loaded.runtime.run(np.empty((0, size, size, 1), np.float32))

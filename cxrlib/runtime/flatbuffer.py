@@ -1,4 +1,4 @@
-"""Is a LiteRT model a plain network? Looked at before native code does, which trusts a file more than a stranger's file deserves."""
+"""Check that a LiteRT model is a plain network, before native code that trusts the file reads it."""
 
 from __future__ import annotations
 
@@ -12,27 +12,24 @@ MAX_OPERATIONS = 4096
 MAX_TENSORS = 4 * MAX_OPERATIONS
 MAX_ELEMENTS = 2**28  # of all intermediate results together: 1 GiB of float32
 
-# Arithmetic: by its fewest and most inputs, every operation that a network may consist of. All have one output, and none keeps a state, branches, loops, or
-# calls anything outside the network.
-_ARITHMETIC = {
+# Every operation that a network may consist of, by its least and largest number of inputs. All have one output, and none
+# keeps a state, branches, loops, or calls anything outside the network.
+_ALLOWED = {
     (
         1,
         1,
-    ): "ABS AVERAGE_POOL_2D CAST COS EXP FLOOR HARD_SWISH LOG LOGICAL_NOT LOGISTIC MAX_POOL_2D NEG RELU RELU6 RSQRT SHAPE SIN SOFTMAX SQRT SQUARE TANH",
+    ): "AVERAGE_POOL_2D CAST EXP HARD_SWISH LOGISTIC MAX_POOL_2D NEG RELU RELU6 RSQRT SHAPE SOFTMAX SQRT SQUARE TANH",
     (1, 64): "CONCATENATION PACK",
-    (
-        2,
-        2,
-    ): "ADD BATCH_MATMUL BROADCAST_TO CUMSUM DIV EQUAL EXPAND_DIMS GATHER GATHER_ND GREATER GREATER_EQUAL LESS LESS_EQUAL LOGICAL_AND LOGICAL_OR MAXIMUM "
-    "MEAN MINIMUM MUL NOT_EQUAL PAD POW REDUCE_MAX REDUCE_MIN RESHAPE RESIZE_BILINEAR SQUARED_DIFFERENCE SUB SUM TILE TRANSPOSE",
-    (3, 3): "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED SELECT SELECT_V2 SLICE",
+    (2, 2): "ADD BATCH_MATMUL BROADCAST_TO DIV EXPAND_DIMS MAXIMUM MEAN MINIMUM MUL PAD POW REDUCE_MAX RESHAPE "
+    "RESIZE_BILINEAR SQUARED_DIFFERENCE SUB SUM TILE TRANSPOSE",
+    (3, 3): "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED SLICE",
     (4, 4): "STRIDED_SLICE",
 }
-_INPUTS = {name: arity for arity, names in _ARITHMETIC.items() for name in names.split()}
-# What the schema calls their options, where it is not their own name: ADD has AddOptions, LOGISTIC has none.
+_INPUTS = {name: arity for arity, names in _ALLOWED.items() for name in names.split()}
+# Names of their options in the schema, where they differ from the operation's: ADD has AddOptions, LOGISTIC has none.
 _OPTIONS = {
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), "Pool2DOptions"),
-    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), "ReducerOptions"),
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX"), "ReducerOptions"),
     **dict.fromkeys(("MAXIMUM", "MINIMUM"), "MaximumMinimumOptions"),
     "BATCH_MATMUL": "BatchMatMulOptions",
     "CONV_2D": "Conv2DOptions",
@@ -43,7 +40,7 @@ _TYPES = {"FLOAT32": 4, "INT32": 4, "INT64": 8, "BOOL": 1}  # bytes per element
 
 
 def check_graph(model: bytes) -> None:
-    """Check that a LiteRT model is one feed-forward graph of known operations whose parts all refer to each other correctly.
+    """Check that a LiteRT model is one feed-forward graph of known operations whose references are all valid.
 
     Args:
         model: The content of a `.tflite` file.
@@ -54,17 +51,17 @@ def check_graph(model: bytes) -> None:
     Example:
         >>> check_graph(b"garbage!")
         Traceback (most recent call last):
-        cxrlib.config.BundleError: it is no LiteRT model (8 bytes)
+        cxrlib.config.BundleError: it is not a LiteRT model (8 bytes)
     """
     from ai_edge_litert import schema_py_generated as schema
 
     if model[4:8] != b"TFL3":
-        raise BundleError(f"it is no LiteRT model ({len(model)} bytes)")
+        raise BundleError(f"it is not a LiteRT model ({len(model)} bytes)")
     try:
         _check(schema, schema.Model.GetRootAs(model, 0))
+    except BundleError:
+        raise
     except (struct.error, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        if isinstance(error, BundleError):
-            raise
         raise BundleError(f"it is a damaged LiteRT model ({error})") from error
 
 
@@ -92,21 +89,15 @@ def _check(schema: Any, model: Any) -> None:
     for i in range(graph.OperatorsLength()):
         known.add(_check_operation(graph.Operators(i), operations, known, n, i))
     outputs = set(_indices(graph.OutputsAsNumpy(), n))
-    _need(outputs <= known - constant, "promises an output that nothing computes")
+    _need(outputs <= known - constant, "names an output that nothing computes")
     _need(model.SignatureDefsLength() == 1, "must have one signature")
     signature = model.SignatureDefs(0)
-    _need(
-        signature.SubgraphIndex() == 0 and max(signature.InputsLength(), signature.OutputsLength()) <= 16,
-        "has another signature",
-    )
-    _need(
-        {signature.Inputs(i).TensorIndex() for i in range(signature.InputsLength())} == set(inputs),
-        "names an input that it does not have",
-    )
-    _need(
-        {signature.Outputs(i).TensorIndex() for i in range(signature.OutputsLength())} == outputs,
-        "names an output that it does not have",
-    )
+    most = max(signature.InputsLength(), signature.OutputsLength())
+    _need(signature.SubgraphIndex() == 0 and most <= 16, "has another signature")
+    named = {signature.Inputs(i).TensorIndex() for i in range(signature.InputsLength())}
+    _need(named == set(inputs), "names an input that it does not have")
+    named = {signature.Outputs(i).TensorIndex() for i in range(signature.OutputsLength())}
+    _need(named == outputs, "names an output that it does not have")
 
 
 def _buffer(buffer: Any, i: int) -> int:
@@ -115,39 +106,34 @@ def _buffer(buffer: Any, i: int) -> int:
 
 
 def _check_tensor(tensor: Any, i: int, kinds: dict[int, int], lengths: list[int]) -> tuple[int, bool]:
-    """Give its number of elements, and whether its values stand in the file."""
+    """Return its number of elements, and whether its values are in the file."""
     kind, dimensions, place, quantization = tensor.Type(), tensor.ShapeLength(), tensor.Buffer(), tensor.Quantization()
-    _need(kind in kinds and dimensions <= 8, f"has tensor {i} of a type that is not used here")
+    _need(kind in kinds and dimensions <= 8, f"has tensor {i} of an unknown type")
     shape = [int(tensor.Shape(k)) for k in range(dimensions)]
     size = math.prod(shape)
     _need(all(side > 0 for side in shape) and size <= MAX_ELEMENTS, f"has tensor {i} of shape {shape}")
-    _need(
-        not tensor.IsVariable() and tensor.Sparsity() is None and tensor.VariantTensorsLength() == 0,
-        f"has tensor {i} of a kind that is not used here",
-    )
-    _need(
-        quantization is None or quantization.ScaleLength() == quantization.DetailsType() == 0,
-        f"has tensor {i} in quantised form",
-    )
-    _need(place < len(lengths), f"has tensor {i} without a place")
+    plain = not tensor.IsVariable() and tensor.Sparsity() is None and tensor.VariantTensorsLength() == 0
+    _need(plain, f"has tensor {i} of an unknown kind")
+    plain = quantization is None or quantization.ScaleLength() == quantization.DetailsType() == 0
+    _need(plain, f"has tensor {i} in quantised form")
+    _need(place < len(lengths), f"has tensor {i} without a buffer")
     _need(lengths[place] in (0, size * kinds[kind]), f"has tensor {i} of shape {shape} with {lengths[place]:,} bytes")
     return size, lengths[place] > 0
 
 
 def _operation(schema: Any, code: Any) -> tuple[str, set[int]]:
-    """Give an operation's name, and the kinds of options that it may have."""
+    """Return an operation's name, and the kinds of options that it may have."""
     number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
     name = next((name for name in _INPUTS if getattr(schema.BuiltinOperator, name) == number), "")
-    _need(name != "" and not code.CustomCode(), f"contains operation {number}, which is not plain arithmetic")
+    _need(name != "" and not code.CustomCode(), f"contains operation {number}, which is not allowed")
     options = _OPTIONS.get(name, name.title().replace("_", "") + "Options")
     return name, {0, getattr(schema.BuiltinOptions, options, 0)}
 
 
 def _check_operation(operator: Any, operations: list[tuple[str, set[int]]], known: set[int], n: int, i: int) -> int:
-    """Give the tensor that it computes."""
+    """Return the tensor that it computes."""
     _need(0 <= operator.OpcodeIndex() < len(operations), f"has no name for operation {i}")
     name, options = operations[operator.OpcodeIndex()]
-    fewest, most = _INPUTS[name]
     _need(operator.BuiltinOptionsType() in options, f"has a {name} with the options of another operation")
     others = (
         operator.CustomOptionsLength()
@@ -155,17 +141,16 @@ def _check_operation(operator: Any, operations: list[tuple[str, set[int]]], know
         or operator.BuiltinOptions2Type()
         or operator.IntermediatesLength()
     )
-    _need(not others, f"has a {name} with parts that are not used here")
-    _need(
-        fewest <= operator.InputsLength() <= most and operator.OutputsLength() == 1,
-        f"has a {name} with a wrong number of inputs or outputs",
-    )
+    _need(not others, f"has a {name} with unknown parts")
+    least, most = _INPUTS[name]
+    right = least <= operator.InputsLength() <= most and operator.OutputsLength() == 1
+    _need(right, f"has a {name} with a wrong number of inputs or outputs")
     used = [int(x) for x in operator.InputsAsNumpy()]
     if used[-1] == -1 and _OPTIONAL_INPUT.get(name) == len(used) - 1:
         used.pop()
     _need(set(used) <= known, f"has a {name} that uses what is not computed yet")
     [made] = _indices(operator.OutputsAsNumpy(), n)
-    _need(made not in known, f"has a {name} that writes where something stands")
+    _need(made not in known, f"has a {name} that writes over another tensor")
     return made
 
 
@@ -177,4 +162,4 @@ def _indices(numbers: Any, n: int) -> list[int]:
 
 def _need(condition: bool, otherwise: str) -> None:
     if not condition:
-        raise BundleError(f"it is no network of cxrlib: it {otherwise}")
+        raise BundleError(f"it is not a network of cxrlib: it {otherwise}")

@@ -1,4 +1,4 @@
-"""LiteRT: films in, probabilities, evidence and embeddings out."""
+"""LiteRT: images in, probabilities, evidence and embeddings out."""
 
 from __future__ import annotations
 
@@ -13,26 +13,43 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cxrlib import cores
 from cxrlib.config import BundleError
 from cxrlib.runtime.flatbuffer import check_graph
 
-_MAX_BYTES = 2**29  # of a model; the default one has 10 MB
+_MAX_BYTES = 2**29  # of a model file; the bundled one has 9 MB
 _MAX_SIDE = 2048
-_WIDE = 4  # cores that one film is spread over at most: the layers are small
-_ORPHANS: list[
-    Any
-] = []  # what a forked process inherits: destroying it would wait for threads that did not survive the fork
+_WIDE = 4  # most cores for a single image: the layers are small
+_ORPHANS: list[Any] = []  # inherited by a forked process; destroying them would wait for threads that no longer exist
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use: by its affinity, and by its container's quota.
+
+    Returns:
+        At least 1.
+
+    Example:
+        >>> usable_cores() >= 1
+        True
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control groups, or the quota is "max"
+        return cores
 
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What the network says of n films.
+    """The network's output for n images.
 
     Args:
-        probabilities: ndarray of shape (n, k), float32 in [0, 1]: of each label, not yet calibrated.
-        evidence: ndarray of shape (n, h, w, k), float32: what each place of the last feature map says for each label.
-        embedding: ndarray of shape (n, d), float32: mean features of several depths.
+        probabilities: ndarray of shape (n, k), float32 in [0, 1]: of each label, before calibration.
+        evidence: ndarray of shape (n, h, w, k), float32: evidence for each label at each place of the last feature map;
+            its mean over the places is the logit.
+        embedding: ndarray of shape (n, d), float32: mean features at several depths.
 
     Example:
         >>> Output(np.ones((1, 2)), np.ones((1, 7, 7, 2)), np.ones((1, 16))).evidence.shape
@@ -47,13 +64,16 @@ class Output:
 class Runtime:
     """A network that any number of threads may use at once.
 
-    Films pass one at a time, whatever the batch: one film's activations stay in a core's cache, and an answer never depends on a film's neighbours. A film that
-    comes alone is spread over the cores; the films of a batch, or of several callers, get a core each.
+    Images pass one at a time, whatever the batch: the activations of one image stay in a core's cache, and an answer
+    never depends on other images. A single image is spread over the cores; the images of a batch, or of several
+    callers, get a core each.
 
     Args:
-        model: Path or bytes of a `model.tflite` with one input (n, s, s, 1) and the outputs `probabilities`, `evidence` and `embedding`, all float32.
-        threads: Cores to use; None for all that this process may use.
-        trusted: Take any network with these inputs and outputs, such as one of 8 bits: for files that this process has made itself.
+        model: Path or bytes of a `model.tflite` with one input (n, s, s, 1) and the outputs `probabilities`, `evidence`
+            and `embedding`, all float32.
+        threads: Cores to use; `None` for all that this process may use.
+        trusted: Accept any network with these inputs and outputs, such as one of 8 bits: for files that this process
+            has made itself.
 
     Raises:
         BundleError: If the model is missing, damaged or another network.
@@ -64,7 +84,7 @@ class Runtime:
         ...     Runtime(b"garbage")
         ... except BundleError as error:
         ...     print(error)
-        model: it is no LiteRT model (7 bytes)
+        model: it is not a LiteRT model (7 bytes)
     """
 
     def __init__(
@@ -79,22 +99,22 @@ class Runtime:
                 check_graph(self._model)
             except BundleError as error:
                 raise BundleError(f"{self._name}: {error}") from error
-        self.threads = threads or cores.usable()
+        self.threads = threads or usable_cores()
         self._lock = threading.Lock()
         self._start()
         _RUNTIMES.add(self)
 
     def _start(self) -> None:
-        self._calls = 0  # under way
-        self._wide = self._interpreter(min(self.threads, _WIDE))  # for a film that comes alone
+        self._calls = 0  # in progress
+        self._wide = self._interpreter(min(self.threads, _WIDE))  # for a single image
         self._graph = _graph(self._wide)
         self._narrow: queue.SimpleQueue[Any] = (
             queue.SimpleQueue()
-        )  # free interpreters of one thread each; None is one not made yet
+        )  # free interpreters of one thread; None: not made yet
         for _ in range(self.threads):
             self._narrow.put(None)
         self._helpers = ThreadPoolExecutor(self.threads, "cxrlib")
-        self._pid = os.getpid()  # last: what a parent's threads left must not be taken for this process's own
+        self._pid = os.getpid()  # last: marks all the above as this process's own
 
     def _interpreter(self, threads: int) -> Any:
         from ai_edge_litert.interpreter import Interpreter
@@ -103,16 +123,15 @@ class Runtime:
             interpreter = Interpreter(model_content=self._model, num_threads=threads)
             _graph(interpreter)  # before memory is allocated for it
             interpreter.allocate_tensors()
-            _graph(interpreter)  # whose shapes are settled only now
+            _graph(interpreter)  # shapes are settled only now
         except (ValueError, RuntimeError) as error:
-            raise BundleError(
-                f"{self._name}: it is damaged or no network of cxrlib ({' '.join(str(error).split())})"
-            ) from error
+            reason = " ".join(str(error).split())
+            raise BundleError(f"{self._name}: it is damaged or not a network of cxrlib ({reason})") from error
         return interpreter
 
     @property
     def input_size(self) -> int:
-        """Side in pixels of the films that the network takes."""
+        """Height and width of the network's input, in pixels."""
         return self._graph.side
 
     @property
@@ -120,54 +139,44 @@ class Runtime:
         """Number of classes."""
         return self._graph.shapes[0][0]
 
-    def run(self, films: np.ndarray, *, spread: bool = True) -> Output:
+    def run(self, images: np.ndarray, *, spread: bool = True) -> Output:
         """Run the network.
 
         Args:
-            films: ndarray of shape (n, s, s, 1), float32 in [0, 1], where s is `input_size`; n may be 0.
-            spread: Whether a film that comes alone is spread over the cores; not where other work, such as decoding, keeps them busy.
+            images: ndarray of shape (n, s, s, 1), float32 in [0, 1], where s is `input_size`; n may be 0.
+            spread: Whether a single image is spread over the cores. Off where decoding keeps the other cores busy.
 
         Returns:
             Its output, row for row.
 
         Raises:
-            ValueError: If `films` has another shape or type.
+            ValueError: If `images` has another shape or type.
         """
-        graph = self._graph
-        if (
-            not isinstance(films, np.ndarray)
-            or films.dtype != np.float32
-            or films.ndim != 4
-            or films.shape[1:] != (graph.side, graph.side, 1)
-        ):
-            received = (
-                f"shape={films.shape}, dtype={films.dtype}" if isinstance(films, np.ndarray) else type(films).__name__
-            )
-            raise ValueError(
-                f"films must be a float32 array of shape (n, {graph.side}, {graph.side}, 1). Received: {received}"
-            )
+        side = self._graph.side
+        if not isinstance(images, np.ndarray) or images.dtype != np.float32 or images.shape[1:] != (side, side, 1):
+            array = isinstance(images, np.ndarray)
+            received = f"shape={images.shape}, dtype={images.dtype}" if array else type(images).__name__
+            raise ValueError(f"images must be a float32 array of shape (n, {side}, {side}, 1). Received: {received}")
         with self._lock:
-            if (
-                self._pid != os.getpid()
-            ):  # forked; asked as well as told, for servers such as uWSGI fork without Python's knowledge
+            if self._pid != os.getpid():  # forked by a server such as uWSGI, which does not call Python's hooks
                 _ORPHANS.append((self._wide, self._narrow, self._helpers))
                 self._start()
-            alone = spread and len(films) == 1 and not self._calls
+            alone = spread and len(images) == 1 and not self._calls
             self._calls += 1
         try:
-            return self._one(self._wide, films) if alone else self._share(films)
+            return self._one(self._wide, images) if alone else self._share(images)
         finally:
             with self._lock:
                 self._calls -= 1
 
-    def _one(self, interpreter: Any, film: np.ndarray) -> Output:
-        interpreter.set_tensor(self._graph.film, film)
+    def _one(self, interpreter: Any, image: np.ndarray) -> Output:
+        interpreter.set_tensor(self._graph.image, image)
         interpreter.invoke()  # without the GIL
         return Output(*map(interpreter.get_tensor, self._graph.outputs))
 
-    def _share(self, films: np.ndarray) -> Output:
-        """Do the films on this thread and its helpers; each takes the next film, and for it any free interpreter."""
-        n = len(films)
+    def _share(self, images: np.ndarray) -> Output:
+        """Share the images out between this thread and its helpers; each uses any free interpreter."""
+        n = len(images)
         output = Output(*(np.empty((n, *shape), np.float32) for shape in self._graph.shapes))
         turns = iter(range(n))
 
@@ -176,12 +185,10 @@ class Runtime:
                 interpreter = self._narrow.get()
                 try:
                     interpreter = interpreter or self._interpreter(1)
-                    of_film = self._one(interpreter, films[i : i + 1])
-                    output.probabilities[i], output.evidence[i], output.embedding[i] = (
-                        of_film.probabilities[0],
-                        of_film.evidence[0],
-                        of_film.embedding[0],
-                    )
+                    one = self._one(interpreter, images[i : i + 1])
+                    output.probabilities[i] = one.probabilities[0]
+                    output.evidence[i] = one.evidence[0]
+                    output.embedding[i] = one.embedding[0]
                 finally:
                     self._narrow.put(interpreter)
 
@@ -189,7 +196,7 @@ class Runtime:
         try:
             work()
         finally:
-            deque(turns, maxlen=0)  # on an error or Ctrl-C leave nothing for the helpers
+            deque(turns, maxlen=0)  # after an error or Ctrl-C, leave nothing for the helpers
         for helper in helpers:
             if not helper.cancel():  # one that has not begun is not needed any more
                 helper.result()
@@ -200,7 +207,7 @@ _RUNTIMES: weakref.WeakSet[Runtime] = weakref.WeakSet()
 
 
 def _forked() -> None:
-    """Make runtimes fit for a forked process, while it has one thread: the parent's other threads may have held their locks."""
+    """Renew locks in a forked process while it has one thread: other threads of the parent may have held them."""
     for runtime in _RUNTIMES:
         runtime._lock, runtime._pid = threading.Lock(), 0
 
@@ -210,10 +217,10 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Graph(NamedTuple):
-    film: int  # index of the input tensor
+    image: int  # index of the input tensor
     side: int
     outputs: tuple[int, ...]  # indices of the output tensors, in the order of Output's fields
-    shapes: tuple[tuple[int, ...], ...]  # theirs, without the batch
+    shapes: tuple[tuple[int, ...], ...]  # of the outputs, without the batch
 
 
 def _graph(interpreter: Any) -> _Graph:
@@ -222,21 +229,18 @@ def _graph(interpreter: Any) -> _Graph:
     inputs, outputs = list(runner.get_input_details().values()), runner.get_output_details()
     wanted = tuple(Output.__dataclass_fields__)
     if len(inputs) != 1 or set(outputs) != set(wanted):
-        raise ValueError(
-            f"it must have one input and the outputs {', '.join(wanted)}; it has {len(inputs)} and {', '.join(sorted(outputs))}"
-        )
+        found = f"{len(inputs)} and {', '.join(sorted(outputs))}"
+        raise ValueError(f"it must have one input and the outputs {', '.join(wanted)}; it has {found}")
     tensors = [inputs[0], *(outputs[name] for name in wanted)]
-    film, *rest = (tuple(map(int, tensor["shape"])) for tensor in tensors)
-    fits = len(film) == 4 and film[1] == film[2] and (film[0], film[3]) == (1, 1) and 0 < film[1] <= _MAX_SIDE
+    image, *rest = (tuple(map(int, tensor["shape"])) for tensor in tensors)
+    fits = len(image) == 4 and image[1] == image[2] and (image[0], image[3]) == (1, 1) and 0 < image[1] <= _MAX_SIDE
     fits = fits and [len(shape) for shape in rest] == [2, 4, 2] and rest[0][1] == rest[1][3] >= 2
     if not fits or any(tensor["dtype"] != np.float32 for tensor in tensors):
-        raise ValueError(f"its input and outputs have the wrong shapes or types: {film} to {', '.join(map(str, rest))}")
-    return _Graph(
-        tensors[0]["index"],
-        film[1],
-        tuple(tensor["index"] for tensor in tensors[1:]),
-        tuple(shape[1:] for shape in rest),
-    )
+        raise ValueError(
+            f"its input and outputs have the wrong shapes or types: {image} to {', '.join(map(str, rest))}"
+        )
+    indices = tuple(tensor["index"] for tensor in tensors)
+    return _Graph(indices[0], image[1], indices[1:], tuple(shape[1:] for shape in rest))
 
 
 def _read(path: str) -> bytes:
