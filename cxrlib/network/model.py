@@ -83,15 +83,15 @@ def serving_graph(model: keras.Model) -> keras.Model:
         kernel, bias = np.concatenate([-kernel, kernel], axis=1), np.concatenate([-bias, bias])
     maps = ops.cast(model.get_layer("features").input, "float32")  # (n, h, w, c)
     _, h, w, c = maps.shape
-    places = ops.reshape(maps, (-1, h * w, c))
     if any(layer.name == "dense" for layer in model.layers):
         hidden = model.get_layer("dense")
         inner, inner_bias = (ops.convert_to_numpy(weight) for weight in hidden.weights)  # (c, u), (u,)
         active = ops.sign(ops.cast(hidden.output, "float32"))  # (n, u): 1 where a unit is active, else 0
         outer = ops.expand_dims(active, 2) * kernel[None]  # (n, u, k)
-        evidence = ops.matmul(places, ops.matmul(inner[None], outer)) + ops.matmul(inner_bias[None, None], outer) + bias
+        per_place = ops.matmul(ops.reshape(maps, (-1, h * w, c)), ops.matmul(inner[None], outer))  # (n, h * w, k)
+        evidence = per_place + ops.matmul(inner_bias[None, None], outer) + bias
     else:
-        evidence = ops.matmul(places, kernel) + bias  # (n, h * w, k)
+        evidence = ops.matmul(ops.reshape(maps, (-1, c)), kernel) + bias  # (n * h * w, k)
     evidence = ops.reshape(evidence, (-1, h, w, len(bias)))
     deepest: dict[int, Any] = {}  # resolution -> the last tensor of that size
     for layer in model.layers:
