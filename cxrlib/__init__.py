@@ -1,4 +1,4 @@
-"""cxrlib: train, verify, publish and serve a chest X-ray classifier in four calls. Research software, not a medical device."""
+"""cxrlib: train, verify, publish and serve a chest X-ray classifier. Research software, not a medical device."""
 
 from __future__ import annotations
 
@@ -6,57 +6,62 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cxrlib.config import AugmentConfig, BundleError, TrainConfig
+    from cxrlib.config import Augmentation, BundleError, DefaultRecipe, TextbookRecipe
     from cxrlib.evaluation import evaluate
+    from cxrlib.images import phantom
     from cxrlib.images.sources import ImageError
     from cxrlib.metrics.intervals import Estimate
     from cxrlib.metrics.report import Report
     from cxrlib.network.model import build_model
-    from cxrlib.predictor import Prediction, Predictor
+    from cxrlib.predictor import Predictor
     from cxrlib.runtime.explain import Explanation
+    from cxrlib.runtime.prediction import Prediction
     from cxrlib.training import TrainingRun, train
 
 __version__ = "0.1.0"
-
-_HOMES = {
-    "AugmentConfig": "config",
-    "BundleError": "config",
-    "Estimate": "metrics.intervals",
-    "Explanation": "runtime.explain",
-    "ImageError": "images.sources",
-    "Prediction": "predictor",
-    "Predictor": "predictor",
-    "Report": "metrics.report",
-    "TrainConfig": "config",
-    "TrainingRun": "training",
-    "build_model": "network.model",
-    "evaluate": "evaluation",
-    "train": "training",
-}
 __all__ = [
-    "AugmentConfig",
+    "Augmentation",
     "BundleError",
+    "DefaultRecipe",
     "Estimate",
     "Explanation",
     "ImageError",
     "Prediction",
     "Predictor",
     "Report",
-    "TrainConfig",
+    "TextbookRecipe",
     "TrainingRun",
     "build_model",
     "evaluate",
+    "phantom",
     "train",
 ]
+_HOMES = {
+    "Augmentation": "config",
+    "BundleError": "config",
+    "DefaultRecipe": "config",
+    "Estimate": "metrics.intervals",
+    "Explanation": "runtime.explain",
+    "ImageError": "images.sources",
+    "Prediction": "runtime.prediction",
+    "Predictor": "predictor",
+    "Report": "metrics.report",
+    "TextbookRecipe": "config",
+    "TrainingRun": "training",
+    "build_model": "network.model",
+    "evaluate": "evaluation",
+    "phantom": "images.phantom",
+    "train": "training",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(import_module(f"cxrlib.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'cxrlib' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cxrlib' has no attribute {name!r}")
+    module = import_module(f"cxrlib.{_HOMES[name]}")
+    value = globals()[name] = getattr(module, name, module)  # `phantom` is a module
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]

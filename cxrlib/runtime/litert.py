@@ -15,6 +15,7 @@ import numpy as np
 
 from cxrlib.config import BundleError
 from cxrlib.runtime.flatbuffer import check_graph
+from cxrlib.runtime.quiet import quiet
 
 _MAX_BYTES = 2**29  # of a model file; the bundled one has 9 MB
 _MAX_SIDE = 2048
@@ -106,7 +107,8 @@ class Runtime:
 
     def _start(self) -> None:
         self._calls = 0  # in progress
-        self._wide = self._interpreter(min(self.threads, _WIDE))  # for a single image
+        with quiet():  # the first interpreter of a process greets
+            self._wide = self._interpreter(min(self.threads, _WIDE))  # for a single image
         self._graph = _graph(self._wide)
         self._narrow: queue.SimpleQueue[Any] = (
             queue.SimpleQueue()
