@@ -1,4 +1,4 @@
-"""The demo: one film, a batch, the model, and what to make of it. Uses cxrlib as any other program may."""
+"""The demo: one image, a batch, the model, and how to read its answers. Uses only public parts of cxrlib."""
 
 from __future__ import annotations
 
@@ -29,62 +29,59 @@ from prelude import FOLDER
 
 # isort: split
 import gradio as gr
-from desk import CORES, MAX_BYTES, Desk, FilmError, Limits, Uploads, fetch
+import numpy as np
+from backend import CORES, MAX_BYTES, Backend, Limits, UploadError, Uploads, fetch
 from gradio import processing_utils, queueing, route_utils, routes
-from pages import Pages, Row, data_url, lay_over, shrink, thumbnail
+from pages import Pages, Row, data_url, resized, shrink, thumbnail
+from PIL import Image
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from cxrlib import __version__
+from cxrlib import Prediction, __version__
 from cxrlib.config import DISCLAIMER
 
 WAITING = 200  # requests in the queue before it is closed
-RATE = 600  # requests a minute and visitor on a public Space; a film takes two
+RATE = 600  # requests a minute and visitor on a public Space; an image takes two
 FORGET = 60  # seconds without a request after which a visitor's session is forgotten
 ORPHAN = 900  # seconds after which an upload that nobody asked about is removed
 
 
-def build(desk: Desk) -> gr.Blocks:
+def build(backend: Backend) -> gr.Blocks:
     """Lay out the pages and the endpoints.
 
     Args:
-        desk: Where the answers come from.
+        backend: What answers.
 
     Returns:
         The app, not yet launched.
     """
-    pages = Pages(desk.predictor)
-    film = {"concurrency_id": "film", "concurrency_limit": CORES}
+    pages = Pages(backend.predictor)
+    one_by_one = {"concurrency_id": "image", "concurrency_limit": CORES}
     private = {"api_visibility": "private", "show_progress": "hidden"}
     page = functools.partial(gr.HTML, apply_default_css=False)
 
     def one(files: list[dict[str, Any]]) -> tuple[str, str]:
         try:
-            film = desk.take(files[0])
-            if film.zipped:
-                raise FilmError(f"{film.name}: it is a zip archive. The page “Batch” takes those.")
-            return answered(film)
-        except FilmError as error:
+            upload = backend.take(files[0])
+            if upload.zipped:
+                raise UploadError(f"{upload.name}: this is a zip archive. The page “Batch” takes those.")
+            found = backend.explain(upload)
+        except UploadError as error:
             return pages.viewer(unread=True), pages.answer(error=str(error))
-
-    def answered(film: Any) -> tuple[str, str]:
-        found = desk.explain(film)
-        return pages.viewer(found), pages.answer(found.prediction)
+        return pages.viewer(found), pages.answer(found)
 
     def example(event: gr.EventData) -> tuple[str, str]:
-        return answered(desk.examples[event.index][2])
+        found = backend.example(event.index)
+        return pages.viewer(found), pages.answer(found)
 
     def many(files: list[dict[str, Any]]) -> Iterator[tuple[Any, Any]]:
         rows: list[Row] = []
         total = None if any(file["orig_name"].lower().endswith(".zip") for file in files) else len(files)
         shown = 0.0
-        for name, found in desk.batch(files):
-            rows.append(
-                (name, "", str(found))
-                if isinstance(found, FilmError)
-                else (name, thumbnail(found.film), found.prediction)
-            )
+        for name, found in backend.batch(files):
+            unread = isinstance(found, UploadError)
+            rows.append((name, "", str(found)) if unread else (name, thumbnail(found.image), found.prediction))
             if time.monotonic() - shown > 0.25:
                 shown = time.monotonic()
                 yield pages.progress(len(rows), total), gr.skip()
@@ -92,110 +89,97 @@ def build(desk: Desk) -> gr.Blocks:
 
     with gr.Blocks(title="Chest radiographs: cxrlib", analytics_enabled=False) as app:
         page(pages.head(), elem_id="cx-head")
+        form = functools.partial(page, html_template=_read("drop.html"), js_on_load=_js("drop"), limit=MAX_BYTES)
         with gr.Tabs(elem_id="cx-tabs"):
-            with gr.Tab("One film", render_children=True), gr.Row(elem_id="cx-one"):
-                drop = page(
-                    html_template=_read("drop.html"),
-                    js_on_load=_js("drop"),
-                    many=False,
-                    limit=MAX_BYTES,
-                    elem_id="cx-drop",
-                )
-                examples = page(pages.examples(desk.examples), js_on_load=_js("examples"), elem_id="cx-examples")
+            with gr.Tab("One image", render_children=True), gr.Row(elem_id="cx-one"):
+                drop = form(many=False, elem_id="cx-drop")
+                examples = page(pages.examples(backend.examples), js_on_load=_js("examples"), elem_id="cx-examples")
                 viewer = page(pages.viewer(), js_on_load=_js("settle"), elem_id="cx-viewer")
                 answer = page(pages.answer(), js_on_load=_js("settle"), elem_id="cx-side")
             with gr.Tab("Batch", render_children=True), gr.Column(elem_id="cx-batch"):
-                batch = page(
-                    html_template=_read("drop.html"),
-                    js_on_load=_js("drop"),
-                    many=True,
-                    limit=MAX_BYTES,
-                    elem_id="cx-many",
-                )
+                batch = form(many=True, elem_id="cx-many")
                 progress = page("", min_height=28)
                 table = page(pages.table(), js_on_load=_js("settle"))
             with gr.Tab("Model") as model:
                 page(pages.glance())
-                card = gr.Markdown(elem_id="cx-card")
+                with gr.Accordion("The whole model card", open=False, elem_id="cx-more"):
+                    card = gr.Markdown(elem_id="cx-card")
             with gr.Tab("About"):
                 gr.Markdown(_about(), elem_id="cx-about")
         page(f'<p role="note">{escape(DISCLAIMER)}</p>', elem_id="cx-note")
 
+        once = {"trigger_mode": "once", "concurrency_id": "batch", "concurrency_limit": 1}
         for event in (
-            drop.upload(one, drop, [viewer, answer], trigger_mode="always_last", **film, **private),
-            examples.select(example, None, [viewer, answer], trigger_mode="always_last", **film, **private),
-            batch.upload(
-                many,
-                batch,
-                [progress, table],
-                trigger_mode="once",
-                concurrency_id="batch",
-                concurrency_limit=1,
-                **private,
-            ),
+            drop.upload(one, drop, [viewer, answer], trigger_mode="always_last", **one_by_one, **private),
+            examples.select(example, None, [viewer, answer], trigger_mode="always_last", **one_by_one, **private),
+            batch.upload(many, batch, [progress, table], **once, **private),
         ):
             event.then(None, js="() => cxr.done()")
             event.failure(None, js="() => cxr.failed()")
         model.select(pages.card, None, card, queue=False, **private)
-        _endpoints(desk, film)
+        _endpoints(backend, one_by_one)
     app.queue(max_size=WAITING, default_concurrency_limit=CORES, api_open=False)
     return app
 
 
-def _endpoints(desk: Desk, film: dict[str, Any]) -> None:
-    def predict(film: gr.FileData, operating_point: str | None = None) -> dict[str, Any]:
+def _endpoints(backend: Backend, one_by_one: dict[str, Any]) -> None:
+    def predict(image: gr.FileData, operating_point: str | None = None) -> dict[str, Any]:
         """Classify one chest radiograph.
 
         Args:
-            film: JPEG, PNG, TIFF, BMP, WebP or DICOM file.
+            image: JPEG, PNG, TIFF, BMP, WebP or DICOM file.
             operating_point: Name of the threshold to decide at; the model's default when not given.
 
         Returns:
-            label, probability, probabilities, threshold, accepted, reasons and source, as of `Prediction.to_dict()`.
+            source, status, label, probability, threshold, probabilities and reasons, as of `Prediction.to_dict()`.
         """
         with _plainly():
-            upload = desk.take(dict(film))
-            return desk.explain(upload, operating_point=operating_point).prediction.to_dict()
+            return backend.explain(backend.take(dict(image)), operating_point=operating_point).prediction.to_dict()
 
-    def explain(film: gr.FileData, label: str | None = None, operating_point: str | None = None) -> dict[str, Any]:
+    def explain(image: gr.FileData, label: str | None = None, operating_point: str | None = None) -> dict[str, Any]:
         """Classify one chest radiograph and show where the evidence lies.
 
         Args:
-            film: As for predict.
-            label: The class whose evidence is shown; when not given, pneumonia, or with three or more labels the predicted one.
+            image: As for predict.
+            label: The class whose evidence is shown; pneumonia when not given.
             operating_point: As for predict.
 
         Returns:
-            The fields of predict, and evidence_for, the class; heatmap, a data URL of a grey PNG, white where evidence is strong; overlay, a data URL of a
-            JPEG, the heatmap over the film. Both pictures have the film's shape and at most 1024 pixels a side, and are null when it was refused.
+            The fields of predict, and evidence_for, the class; heatmap, a data URL of a grey PNG, white where evidence
+            is strong; overlay, a data URL of a JPEG, the heatmap over the image. Both pictures have the image's shape
+            and at most 1024 pixels a side, and are null when there is no answer.
         """
         with _plainly():
-            found = desk.explain(desk.take(dict(film)), label=label, operating_point=operating_point)
+            found = backend.explain(backend.take(dict(image)), label=label, operating_point=operating_point)
             heat = overlay = None
-            if found.prediction.accepted:
-                grey, colour = lay_over(found, shrink(found.film))
-                heat, overlay = data_url(grey, "PNG"), data_url(colour)
+            if found.prediction.status == "ok":
+                small = resized(found, shrink(found.image))
+                grey = Image.fromarray((255 * small.heatmap + 0.5).astype(np.uint8))
+                heat, overlay = data_url(grey, "PNG"), data_url(small.overlay())
             return {**found.prediction.to_dict(), "evidence_for": found.label, "heatmap": heat, "overlay": overlay}
 
-    def batch(films: list[gr.FileData], operating_point: str | None = None) -> list[dict[str, Any]]:
+    def batch(images: list[gr.FileData], operating_point: str | None = None) -> list[dict[str, Any]]:
         """Classify many chest radiographs.
 
         Args:
-            films: Files as for predict, and zip archives of them; at most 200 films.
+            images: Files as for predict, and zip archives of them; at most 200 images.
             operating_point: As for predict.
 
         Returns:
-            For each film the fields of predict, or source and error, a sentence, where it could not be read.
+            For each image the fields of predict; its status is "unreadable" where it could not be read.
         """
+        labels = backend.predictor.labels
         with _plainly():
-            answers = desk.batch([dict(film) for film in films], operating_point=operating_point)
+            answers = backend.batch([dict(image) for image in images], operating_point=operating_point)
             return [
-                {"source": name, "error": str(found)} if isinstance(found, FilmError) else found.prediction.to_dict()
+                Prediction.unreadable(name, str(found), labels, None).to_dict()
+                if isinstance(found, UploadError)
+                else found.prediction.to_dict()
                 for name, found in answers
             ]
 
-    gr.api(predict, **film)
-    gr.api(explain, **film)
+    gr.api(predict, **one_by_one)
+    gr.api(explain, **one_by_one)
     gr.api(batch, concurrency_id="batch", concurrency_limit=1)
 
 
@@ -203,7 +187,7 @@ def _endpoints(desk: Desk, film: dict[str, Any]) -> None:
 def _plainly() -> Iterator[None]:
     try:
         yield
-    except FilmError as error:
+    except UploadError as error:
         raise gr.Error(str(error), print_exception=False) from None
 
 
@@ -244,7 +228,7 @@ def _keep_clean(app: gr.Blocks, uploads: Uploads, stop: threading.Event) -> None
 
 
 def forget(app: gr.Blocks, age: float) -> None:
-    """Drop the sessions without a request for `age` seconds, and with them what Gradio remembers of their last answers."""
+    """Drop the sessions without a request for `age` seconds, and with them the answers that Gradio keeps for them."""
     sessions, seen = app.state_holder.session_data, app.state_holder.time_last_used
     for name in list(sessions):
         if (datetime.now() - seen.get(name, datetime.min)).total_seconds() >= age:
@@ -264,17 +248,17 @@ def start(
     Args:
         model: As for `Predictor`.
         port: Where to listen; `None` for the first free one from 7860.
-        examples: Folder of films to offer beside the drawn ones.
+        examples: Folder of images to offer instead of drawings.
         public: Whether to listen on all addresses, and to limit how much one visitor may send.
 
     Returns:
         The running app, whose `local_url` is its address, and what stops it.
     """
-    desk = Desk(model, examples, FOLDER)
-    app = build(desk)
+    backend = Backend(model, examples, FOLDER)
+    app = build(backend)
     gone = ("/gradio_api/deep_link", "/gradio_api/process_recording")  # they would write a session, or a video, to disk
     own = [
-        Route("/gradio_api/upload", desk.uploads.receive, methods=["POST"]),
+        Route("/gradio_api/upload", backend.uploads.receive, methods=["POST"]),
         *(
             Route(path, lambda _: PlainTextResponse("This demo does not have it.", 404), methods=["GET", "POST"])
             for path in gone
@@ -305,15 +289,15 @@ def start(
             app_kwargs={"routes": own, "middleware": [Middleware(Limits, a_minute=RATE if public else None)]},
         )
     except OSError as error:
-        desk.uploads.close()
+        backend.uploads.close()
         raise OSError(f"port {port or 'from 7860 on'} is taken: choose another with --port") from error
     stop = threading.Event()
-    threading.Thread(target=_keep_clean, args=(app, desk.uploads, stop), daemon=True).start()
+    threading.Thread(target=_keep_clean, args=(app, backend.uploads, stop), daemon=True).start()
 
     def close() -> None:
         stop.set()
         app.close(verbose=False)
-        desk.uploads.close()
+        backend.uploads.close()
 
     return app, close
 
@@ -326,7 +310,7 @@ def main(
     Args:
         model: As for `Predictor`.
         port: Where to listen; `None` for the first free one from 7860.
-        examples: Folder of films to offer beside the drawn ones.
+        examples: Folder of images to offer instead of drawings.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the uploads go, too
     app, close = start(model, port=port, examples=examples, public="SPACE_ID" in os.environ)

@@ -1,11 +1,14 @@
-// What the pages do in the browser. Each component calls its function when it appears; everything else hangs on the document, once.
+// What the pages do in the browser. Each component calls its function when it appears; the rest listens on the document.
 window.cxr = (() => {
   const busy = (on) => {
     for (const id of ["cx-viewer", "cx-side", "cx-batch"]) document.getElementById(id)?.setAttribute("aria-busy", on);
   };
   const shown = (element) => element.isConnected && element.offsetParent !== null;
 
-  /** A button, the page, the clipboard and, for one film, the camera: all of them send files to the same place. */
+  let sendOne = null; // sends one image
+  let batch = new Map(); // the files of the last batch, by name
+
+  /** The button, the page, the clipboard and, for one image, the camera: all send files to the same place. */
   function drop(element, trigger, props, upload) {
     const { many, limit } = props;
     const input = element.querySelector("input[type=file]");
@@ -23,6 +26,7 @@ window.cxr = (() => {
       if (!files.length) return;
       if (large) return say(`${large.name} is larger than ${limit >> 20} MB.`, true);
       busy(true);
+      if (many) batch = new Map(files.map((file) => [file.name, files.filter((other) => other.name === file.name)]));
       try {
         const sent = [];
         for (const [i, file] of files.entries()) {
@@ -35,12 +39,13 @@ window.cxr = (() => {
         say(only, only !== "");
       } catch (error) {
         busy(false);
-        say(`That could not be sent: ${String(error?.message || error).replace(/^Error:\s*/, "") || "is the network there?"}`, true);
+        say(`That could not be sent: ${String(error?.message || error).replace(/^Error:\s*/, "") || "are you online?"}`, true);
       }
       input.value = "";
     }
 
     say("");
+    if (!many) sendOne = send;
     input.addEventListener("change", () => send(input.files));
     const listen = (event, act) =>
       document.addEventListener(event, function here(e) {
@@ -55,7 +60,7 @@ window.cxr = (() => {
       target(false);
       send(e.dataTransfer.files);
     });
-    listen("click", (e) => e.target.closest("[data-index]") && say("")); // an example: what was said of an earlier film, or of the camera, is over
+    listen("click", (e) => e.target.closest("[data-index]") && say("")); // an example: an earlier message is out of date
     listen("paste", (e) => e.clipboardData?.files.length && send(e.clipboardData.files));
     if (!many) camera(element, send, say);
   }
@@ -97,25 +102,99 @@ window.cxr = (() => {
   }
 
   let point = null; // the operating point that the visitor chose
+  let own = 50; // the visitor's own threshold, in per cent
 
-  /** After a component was filled anew: keep the visitor's operating point, and say the answer to those who listen. */
+  /** After a component was filled: keep the visitor's operating point, and announce the answer. */
   function settle(element, trigger, props, upload, watch) {
     watch("value", () => {
-      for (const input of element.querySelectorAll("input[type=radio]")) {
-        if (input.value === point) input.checked = true;
-        if (input.checked) decide(input);
+      for (const number of element.querySelectorAll("[data-own]")) number.value = own;
+      for (const radio of element.querySelectorAll("input[type=radio]")) {
+        if (radio.value === "own") radio.dataset.threshold = own / 100;
+        if (radio.value === point) radio.checked = true;
       }
-      tell(element);
+      decide(element);
+      for (const button of element.querySelectorAll("[data-open]")) button.disabled = batch.get(button.textContent)?.length !== 1;
+      const said = tell(element);
+      if (said && element.id === "cx-side" && matchMedia("(max-width: 899px)").matches) element.scrollIntoView({ block: "start" });
     });
   }
 
-  function decide(radio) {
-    for (const part of radio.closest("[data-points]").querySelectorAll("[data-point]")) part.hidden = part.dataset.point !== radio.value;
+  const percent = (p) => `${+(100 * p).toFixed(1)}%`;
+  const shownLabel = (label) => (label === label.toUpperCase() ? label[0] + label.slice(1).toLowerCase() : label);
+
+  /** Show the answers at the chosen threshold. */
+  function decide(element) {
+    const box = element.querySelector("[data-points]") ?? element.closest("[data-points]");
+    const radio = box?.querySelector("input[type=radio]:checked");
+    const threshold = Number(radio?.dataset.threshold);
+    const axis = box?.querySelector(".cx-axis[data-p]");
+    if (radio && axis) {
+      const side = Number(axis.dataset.p >= threshold);
+      axis.style.setProperty("--threshold", threshold);
+      for (const part of box.querySelectorAll("[data-point]")) part.hidden = part.dataset.point !== radio.value || Number(part.dataset.side ?? side) !== side;
+      for (const part of box.querySelectorAll("span[data-threshold]")) part.textContent = percent(threshold);
+    }
+    const counts = {};
+    for (const row of box?.querySelectorAll("tbody tr") ?? []) {
+      if (radio && row.dataset.p) row.cells[2].textContent = shownLabel((row.dataset.label = row.dataset.p >= threshold ? row.dataset.yes : row.dataset.no));
+      const answer = row.cells[2].textContent.toLowerCase();
+      counts[answer] = (counts[answer] ?? 0) + 1;
+    }
+    const summary = box?.querySelector("[data-counts]");
+    if (summary) summary.textContent = `: ${Object.entries(counts).map(([answer, n]) => `${n} ${answer}`).join(", ")}`;
   }
 
   function tell(element) {
     const said = element.querySelector("[data-said]");
-    if (said) document.getElementById("cx-live").textContent = said.innerText.replace(/\s*\n\s*/g, ". ");
+    if (!said || said.closest(".cx-waiting")) return false;
+    document.getElementById("cx-live").textContent = said.innerText.replace(/\s*\n\s*/g, ". ");
+    return true;
+  }
+
+  function save(blob, name) {
+    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  }
+
+  /** The table at the chosen threshold; a name must not become a formula of a spreadsheet. */
+  function saveTable(box) {
+    const threshold = box.querySelector("input[type=radio]:checked")?.dataset.threshold ?? "";
+    const cell = (text) => `"${String(text).replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
+    const rows = [...box.querySelectorAll("tbody tr")].map(({ cells, dataset }) => [
+      ...[cells[1].innerText, dataset.status, dataset.label ?? dataset.yes ?? "", dataset.p ?? "", dataset.p ? threshold : "", cells[4].innerText],
+    ]);
+    const lines = [["source", "status", "label", "probability", "threshold", "reasons"], ...rows].map((row) => row.map(cell).join(","));
+    save(new Blob(["\ufeff", lines.join("\r\n"), "\r\n"], { type: "text/csv" }), "cxrlib.csv");
+  }
+
+  /** The image and its heatmap as they are shown, with the verdict and the disclaimer below. */
+  function saveImage(figure) {
+    const [base, heat] = figure.querySelectorAll("img");
+    const text = [...document.querySelectorAll("#cx-side .cx-lead, #cx-side [data-said] .cx-word, #cx-note")];
+    const lines = text.filter((part) => part.checkVisibility()).map((part) => part.innerText.trim());
+    const [width, height] = [base.naturalWidth, base.naturalHeight];
+    const line = Math.max(12, width / 45);
+    const canvas = Object.assign(document.createElement("canvas"), { width, height: height + line * (1.4 * lines.length + 0.6) });
+    const pen = canvas.getContext("2d");
+    pen.fillRect(0, 0, canvas.width, canvas.height);
+    pen.filter = getComputedStyle(base).filter;
+    pen.drawImage(base, 0, 0);
+    pen.filter = "none";
+    pen.globalAlpha = heat ? getComputedStyle(heat).opacity : 1;
+    if (heat) pen.drawImage(heat, 0, 0, width, height);
+    Object.assign(pen, { globalAlpha: 1, fillStyle: "#fff", font: `${line}px system-ui, sans-serif` });
+    lines.forEach((words, i) => pen.fillText(words, line / 2, height + line * (1.4 * i + 1.3), width - line));
+    canvas.toBlob((blob) => save(blob, "cxrlib.png"));
+  }
+
+  function zoom(figure, factor) {
+    const frame = figure.querySelector(".cx-frame");
+    const before = Number(frame.style.getPropertyValue("--zoom") || 1);
+    const after = Math.min(8, Math.max(1, factor ? before * factor : 1));
+    const [x, y] = [frame.scrollLeft + frame.clientWidth / 2, frame.scrollTop + frame.clientHeight / 2];
+    frame.style.setProperty("--zoom", after);
+    frame.scrollTo((x * after) / before - frame.clientWidth / 2, (y * after) / before - frame.clientHeight / 2);
   }
 
   function sort(button) {
@@ -131,19 +210,41 @@ window.cxr = (() => {
     body.append(...[...body.rows].sort((a, b) => (down ? compare(b, a) : compare(a, b))));
   }
 
-  for (const event of ["dragover", "drop"]) document.addEventListener(event, (e) => e.preventDefault()); // never leave the page for a film
+  for (const event of ["dragover", "drop"]) document.addEventListener(event, (e) => e.preventDefault()); // never leave the page
   document.addEventListener("input", ({ target }) => {
-    if (target.matches(".cx-cut")) {
-      target.parentElement.style.setProperty("--cut", `${target.value}%`);
-    } else if (target.matches("[data-points] [type=radio]")) {
-      point = target.value;
+    if (target.dataset.variable) {
+      target.closest(".cx-figure").style.setProperty(target.dataset.variable, target.value / 100);
+    } else if (target.closest("[data-points]")) {
+      const radio = target.closest("label").querySelector("[type=radio]");
+      if (target.matches("[data-own]")) {
+        own = Math.min(100, Math.max(0, Number(target.value)));
+        radio.checked = true;
+        radio.dataset.threshold = own / 100;
+      }
+      point = radio.value;
       decide(target);
       tell(target.closest("[data-points]"));
     }
   });
-  document.addEventListener("click", (e) => {
-    const button = e.target.closest?.("th button");
-    if (button) sort(button);
+  document.addEventListener("click", ({ target }) => {
+    const button = target.closest?.("button");
+    const figure = button?.closest(".cx-figure");
+    if (button?.matches("th button")) sort(button);
+    else if (button?.dataset.zoom) zoom(figure, Number(button.dataset.zoom));
+    else if (button?.matches("[data-save]")) saveImage(figure);
+    else if (button?.matches("[data-csv]")) saveTable(button.closest("[data-points]"));
+    else if (button?.matches("[data-open]")) {
+      document.querySelector("#cx-tabs [role=tab]").click();
+      sendOne(batch.get(button.textContent));
+    }
+  });
+  document.addEventListener("dblclick", ({ target }) => {
+    const frame = target.closest?.(".cx-frame");
+    if (frame) zoom(frame.parentElement, frame.style.getPropertyValue("--zoom") > 1 ? 0 : 2.5);
+  });
+  document.addEventListener("pointermove", (e) => {
+    const frame = e.target.closest?.(".cx-frame");
+    if (frame && e.pointerType === "mouse" && e.buttons === 1) frame.scrollBy(-e.movementX, -e.movementY);
   });
 
   const done = () => busy(false);

@@ -1,24 +1,28 @@
-"""What the pages show, as HTML. Whatever came from outside is escaped where it is put in."""
+"""What the pages show, as HTML. Whatever comes from outside is escaped where it is put in."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
+from drawings import PREFIX
 from PIL import Image
 
 from cxrlib import Explanation, Prediction, Predictor
-from cxrlib.images.decode import Film
 
-SHOWN = 1024  # longest side of a film on the screen, in pixels
-Row = tuple[str, str, Prediction | str]  # of a batch: name of the film, thumbnail, and the answer or why there is none
+if TYPE_CHECKING:
+    from cxrlib.images.decode import Radiograph
+
+SHOWN = 1024  # longest side of an image on the screen, in pixels
+HEAT = 320  # of a heatmap, which is smooth
+Row = tuple[str, str, Prediction | str]  # of a batch: name, thumbnail, and the answer or why there is none
 
 
 class Pages:
@@ -31,156 +35,187 @@ class Pages:
     def __init__(self, predictor: Predictor) -> None:
         self.config, self.report, self.folder = predictor.config, predictor.report, predictor.folder
         self.points = self.config.operating_points
+        self.finding = _spoken(self.config.labels[1])
 
     def head(self) -> str:
-        question = escape(" or ".join(map(_spoken, self.config.labels)))
-        said = f"{question[:1].upper()}{question[1:]}?<span class='cx-wide'> A network's opinion, with how sure it is and why.</span>"
-        return f'<h1>Chest radiographs</h1><p>{said}</p><p class="cx-unseen" role="status" id="cx-live"></p>'  # the last is for what screen readers say
+        labels = escape(" or ".join(map(_spoken, self.config.labels)))
+        more = "<span class='cx-wide'> A calibrated probability, and what it is based on.</span>"
+        said = f"<p>{labels[:1].upper()}{labels[1:]}?{more}</p>"
+        live = '<p class="cx-unseen" role="status" id="cx-live"></p>'  # what screen readers say
+        return f"<h1>Chest radiographs</h1>{said}{live}"
 
-    def examples(self, examples: Iterable[tuple[str, Film, object]]) -> str:
+    def examples(self, examples: Sequence[tuple[str, Radiograph, object]]) -> str:
+        drawn = all(name.startswith(PREFIX) for name, *_ in examples)
         buttons = "".join(
-            f'<button type="button" data-index="{i}"><img src="{thumbnail(film)}" alt="" width="74" height="74"><span>{escape(name)}</span></button>'
-            for i, (name, film, _) in enumerate(examples)
+            f'<button type="button" data-index="{i}"><img src="{thumbnail(image)}" alt="" width="64" height="64">'
+            f"<span>{escape(name.removeprefix(PREFIX) if drawn else name)}</span></button>"
+            for i, (name, image, _) in enumerate(examples)
         )
-        return f'<h2 class="cx-unseen">Examples</h2><div class="cx-row">{buttons}</div>'
+        title = "Examples: drawings, not patients" if drawn else "Examples"
+        return f'<h2 class="cx-title">{title}</h2><div class="cx-row">{buttons}</div>'
 
-    # --- one film ---
+    # --- one image ---
 
     def viewer(self, explanation: Explanation | None = None, *, unread: bool = False) -> str:
-        """The film; where it got an answer, with the heatmap over it behind a slider."""
+        """The image; where it got an answer, with the heatmap over it."""
         if explanation is None:
-            empty = "<strong>No film yet.</strong> Drop one anywhere on this page, paste it, or choose a file: JPEG, PNG, TIFF or DICOM."
-            empty = "<strong>Nothing to show.</strong> The file could not be read as a film." if unread else empty
-            return f'<div class="cx-figure"><div class="cx-frame cx-empty"><p>{empty}</p></div><p class="cx-caption"></p></div>'
-        height, width = explanation.film.size
-        film = shrink(explanation.film)
-        shape = f'width="{film.size[1]}" height="{film.size[0]}"'
-        pictures = f'<img src="{data_url(Image.fromarray(film.pixels))}" alt="The film that was sent, {width} by {height} pixels" {shape}>'
-        caption = "The film as it was read."
-        if explanation.prediction.accepted:
-            pictures += f'<img class="cx-heat" src="{data_url(lay_over(explanation, film)[1])}" alt="" {shape}><span class="cx-edge"></span>'
-            pictures += '<input class="cx-cut" type="range" value="50" aria-label="Per cent of the film without heatmap, from the left">'
-            caption = (
-                f'<span class="cx-colours" aria-hidden="true"></span> Evidence for {escape(_spoken(explanation.label))}: what moved the network, not where '
-                'disease is. <span class="cx-wide">Drag, or use the arrow keys, to compare.</span>'
+            empty = (
+                "<strong>No image yet.</strong> Choose one, drop it on this page, or paste it: JPEG, PNG, TIFF, DICOM."
             )
-        return (
-            f'<div class="cx-figure"><div class="cx-frame"><div class="cx-film" style="--ratio:{width / height:.4f}">{pictures}</div></div>'
-            f'<p class="cx-caption">{caption}</p></div>'
+            empty = "<strong>Nothing to show.</strong> The file could not be read as an image." if unread else empty
+            return _figure(f'<div class="cx-frame cx-empty"><p>{empty}</p></div>', "", "")
+        height, width = explanation.image.size
+        base = data_url(Image.fromarray(shrink(explanation.image).pixels))
+        pictures = f'<img class="cx-base" src="{base}" alt="The image, {width} by {height} pixels">'
+        tools, finding = "", escape(_spoken(explanation.label))
+        caption = "The image as it was read."
+        if explanation.prediction.status == "ok" and explanation.empty:
+            caption = f"No heatmap: nowhere does the evidence for {finding} exceed that of normal images."
+        elif explanation.prediction.status == "ok":
+            pictures += f'<img class="cx-heat" src="{data_url(colours(explanation), "WEBP")}" alt="">'
+            tools = _range("Heatmap", "--heat", 0, 100, 50)
+            caption = f'<span class="cx-colours"></span> Evidence for {finding}, beyond that in normal images.'
+        tools += (
+            '<span><button type="button" class="cx-plain" data-zoom="0.67" aria-label="Smaller">−</button>'
+            '<button type="button" class="cx-plain" data-zoom="1.5" aria-label="Larger">+</button></span>'
+            f"<details><summary>Adjust</summary>{_range('Brightness', '--light', 40, 250, 100)}"
+            f"{_range('Contrast', '--contrast', 40, 300, 100)}</details>"
+            '<button type="button" class="cx-plain" data-save>Save</button>'
         )
+        shown = f'<div class="cx-image" style="--ratio:{width / height:.4f}">{pictures}</div>'
+        return _figure(f'<div class="cx-frame" tabindex="0">{shown}</div>', tools, caption)
 
-    def answer(self, prediction: Prediction | None = None, *, error: str = "") -> str:
+    def answer(self, explanation: Explanation | None = None, *, error: str = "") -> str:
         """The verdict in words at every operating point; the browser shows the chosen one."""
+        found = explanation.prediction if explanation else None
+        lead = _described(explanation) if explanation else "There is no answer" if error else "The answer"
+        body = f'<p class="cx-lead">{lead}</p>'
+        state = "" if found or error else " cx-waiting"
         if error:
-            body = _verdict("There is no answer", "Not read", f"<p>{escape(error)}</p>")
-        elif prediction is None:
-            body = _verdict(
-                "The answer", "–", f"<p>It appears here, in words and as a calibrated probability.</p>{_axis()}"
-            )
-        elif not prediction.accepted:
-            sentence = "<p>The picture does not pass for a frontal chest radiograph of the kind this model knows, so it gets no probability.</p>"
-            body = _verdict("The model gives no answer", "Refused", sentence + _list(prediction.reasons))
+            body += _verdict("Not read", error)
+        elif found is None:
+            body += _verdict("–", "It appears here: in words, and as a calibrated probability.") + _axis()
+        elif found.status != "ok":
+            sentence = "This does not look like a frontal chest radiograph, so the model gives no probability."
+            body += _verdict("Refused", sentence) + _list(found.reasons)
         else:
-            body = self._per_point(prediction, _case)
-            if prediction.reasons:
-                body += f'<div class="cx-care"><h3>To be careful about</h3>{_list(prediction.reasons)}</div>'
-        return f'<div class="cx-answer" data-points><div data-said>{body}</div>{self._choice("film")}</div>'
+            body += self._verdicts(found)
+            if found.reasons:
+                body += f'<div class="cx-care"><h3>Note</h3>{_list(found.reasons)}</div>'
+        return f'<div class="cx-answer{state}" data-points><div data-said>{body}</div>{self._choice("one")}</div>'
+
+    def _verdicts(self, p: Prediction) -> str:
+        table = ""
+        if len(p.probabilities) > 2:
+            cells = (f"<th>{escape(_shown(x))}</th><td>{_percent(q)}</td>" for x, q in p.probabilities.items())
+            table = f"<table><tr>{'</tr><tr>'.join(cells)}</tr></table>"
+        if p.threshold is None:
+            return _verdict(_shown(p.label or ""), "The most probable of the classes:") + table
+        positive = p.probabilities[self.config.labels[1]]
+        chance = f"The model puts the probability of {escape(self.finding)} at <strong>{_percent(positive)}</strong>"
+        blocks = ""
+        for name, point in self.points.items() or {"": None}.items():
+            threshold = point.threshold if point else p.threshold
+            which = f"{escape(name)} threshold" if name else "threshold"
+            said = f"{chance}. That is {_relation(positive, threshold)} the {which} of {_percent(threshold)}."
+            hidden = "" if name == (self.config.default_point or "") else "hidden"
+            blocks += f'<div data-point="{escape(name)}" {hidden}>{self._worded(p.at(threshold), name, said)}</div>'
+        for side, threshold in enumerate((1.0, 0.0) if self.points else ()):
+            said = f"{chance}. That is {'above' if side else 'below'} your threshold of <span data-threshold></span>."
+            block = self._worded(p.at(threshold), "own", said)
+            blocks += f'<div data-point="own" data-side="{side}" hidden>{block}</div>'
+        return f"{blocks}{_axis(positive, p.threshold)}{table}"
+
+    def _worded(self, p: Prediction, point: str, said: str) -> str:
+        if p.label == self.config.labels[1]:
+            likely = f"{_shown(p.label)} likely"
+            word = f"Possible {self.finding}: have it read" if point == "screening" else likely
+            return _verdict(word, said, strong=True, safe=True)
+        word = f"No sign of {self.finding}" if len(p.probabilities) == 2 else _shown(p.label or "")
+        return _verdict(word, said, safe=True)
 
     def _choice(self, group: str) -> str:
-        """Radio buttons for the operating point, with what each achieved on validation films."""
+        """Radio buttons for the operating point, with what each achieved in validation."""
         if not self.points:
             return ""
-        well, ill = (escape(_spoken(label)) for label in self.config.labels)
         options = ""
         for name, point in self.points.items():
-            achieved = f"found {_part(point.sensitivity)} of {ill} and cleared {_part(point.specificity)} of {well} validation films"
+            checked = "checked" if name == self.config.default_point else ""
             options += (
-                f'<label><input type="radio" name="cx-{group}" value="{escape(name)}" {"checked" if name == self.config.default_point else ""}>'
-                f"<span><b>{escape(name.capitalize())}</b>, from {_percent(point.threshold)} on: {achieved}.</span></label>"
+                f'<label><input type="radio" name="cx-{group}" value="{escape(name)}" {checked} '
+                f'data-threshold="{point.threshold}"><span><b>{escape(name.capitalize())}</b>: positive from '
+                f'{_percent(point.threshold)}. <span class="cx-achieved">In validation it flagged '
+                f"{_part(point.sensitivity)} of {escape(self.finding)} images and cleared {_part(point.specificity)} "
+                "of the others.</span></span></label>"
             )
-        return f'<fieldset class="cx-choice"><legend>Operating point</legend>{options}</fieldset>'
-
-    def _per_point(self, prediction: Prediction, render: Callable[[Prediction, str], str], tag: str = "div") -> str:
-        """The same at every operating point, all but the default hidden."""
-        if not self.points or not prediction.accepted:
-            return render(prediction, "")
-        return "".join(
-            f'<{tag} data-point="{escape(name)}" {"" if name == self.config.default_point else "hidden"}>{render(prediction.at(point.threshold), name)}</{tag}>'
-            for name, point in self.points.items()
+        options += (
+            f'<label><input type="radio" name="cx-{group}" value="own" data-threshold="0.5"><span><b>Your own</b>: '
+            'positive from <input type="number" min="0" max="100" step="any" value="50" aria-label="Your threshold, '
+            'in per cent" data-own>%</span></label>'
         )
+        return f'<fieldset class="cx-choice"><legend>Operating point</legend>{options}</fieldset>'
 
     # --- a batch ---
 
     def progress(self, done: int = 0, total: int | None = None) -> str:
-        """How far a batch has come; `total` is not known while a zip is under way."""
+        """How far a batch has come; `total` is not known while a zip archive is being read."""
         share = f'value="{done}" max="{total}"' if total else ""
-        return f'<p class="cx-progress"><progress {share} aria-label="Films answered"></progress> {done}{f" of {total}" if total else ""} answered</p>'
+        bar = f'<progress {share} aria-label="Images answered"></progress>'
+        return f'<p class="cx-progress">{bar} {done}{f" of {total}" if total else ""} answered</p>'
 
     def table(self, rows: Sequence[Row] = ()) -> str:
-        """Name, thumbnail and answer of every film; the columns sort."""
+        """Name, thumbnail and answer of every image; the browser decides, counts, sorts and makes the CSV file."""
         if not rows:
-            return '<div class="cx-table cx-none"><p>The films appear here as a table that sorts, with a CSV file to keep.</p></div>'
+            return (
+                '<div class="cx-table cx-none"><p>A table of the answers appears here, to sort and to save.</p></div>'
+            )
         names = ("File", "Answer", "Probability", "Remarks")
         head = "".join(f'<th scope="col" aria-sort="none"><button type="button">{name}</button></th>' for name in names)
-        unread = sum(isinstance(p, str) for *_, p in rows)
-        refused = sum(isinstance(p, Prediction) and not p.accepted for *_, p in rows)
-        summary = f"<strong>{len(rows)} {'film' if len(rows) == 1 else 'films'}</strong>, {refused} refused, {unread} not read"
-        links = "".join(
-            f'<a class="cx-plain" data-point="{escape(name)}" {"" if name == (self.config.default_point or "") else "hidden"} download="cxrlib.csv" '
-            f'href="data:text/csv;charset=utf-8;base64,{self._csv(rows, name)}">Download as CSV</a>'
-            for name in self.points or ("",)
-        )
+        summary = f"<strong>{len(rows)} {'image' if len(rows) == 1 else 'images'}</strong><span data-counts></span>"
         return (
-            f'<div class="cx-table" data-points><div class="cx-above"><p data-said>{summary}</p>{links}</div>'
-            '<div class="cx-scroll" tabindex="0" role="region" aria-label="Answers">'
-            f'<table><thead><tr><th scope="col"><span class="cx-unseen">Film</span></th>{head}</tr></thead><tbody>{"".join(map(self._row, rows))}</tbody>'
-            f"</table></div>{self._choice('batch')}</div>"
+            f'<div class="cx-table" data-points><div class="cx-above"><p data-said>{summary}</p>'
+            '<button type="button" class="cx-plain" data-csv>Download as CSV</button></div>'
+            '<div class="cx-scroll" tabindex="0" role="region" aria-label="Answers"><table><thead><tr><th scope="col">'
+            f'<span class="cx-unseen">Image</span></th>{head}</tr></thead><tbody>{"".join(map(self._row, rows))}'
+            f"</tbody></table></div>{self._choice('batch')}</div>"
         )
 
     def _row(self, row: Row) -> str:
         name, picture, p = row
-        if isinstance(p, str):
-            answer, chance, order, remarks = "Not read", "–", -2.0, p
-        elif not p.accepted:
-            answer, chance, order, remarks = "Refused", "–", -1.0, "; ".join(p.reasons)
-        else:
-            answer = self._per_point(p, lambda q, _: escape(_shown(q.label or "")), "span")
-            chance, order, remarks = _percent(p.probability), p.probability, "; ".join(p.reasons)
-        film = f'<img src="{picture}" alt="">' if picture else '<span class="cx-nothing"></span>'
-        return f'<tr><td>{film}</td><td>{escape(name)}</td><td>{answer}</td><td data-order="{order}">{chance}</td><td>{escape(remarks)}</td></tr>'
-
-    def _csv(self, rows: Sequence[Row], point: str) -> str:
-        file = io.StringIO()
-        writer = csv.writer(file)
-        writer.writerow(("source", "label", "probability", "threshold", "accepted", "reasons"))
-        for name, _, p in rows:
-            if isinstance(p, str):
-                writer.writerow((_cell(name), "", "", "", "", _cell(p)))
-                continue
-            q = p.at(self.points[point].threshold) if point else p
-            chance = "" if math.isnan(q.probability) else q.probability
-            writer.writerow((_cell(name), q.label or "", chance, q.threshold, q.accepted, _cell("; ".join(q.reasons))))
-        return base64.b64encode(file.getvalue().encode("utf-8-sig")).decode()
+        status, chance, order, data = "unreadable", "–", -2.0, ""
+        remarks = p.removeprefix(f"{name}: ") if isinstance(p, str) else "; ".join(p.reasons)
+        answer = {"unreadable": "Not read", "refused": "Refused"}.get(status if isinstance(p, str) else p.status, "")
+        if isinstance(p, Prediction):
+            status, order = p.status, -1.0
+            if p.status == "ok":
+                yes, no = (p.at(0.0).label, p.at(1.0).label) if p.threshold is not None else (p.label, p.label)
+                order, chance, answer = p.probability, _percent(p.probability), _shown(p.label or "")
+                data = f'data-p="{p.probability}" data-yes="{escape(yes or "")}" data-no="{escape(no or "")}"'
+        image = f'<img src="{picture}" alt="">' if picture else '<span class="cx-nothing"></span>'
+        opener = f'<button type="button" class="cx-open" data-open>{escape(name)}</button>'
+        return (
+            f'<tr data-status="{status}" {data}><td>{image}</td><td>{opener}</td><td>{escape(answer)}</td>'
+            f'<td data-order="{order}">{chance}</td><td>{escape(remarks[:1].upper() + remarks[1:])}</td></tr>'
+        )
 
     # --- the model ---
 
     def glance(self) -> str:
         """The figures that matter first."""
         if self.report is None:
-            return '<p class="cx-fine">This model was not measured, or its report was not kept: rely on nothing it says.</p>'
+            return '<p class="cx-fine">This model was not measured, or its report was not kept: do not rely on it.</p>'
         names = {"AUROC": "auroc", "Sensitivity": "recall", "Specificity": "specificity", "Calibration error": "ece"}
         found = {name: getattr(self.report, field) for name, field in names.items()}
         tiles = "".join(
-            f"<div><dt>{name}</dt><dd><strong>{e.value:.3f}</strong> <span>{e.low:.3f} to {e.high:.3f}</span></dd></div>"
+            f"<div><dt>{name}</dt><dd><strong>{e.value:.3f}</strong><span>{e.low:.3f} to {e.high:.3f}</span></dd></div>"
             for name, e in found.items()
             if math.isfinite(e.value)
         )
         where = f" ({escape(self.report.data)})" if self.report.data else ""
-        trained = (
-            "; ".join(f"{escape(s.name)}, {sum(s.train.values()):,} films" for s in self.config.sources)
-            or "not recorded"
-        )
-        return f'<dl class="cx-glance">{tiles}</dl><p class="cx-fine">On {self.report.n:,} films{where}, with 95 % intervals. Trained on: {trained}.</p>'
+        sources = (f"{escape(s.name)} ({sum(s.train.values()):,})" for s in self.config.sources)
+        trained = f" Trained on images of {', '.join(sources)}." if self.config.sources else ""
+        measured = f"Measured on {self.report.n:,} images{where}, with 95% intervals.{trained}"
+        return f'<dl class="cx-glance">{tiles}</dl><p class="cx-fine">{measured}</p>'
 
     def card(self) -> str:
         """The model card, its figures put into the text and its numbers kept on one line."""
@@ -188,53 +223,52 @@ class Pages:
         if not card.is_file():
             return "This model has no card."
         text = re.sub(r"\A---\n.*?\n---\n", "", card.read_text("utf-8"), flags=re.DOTALL)  # metadata for the Hub
-        text = re.sub(
-            r"(?<=\| )\d[^|A-Za-z\n]*(?= \|)", r'<span class="cx-number">\g<0></span>', text
-        )  # cells of tables
+        cell = r"(?<=\| )\d[^|A-Za-z\n]*(?= \|)"
+        text = re.sub(cell, r'<span class="cx-number">\g<0></span>', text)
 
         def figure(match: re.Match[str]) -> str:
             file = self.folder / "figures" / match[2]
-            return (
-                f"![{match[1]}](data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()})"
-                if file.is_file()
-                else ""
-            )
+            if not file.is_file():
+                return ""
+            return f"![{match[1]}](data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()})"
 
         return re.sub(r"!\[([^\]]*)\]\(figures/([A-Za-z0-9_-]+\.png)\)", figure, text)
 
 
-# --- words ----------------------------------------------------------------------------------------------------------------------------------------------
+# --- words ---
 
 
-def _case(p: Prediction, point: str) -> str:
-    labels = list(p.probabilities)
-    lead, word = "The model calls this film", _shown(p.label or "")
-    if p.threshold is None:
-        rows = "".join(
-            f'<tr><th scope="row">{escape(_shown(label))}</th><td>{_percent(x)}</td></tr>'
-            for label, x in p.probabilities.items()
-        )
-        return _verdict(lead, word, f"<table>{rows}</table>", strong=p.label != labels[0])
-    sentence = (
-        f"<p>Calibrated probability of {escape(_spoken(labels[1]))}: <strong>{_percent(p.probability)}</strong>, {_relation(p.probability, p.threshold)} the "
-        f"threshold of {_percent(p.threshold)}{f' ({escape(point)})' if point else ''}.</p>"
-    )
-    return _verdict(lead, word, sentence + _axis(p.probability, p.threshold), strong=p.label != labels[0])
+def _described(explanation: Explanation) -> str:
+    """Name, size and declared view."""
+    height, width = explanation.image.size
+    view = f"{explanation.image.view} view" if explanation.image.view else "view not stated"
+    return escape(f"{explanation.prediction.source} · {width:,} × {height:,} pixels · {view}")
 
 
-def _verdict(lead: str, word: str, body: str, *, strong: bool = False) -> str:
-    return f'<p class="cx-lead">{lead}</p><h2 class="cx-word{" cx-strong" if strong else ""}">{escape(word)}</h2>{body}'
+def _verdict(word: str, said: str, *, strong: bool = False, safe: bool = False) -> str:
+    shown = said if safe else escape(said)
+    return f'<h2 class="cx-word{" cx-strong" if strong else ""}">{escape(word)}</h2><p>{shown}</p>'
+
+
+def _figure(frame: str, tools: str, caption: str) -> str:
+    return f'<div class="cx-figure">{frame}<div class="cx-tools">{tools}</div><p class="cx-caption">{caption}</p></div>'
+
+
+def _range(name: str, variable: str, low: int, high: int, value: int) -> str:
+    given = f'min="{low}" max="{high}" value="{value}"'
+    return f'<label>{name} <input type="range" {given} data-variable="{variable}"></label>'
 
 
 def _axis(probability: float | None = None, threshold: float = 0.0) -> str:
-    """Probability from 0 to 1, with the threshold and the film on it; the sentence above says the same in words."""
+    """Probability from 0 to 1, with the threshold and the image on it; the sentence above says the same."""
     marks = ""
     if probability is not None:
-        side = " cx-low" if threshold < 0.15 else " cx-high" if threshold > 0.85 else ""
-        at, here = f"left:{100 * threshold:.1f}%", f"left:{100 * probability:.1f}%"
-        marks = f'<i class="cx-called" style="{at}"></i><i class="cx-threshold{side}" style="{at}"></i><i class="cx-here" style="{here}"></i>'
-    ticks = "".join(f"<span>{tick}\u202f%</span>" for tick in (0, 50, 100))
-    return f'<div class="cx-axis" aria-hidden="true"><div class="cx-bar">{marks}</div><div class="cx-ticks">{ticks}</div></div>'
+        marks = '<i class="cx-called"></i><i class="cx-threshold"></i><i class="cx-here"></i>'
+    place = f"--threshold:{threshold:.4f};--here:{probability or 0:.4f}"
+    ticks = "".join(f"<span>{tick}%</span>" for tick in (0, 50, 100))
+    bar = f'<div class="cx-bar">{marks}</div><div class="cx-ticks">{ticks}</div>'
+    data = "" if probability is None else f'data-p="{probability}"'
+    return f'<div class="cx-axis" aria-hidden="true" {data} style="{place}">{bar}</div>'
 
 
 def _shown(label: str) -> str:
@@ -247,12 +281,12 @@ def _spoken(label: str) -> str:
 
 def _percent(p: float) -> str:
     if 0 < p < 0.001 or 0.999 < p < 1:
-        return "under 0.1\u202f%" if p < 0.5 else "over 99.9\u202f%"
-    return f"{100 * p:.{1 if p < 0.1 or p > 0.9 else 0}f}\u202f%"
+        return "under 0.1%" if p < 0.5 else "over 99.9%"
+    return f"{100 * p:.{1 if p < 0.1 or p > 0.9 else 0}f}%"
 
 
 def _part(p: float) -> str:
-    return f"{100 * p:.0f}\u202f%" if 0 <= p <= 1 else "an unknown part"
+    return f"{100 * p:.0f}%" if 0 <= p <= 1 else "an unknown part"
 
 
 def _relation(p: float, threshold: float) -> str:
@@ -263,45 +297,44 @@ def _relation(p: float, threshold: float) -> str:
 
 
 def _list(reasons: Sequence[str]) -> str:
-    return (
-        f"<ul>{''.join(f'<li>{escape(reason[:1].upper() + reason[1:])}</li>' for reason in reasons)}</ul>"
-        if reasons
-        else ""
-    )
+    items = "".join(f"<li>{escape(reason[:1].upper() + reason[1:])}</li>" for reason in reasons)
+    return f"<ul>{items}</ul>" if items else ""
 
 
-def _cell(text: str) -> str:
-    """Text that a spreadsheet must not take for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+# --- pictures ---
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------------------------------------------
-
-
-def shrink(film: Film, longest: int = SHOWN) -> Film:
-    """The film as a screen shows it: in 8 bits, and no larger than needed."""
-    height, width = film.size
+def shrink(image: Radiograph, longest: int = SHOWN) -> Radiograph:
+    """The image as a screen shows it: in 8 bits, and no larger than needed."""
+    height, width = image.size
     scale = min(1.0, longest / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    grey = (
-        film.pixels
-        if film.pixels.dtype == np.uint8
-        else np.clip(film.pixels * (255 / film.white) + 0.5, 0, 255).astype(np.uint8)
-    )
+    grey = image.pixels
+    if grey.dtype != np.uint8:
+        grey = np.clip(grey * (255 / image.white) + 0.5, 0, 255).astype(np.uint8)
     picture = Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return dataclasses.replace(film, picture=picture, white=255.0, size=(size[1], size[0]))
+    return dataclasses.replace(image, picture=picture, white=255.0, size=(size[1], size[0]))
 
 
-def lay_over(explanation: Explanation, film: Film) -> tuple[Image.Image, Image.Image]:
-    """The heatmap in grey, and in colour over the film, both of the shrunken film's size."""
-    heat = np.asarray(Image.fromarray(explanation.heatmap).resize(film.size[::-1], Image.Resampling.BILINEAR))
-    return Image.fromarray((255 * heat + 0.5).astype(np.uint8)), dataclasses.replace(
-        explanation, heatmap=heat, film=film
-    ).overlay()
+def resized(explanation: Explanation, image: Radiograph) -> Explanation:
+    """The explanation with another rendering of its image, and the heatmap at that size."""
+    heat = np.asarray(Image.fromarray(explanation.heatmap).resize(image.size[::-1], Image.Resampling.BILINEAR))
+    return dataclasses.replace(explanation, heatmap=heat, image=image)
 
 
-def thumbnail(film: Film) -> str:
-    return data_url(Image.fromarray(shrink(film, 160).pixels), quality=75)
+def colours(explanation: Explanation) -> Image.Image:
+    """The heatmap alone, RGBA: the colours of `Explanation.overlay`, as opaque as the evidence is strong."""
+    small = resized(explanation, shrink(explanation.image, HEAT))
+    black = dataclasses.replace(small.image, picture=np.zeros(small.image.size, np.uint8))
+    painted = np.asarray(dataclasses.replace(small, image=black).overlay(alpha=1.0), np.float32)  # colour x heat
+    heat = small.heatmap[..., None]
+    return Image.fromarray(
+        np.concatenate([painted / np.maximum(heat, 1 / 255), 255 * heat], 2).clip(0, 255).astype("u1")
+    )
+
+
+def thumbnail(image: Radiograph) -> str:
+    return data_url(Image.fromarray(shrink(image, 160).pixels), quality=75)
 
 
 def data_url(image: Image.Image, kind: str = "JPEG", *, quality: int = 88) -> str:

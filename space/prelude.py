@@ -1,4 +1,4 @@
-"""What must be settled before Gradio is imported: where it puts files, that it calls nobody and writes no stubs, and how memory is shared. Import it first."""
+"""What must be set before Gradio is imported: where it puts files, no telemetry, no stubs, and how memory is shared."""
 
 import atexit
 import contextlib
@@ -16,7 +16,7 @@ PREFIX = "cxrlib-demo-"
 
 
 def make_folder() -> Path:
-    """A folder for uploads that only this user may look into; it goes with this process, and those that killed ones left behind go now."""
+    """Make a folder for uploads that only this user may open, removed at exit; remove what killed processes left."""
     for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*") if os.name == "posix" else ():
         try:
             os.kill(int(old.name.split("-")[2]), 0)
@@ -33,13 +33,13 @@ FOLDER = make_folder()
 os.environ["GRADIO_TEMP_DIR"] = str(FOLDER)  # some of Gradio's modules read it when they are imported
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-# glibc gives threads heaps of their own, and what was freed in one serves no other: with fifty visitors memory would grow by two megabytes a second.
+# glibc gives every thread a heap of its own that no other can reuse: memory would grow by 2 MB/s with fifty visitors.
 if sys.platform == "linux":
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX
 
-# At every import Gradio writes, beside its own modules, a stub for editors for each component that has a file: half of the import's time. Components without
-# a file, such as those made in a notebook, it leaves alone; here none has one.
+# At every import Gradio writes stubs for editors beside its own modules: half of the import's time. It writes none for
+# components without a file.
 _file_of = inspect.getfile
 
 

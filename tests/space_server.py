@@ -84,8 +84,8 @@ def _answers(url: str) -> bool:
         return False
 
 
-def write_films(folder: Path) -> Path:
-    """What visitors send: a film as PNG and as DICOM, a cat, a broken file, a film in colours, and a zip."""
+def write_files(folder: Path) -> Path:
+    """What visitors send: an image as PNG and as DICOM, in other encodings, a cat, a broken file, and a zip."""
     import io
     import zipfile
 
@@ -97,12 +97,17 @@ def write_films(folder: Path) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     pixels = phantom.draw(3, size=256)[:200]  # wider than it is high
-    film = Image.fromarray(pixels)
-    film.save(folder / "film.png")
-    Image.merge("RGB", [film, film.point(lambda v: v * 3 // 4), film.point(lambda v: v // 2)]).save(
+    image = Image.fromarray(pixels)
+    image.save(folder / "image.png")
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(folder / "deep.png")
+    image.save(folder / "image.tiff")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees
+    image.rotate(90, expand=True).save(folder / "turned.jpeg", exif=turned)
+    Image.merge("RGB", [image, image.point(lambda v: v * 3 // 4), image.point(lambda v: v // 2)]).save(
         folder / "colour.png"
     )
-    (folder / "broken.png").write_bytes((folder / "film.png").read_bytes()[:2000])
+    (folder / "broken.png").write_bytes((folder / "image.png").read_bytes()[:2000])
     cat = Image.new("RGB", (320, 260), (120, 160, 90))
     draw = ImageDraw.Draw(cat)
     draw.ellipse((100, 80, 230, 210), fill=(215, 140, 60))
@@ -116,14 +121,14 @@ def write_films(folder: Path) -> Path:
         "PhotometricInterpretation": "MONOCHROME1",
         "PatientName": "Doe^Jane",
     }
-    (folder / "film.dcm").write_bytes(saved(dataset(255 - np.asarray(pixels), **view)))
-    (folder / "study").write_bytes((folder / "film.dcm").read_bytes())  # as devices name them
+    (folder / "image.dcm").write_bytes(saved(dataset(255 - np.asarray(pixels), **view)))
+    (folder / "study").write_bytes((folder / "image.dcm").read_bytes())  # as devices name them
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        for name in ("film.png", "broken.png", "cat.png"):
+        for name in ("image.png", "broken.png", "cat.png"):
             archive.writestr(f"inner/{name}", (folder / name).read_bytes())
-        archive.writestr("__MACOSX/inner/._film.png", b"x")
-    (folder / "films.zip").write_bytes(packed.getvalue())
+        archive.writestr("__MACOSX/inner/._image.png", b"x")
+    (folder / "images.zip").write_bytes(packed.getvalue())
     return folder
 
 
@@ -135,8 +140,8 @@ def ask(url: str, path: Path, endpoint: str = "predict") -> dict[str, object]:
 
     with httpx.Client(base_url=f"{url}/gradio_api", timeout=PATIENCE) as client:
         sent = client.post("/upload", files={"files": (path.name, path.read_bytes())}).raise_for_status().json()
-        film = {"path": sent[0], "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
-        event = client.post(f"/call/v2/{endpoint}", json={"film": film}).raise_for_status().json()["event_id"]
+        image = {"path": sent[0], "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+        event = client.post(f"/call/v2/{endpoint}", json={"image": image}).raise_for_status().json()["event_id"]
         said = client.get(f"/call/{endpoint}/{event}").raise_for_status().text
     if "event: complete" not in said:
         raise RuntimeError(said)

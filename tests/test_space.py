@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import csv
 import dataclasses
 import http.server
 import io
@@ -27,22 +26,22 @@ import numpy as np
 import pytest
 import tiny_network
 from PIL import Image
-from space_server import ROOT, Demo, ask, serving, write_films
+from space_server import ROOT, Demo, ask, serving, write_files
 
 gr = pytest.importorskip("gradio", reason="the demo needs gradio")
 pytest.importorskip("pydicom", reason="the demo reads DICOM")
 
 SPACE = ROOT / "space"
 sys.path.insert(0, str(SPACE))
-import desk as desk_module  # noqa: E402
+import backend as backend_module  # noqa: E402
 import pages as pages_module  # noqa: E402
 import prelude  # noqa: E402
-from desk import Desk, FilmError, Limits, Upload, Uploads  # noqa: E402
+from backend import Backend, Limits, Upload, UploadError, Uploads  # noqa: E402
 from pages import Pages  # noqa: E402
 
-from cxrlib import Prediction, Predictor, cli
+from cxrlib import Explanation, Prediction, Predictor, cli  # noqa: E402
 from cxrlib.images import decode as images  # noqa: E402
-from cxrlib.images import phantom
+from cxrlib.images import phantom  # noqa: E402
 
 POINTS = {
     name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {}}
@@ -64,13 +63,13 @@ def example() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_films(tmp_path_factory.mktemp("films"))
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_files(tmp_path_factory.mktemp("files"))
 
 
 @pytest.fixture
-def desk(model: Path, tmp_path: Path) -> Desk:
-    return Desk(model, None, tmp_path / "uploads")
+def backend(model: Path, tmp_path: Path) -> Backend:
+    return Backend(model, None, tmp_path / "uploads")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,7 @@ def demo(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo
     with serving(tmp_path_factory.mktemp("demo") / "place", *command) as running:
         yield running
         log = running.log.read_text()
-        assert [word for word in ("Traceback", "film", "broken", "Doe", "passwd") if word in log] == [], (
+        assert [word for word in ("Traceback", "image", "broken", "Doe", "passwd") if word in log] == [], (
             "nothing of what visitors sent is logged"
         )
         assert running.uploads() == []
@@ -96,20 +95,23 @@ def prediction(
     p: float = 0.7,
     *,
     labels: tuple[str, ...] = ("NORMAL", "PNEUMONIA"),
-    accepted: bool = True,
+    threshold: float | None = 0.5,
     reasons: tuple[str, ...] = (),
 ) -> Prediction:
-    p = p if accepted else float("nan")
-    chances = dict(
-        zip(
-            labels,
-            (1 - p, p) if len(labels) == 2 else (p, *[(1 - p) / (len(labels) - 1)] * (len(labels) - 1)),
-            strict=True,
-        )
-    )
-    return Prediction(
-        labels[1] if accepted else None, p, chances, 0.5 if len(labels) == 2 else None, accepted, reasons, "film"
-    )
+    """An answer; the second label has the probability `p`."""
+    others = [(1 - p) / (len(labels) - 1)] * (len(labels) - 1)
+    probabilities = dict(zip(labels, (others[0], p, *others[1:]), strict=True))
+    found = Prediction(labels[1], p, probabilities, threshold, "ok", reasons, "image.png")
+    return found if threshold is None else found.at(threshold)
+
+
+def refusal(*reasons: str) -> Prediction:
+    return Prediction.without_answer("image.png", "refused", reasons, ("NORMAL", "PNEUMONIA"), 0.5)
+
+
+def explanation(found: Prediction, *, heat: float = 0.5) -> Explanation:
+    image = images.read(phantom.draw(size=64))
+    return Explanation(np.full(image.size, heat, np.float32), image, "PNEUMONIA", found)
 
 
 # --- what a Space is ---
@@ -155,13 +157,10 @@ def test_the_requirements_are_those_of_cxrlib() -> None:
     assert {line for line in listed if not line.startswith("gradio")} <= set(wanted)
 
 
-def test_all_files_of_the_demo_travel_in_the_wheel() -> None:
+def test_the_demo_travels_in_the_wheel() -> None:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
-    assert settings["package-dir"]["cxrlib._space"] == "space"
-    assert "cxrlib._space" in settings["packages"]
-    data = {pattern.removeprefix("*") for pattern in settings["package-data"]["cxrlib._space"]}
-    assert {path.suffix for path in SPACE.iterdir() if path.is_file()} <= data | {".py"}
+    targets = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]
+    assert targets["wheel"]["force-include"] == {"space": "cxrlib/_space"}
 
 
 def test_nothing_is_fetched_from_elsewhere() -> None:
@@ -179,7 +178,7 @@ def test_the_command_line_says_what_is_missing(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr(cli, "__file__", str(tmp_path / "cxrlib" / "cli.py"))
     assert cli.main(["demo"]) == 1
-    assert "the demo is missing from this installation of cxrlib: install it anew" in capsys.readouterr().err
+    assert "the demo is missing from this installation of cxrlib: install it again" in capsys.readouterr().err
 
 
 def test_an_installed_demo_is_found_before_a_stranger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -199,64 +198,80 @@ def pages(model: Path) -> Pages:
 
 
 def test_the_verdict_is_there_for_every_operating_point(pages: Pages) -> None:
-    html = pages.answer(prediction(0.7))
+    html = pages.answer(explanation(prediction(0.7)))
     assert len(re.findall('data-point="screening" >', html)) == 1
     assert len(re.findall('data-point="balanced" hidden>', html)) == 1
-    assert "well above the threshold of 0.1\u202f% (screening)" in html
-    assert (
-        "well below the threshold of over 99.9\u202f% (balanced)" in html
-        or "well below the threshold of 99.9\u202f% (balanced)" in html
-    )
-    assert "<strong>70\u202f%</strong>" in html
-    assert html.count('type="radio"') == 2
+    assert ">Possible pneumonia: have it read<" in html
+    assert ">No sign of pneumonia<" in html
+    said = "The model puts the probability of pneumonia at <strong>70%</strong>. That is "
+    assert f"{said}well above the screening threshold of 0.1%." in html
+    assert re.search(f"{said}well below the balanced threshold of (over )?99.9%.", html)
+    assert f'data-side="1" hidden><h2 class="cx-word cx-strong">Pneumonia likely</h2><p>{said}above your thre' in html
+    assert html.count('type="radio"') == 3
     assert html.count("checked") == 1
 
 
+def test_the_answer_says_which_image_it_is_about(pages: Pages) -> None:
+    found = explanation(prediction(0.7))
+    assert "image.png · 64 × 64 pixels · view not stated" in pages.answer(found)
+    seen = dataclasses.replace(found, image=dataclasses.replace(found.image, view="PA", size=(2500, 2048)))
+    assert "image.png · 2,048 × 2,500 pixels · PA view" in pages.answer(seen)
+
+
 def test_refusals_warnings_and_errors_say_why(pages: Pages) -> None:
-    refused = pages.answer(prediction(accepted=False, reasons=("it is almost blank",)))
+    refused = pages.answer(explanation(refusal("it is almost blank"), heat=0))
     assert "Refused" in refused
     assert "<li>It is almost blank</li>" in refused
-    assert "Calibrated" not in refused
-    assert "<li>It is small</li>" in pages.answer(prediction(reasons=("it is small",)))
-    assert "Not read" in pages.answer(error="film.png: it is damaged.")
-    assert "film.png: it is damaged." in pages.answer(error="film.png: it is damaged.")
+    assert "probability of" not in refused
+    assert "<li>It is small</li>" in pages.answer(explanation(prediction(reasons=("it is small",))))
+    assert "Not read" in pages.answer(error="image.png: it is damaged.")
+    assert "image.png: it is damaged." in pages.answer(error="image.png: it is damaged.")
     assert "Nothing to show" in pages.viewer(unread=True)
+
+
+def test_without_heat_there_is_no_heatmap(pages: Pages) -> None:
+    html = pages.viewer(explanation(prediction(), heat=0))
+    assert "No heatmap: nowhere does the evidence for pneumonia exceed that of normal images." in html
+    assert "cx-heat" not in html
+    assert "Heatmap" not in html
+    html = pages.viewer(explanation(refusal("it is almost blank"), heat=0))
+    assert "The image as it was read." in html
+    assert "cx-heat" not in html
+    assert "cx-heat" in pages.viewer(explanation(prediction()))
+
+
+def test_the_layers_of_the_page_make_the_overlay() -> None:
+    found = explanation(prediction())
+    rows = np.linspace(0, 1, 64, dtype=np.float32)[:, None].repeat(64, axis=1)
+    found = dataclasses.replace(found, heatmap=rows)
+    heat = np.asarray(pages_module.colours(found), np.float64)
+    alpha = heat[..., 3:] / 255 * 0.5  # the page's opacity at the start
+    painted = found.image.pixels[..., None] * (1 - alpha) + heat[..., :3] * alpha
+    assert np.abs(painted - np.asarray(found.overlay(), np.float64)).max() < 4
 
 
 def test_whatever_comes_from_outside_is_escaped(pages: Pages) -> None:
     evil = '<img src=x onerror="alert(1)">'
-    film = images.read(phantom.draw(size=64))
-    row = (evil, pages_module.thumbnail(film), prediction(reasons=(evil,)))
+    image = images.read(phantom.draw(size=64))
+    found = explanation(dataclasses.replace(prediction(reasons=(evil,)), source=evil))
     html = [
         pages.answer(error=evil),
-        pages.answer(prediction(reasons=(evil,))),
-        pages.table([row, (evil, "", evil)]),
-        pages.examples([(evil, film, None)]),
+        pages.answer(found),
+        pages.table([(evil, pages_module.thumbnail(image), found.prediction), (evil, "", evil)]),
+        pages.examples([(evil, image, None)]),
     ]
     assert not [text for text in html if "<img src=x" in text]
     assert all("&lt;img src=x" in text for text in html)
 
 
-def test_the_table_has_a_row_for_every_film_and_a_csv_at_every_point(pages: Pages) -> None:
-    rows = [
-        ("=cmd|' /C calc'!A0.png", "", prediction(0.7)),
-        ("b", "", prediction(accepted=False, reasons=("it is almost blank",))),
-        ("c", "", "c: it is empty."),
-    ]
+def test_the_table_has_a_row_for_every_image(pages: Pages) -> None:
+    rows = [("a", "", prediction(0.7)), ("b", "", refusal("it is almost blank")), ("c.png", "", "c.png: it is empty.")]
     html = pages.table(rows)
-    assert html.count("<tr>") == 4
-    assert "<strong>3 films</strong>, 1 refused, 1 not read" in html
-    tables = [
-        list(csv.DictReader(io.StringIO(base64.b64decode(data).decode("utf-8-sig"))))
-        for data in re.findall(r"data:text/csv;charset=utf-8;base64,([^\"]+)", html)
-    ]
-    assert [table[0]["label"] for table in tables] == ["PNEUMONIA", "NORMAL"], (
-        "at the first and at the second operating point"
-    )
-    assert tables[0][0]["source"].startswith("'="), "no spreadsheet takes a name for a formula"
-    assert [row["accepted"] for row in tables[0]] == ["True", "False", ""]
-    assert [row["probability"] for row in tables[0]] == ["0.7", "", ""]
-    assert tables[0][2]["reasons"] == "c: it is empty."
+    assert html.count("<tr") == 4
+    assert "<strong>3 images</strong>" in html
+    assert re.findall('data-status="(.*?)"', html) == ["ok", "refused", "unreadable"]
+    assert 'data-p="0.7" data-yes="PNEUMONIA" data-no="NORMAL"' in html
+    assert "<td>It is empty.</td>" in html, "without the file's name"
 
 
 def test_a_model_with_three_labels_and_no_operating_points(tmp_path: Path) -> None:
@@ -271,15 +286,19 @@ def test_a_model_with_three_labels_and_no_operating_points(tmp_path: Path) -> No
         report, folder = None, tmp_path / "nowhere"
 
     pages = Pages(Bare())  # type: ignore[arg-type]
-    html = pages.answer(prediction(0.6, labels=("A", "B", "C")))
-    assert '<th scope="row">A</th><td>60\u202f%</td>' in html
+    found = prediction(0.6, labels=("A", "B", "C"), threshold=None)
+    html = pages.answer(explanation(found))
+    assert "<th>B</th><td>60%</td>" in html
     assert "radio" not in html
     assert "threshold" not in html
     assert html.count("<tr>") == 3
-    assert "Download as CSV" in pages.table([("a", "", prediction(0.6, labels=("A", "B", "C")))])
+    assert "Download as CSV" in pages.table([("a", "", found)])
     assert "This model was not measured" in pages.glance()
     assert pages.card() == "This model has no card."
     assert "<h1>" in pages.head()
+    decided = pages.answer(explanation(prediction(0.6, labels=("A", "B", "C"))))
+    assert "B likely" in decided
+    assert "above the threshold of 50%" in decided
 
 
 def test_the_card_shows_figures_and_no_other_file(pages: Pages, tmp_path: Path) -> None:
@@ -320,7 +339,7 @@ def test_numbers_of_the_card_stay_on_one_line(pages: Pages, tmp_path: Path) -> N
     ],
 )
 def test_probabilities_in_words(p: float, said: str) -> None:
-    assert pages_module._percent(p) == f"{said}\u202f%"
+    assert pages_module._percent(p) == f"{said}%"
 
 
 @pytest.mark.parametrize(
@@ -333,25 +352,28 @@ def test_probabilities_in_words(p: float, said: str) -> None:
         (0.01, 0.5, "well below"),
     ],
 )
-def test_where_a_film_stands(p: float, threshold: float, said: str) -> None:
+def test_where_an_image_stands(p: float, threshold: float, said: str) -> None:
     assert pages_module._relation(p, threshold) == said
 
 
-# --- the desk ---
+# --- the backend ---
 
 
-def test_examples_come_from_the_phantom_the_bundle_or_a_folder(desk: Desk, model: Path, tmp_path: Path) -> None:
-    assert [name for name, *_ in desk.examples] == ["Drawn film", "With an opacity", "from the bundle"]
+def test_examples_come_from_the_phantom_the_bundle_or_a_folder(backend: Backend, model: Path, tmp_path: Path) -> None:
+    drawn = [name for name, *_ in backend.examples[:-1]]
+    assert len(drawn) == 6
+    assert all(name.startswith("Drawing: ") for name in drawn)
+    assert backend.examples[-1][0] == "from the bundle"
+    assert backend.example(0).prediction.source == drawn[0]
     mine = tmp_path / "mine"
     mine.mkdir()
-    for i in range(8):
-        phantom.save(mine / f"film{i}.png", i, size=64)
-    (mine / "film0.png").write_bytes(b"broken")  # is left out
-    assert [name for name, *_ in Desk(model, mine, tmp_path / "other").examples][2:] == [
-        f"film{i}" for i in range(1, 7)
-    ]
+    for i in range(15):
+        phantom.save(mine / f"image{i}.png", i, size=64)
+    (mine / "image0.png").write_bytes(b"broken")  # is left out
+    names = [name for name, *_ in Backend(model, mine, tmp_path / "other").examples]
+    assert names == sorted(f"image{i}" for i in range(1, 15))[:12], "instead of drawings"
     with pytest.raises(NotADirectoryError, match="no such folder"):
-        Desk(model, tmp_path / "nowhere", tmp_path / "third")
+        Backend(model, tmp_path / "nowhere", tmp_path / "third")
 
 
 def test_examples_of_a_model_on_the_hub(model: Path, tmp_path: Path) -> None:
@@ -359,89 +381,89 @@ def test_examples_of_a_model_on_the_hub(model: Path, tmp_path: Path) -> None:
     with hub_server.serving() as server, hub_server.client_of(server, tmp_path / "home"):
         server.plant(
             "alice/model",
-            {**planted, "examples/broken.png": b"x", "examples/notes.txt": b"x", "examples/deep/film.png": example()},
+            {**planted, "examples/broken.png": b"x", "examples/notes.txt": b"x", "examples/deep/image.png": example()},
         )
-        desk = Desk("hf://alice/model", None, tmp_path / "uploads")
-        assert [name for name, *_ in desk.examples][2:] == ["from the bundle"]
-        predictor = desk.predictor
-    assert desk_module._published_examples(predictor, "hf://alice/model") == [], "the Hub is gone, the model is not"
+        backend = Backend("hf://alice/model", None, tmp_path / "uploads")
+        assert [name for name, *_ in backend.examples][6:] == ["from the bundle"]
+        predictor = backend.predictor
+    assert backend_module._published_examples(predictor, "hf://alice/model") == [], "the Hub is gone, the model is not"
 
 
-def test_a_film_is_answered_and_another_operating_point_needs_no_other_pass(desk: Desk, films: Path) -> None:
-    upload = Upload((films / "film.dcm").read_bytes(), "film.dcm")
-    first, second = (desk.explain(upload, operating_point=name).prediction for name in ("screening", "balanced"))
+def test_an_image_is_answered_and_another_operating_point_needs_no_other_pass(backend: Backend, files: Path) -> None:
+    upload = Upload((files / "image.dcm").read_bytes(), "image.dcm")
+    first, second = (backend.explain(upload, operating_point=name).prediction for name in ("screening", "balanced"))
     assert (first.label, second.label) == ("PNEUMONIA", "NORMAL")
     assert first.probability == second.probability
-    assert first.source == "film.dcm"
+    assert first.source == "image.dcm"
 
 
 def test_the_desk_answers_in_sentences(
-    desk: Desk, films: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, files: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(FilmError, match=r"^broken\.png: .+\.$"):
-        desk.explain(Upload((films / "broken.png").read_bytes(), "broken.png"))
-    with pytest.raises(FilmError, match="The operating point must be screening or balanced"):
-        desk.explain(Upload(b"", "x"), operating_point="sharp")
-    with pytest.raises(FilmError, match="The label must be NORMAL or PNEUMONIA"):
-        desk.explain(Upload(b"", "x"), label="CAT")
+    with pytest.raises(UploadError, match=r"^broken\.png: .+\.$"):
+        backend.explain(Upload((files / "broken.png").read_bytes(), "broken.png"))
+    with pytest.raises(UploadError, match="The operating point must be screening or balanced"):
+        backend.explain(Upload(b"", "x"), operating_point="sharp")
+    with pytest.raises(UploadError, match="The label must be NORMAL or PNEUMONIA"):
+        backend.explain(Upload(b"", "x"), label="CAT")
 
     def fault(*_: Any, **__: Any) -> None:
         raise RuntimeError("Doe^Jane")
 
-    monkeypatch.setattr(desk.predictor, "explain", fault)
-    with pytest.raises(FilmError, match="The demo has a fault and gives no answer for this film"):
-        desk.explain(Upload(b"", "x"))
+    monkeypatch.setattr(backend.predictor, "explain", fault)
+    with pytest.raises(UploadError, match="The demo has a fault and gives no answer for this image"):
+        backend.explain(Upload(b"", "x"))
     assert "RuntimeError" in caplog.text
     assert "Jane" not in caplog.text
 
 
-def sent(desk: Desk, *files: Path | tuple[str, bytes]) -> list[dict[str, Any]]:
+def sent(backend: Backend, *files: Path | tuple[str, bytes]) -> list[dict[str, Any]]:
     """Uploads as Gradio describes them."""
     described = []
     for i, file in enumerate(files):
         name, data = (file.name, file.read_bytes()) if isinstance(file, Path) else file
-        place = desk.uploads.folder / f"secret{i}" / "hash"
+        place = backend.uploads.folder / f"secret{i}" / "hash"
         place.mkdir(parents=True)
         (place / name).write_bytes(data)
         described.append({"path": str(place / name), "orig_name": name})
     return described
 
 
-def test_one_bad_file_spoils_nothing(desk: Desk, films: Path) -> None:
+def test_one_bad_file_spoils_nothing(backend: Backend, files: Path) -> None:
     files = sent(
-        desk,
-        films / "broken.png",
-        films / "film.png",
-        films / "films.zip",
-        ("notes.txt", b"no film"),
-        films / "cat.png",
+        backend,
+        files / "broken.png",
+        files / "image.png",
+        files / "images.zip",
+        ("notes.txt", b"no image"),
+        files / "cat.png",
     )
     found = [
-        (name, str(answer) if isinstance(answer, FilmError) else answer.prediction.accepted)
-        for name, answer in desk.batch(files)
+        (name, str(answer) if isinstance(answer, UploadError) else answer.prediction.status)
+        for name, answer in backend.batch(files)
     ]
     assert [name for name, _ in found] == [
         "broken.png",
-        "film.png",
-        "film.png",
+        "image.png",
+        "image.png",
         "broken.png",
         "cat.png",
         "notes.txt",
         "cat.png",
     ]
-    assert [answer for _, answer in found if isinstance(answer, bool)] == [True, True, False, False]
-    assert list(desk.uploads.folder.rglob("*")) == []
+    assert [answer for _, answer in found if answer in ("ok", "refused")] == ["ok", "ok", "refused", "refused"]
+    assert list(backend.uploads.folder.rglob("*")) == []
 
 
-def test_a_batch_has_an_end(desk: Desk, films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk_module, "MAX_FILMS", 2)
-    found = list(desk.batch(sent(desk, films / "films.zip", films / "film.png")))
-    assert [name for name, _ in found] == ["film.png", "broken.png", "cat.png"]
-    assert "at most 2 films" in str(found[-1][1])
-    assert list(desk.uploads.folder.rglob("*")) == [], "what was not read is removed, too"
-    with pytest.raises(FilmError, match="The operating point"):
-        list(desk.batch(sent(desk, films / "film.png"), operating_point="sharp"))
-    assert list(desk.uploads.folder.rglob("*")) == []
+def test_a_batch_has_an_end(backend: Backend, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "MAX_IMAGES", 2)
+    found = list(backend.batch(sent(backend, files / "images.zip", files / "image.png")))
+    assert [name for name, _ in found] == ["image.png", "broken.png", "cat.png"]
+    assert "at most 2 images" in str(found[-1][1])
+    assert list(backend.uploads.folder.rglob("*")) == [], "what was not read is removed, too"
+    with pytest.raises(UploadError, match="The operating point"):
+        list(backend.batch(sent(backend, files / "image.png"), operating_point="sharp"))
+    assert list(backend.uploads.folder.rglob("*")) == []
 
 
 def packed(*members: tuple[str, bytes]) -> bytes:
@@ -453,23 +475,23 @@ def packed(*members: tuple[str, bytes]) -> bytes:
 
 
 def test_archives_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk_module, "MAX_BYTES", 1000)
-    monkeypatch.setattr(desk_module, "MAX_UNPACKED", 1500)
+    monkeypatch.setattr(backend_module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(backend_module, "MAX_UNPACKED", 1500)
 
     def unzipped(data: bytes) -> list[tuple[str, str]]:
         return [
-            (name, str(found) if isinstance(found, FilmError) else "read")
-            for name, found in desk_module._unzip(Upload(data, "all.zip"))
+            (name, str(found) if isinstance(found, UploadError) else "read")
+            for name, found in backend_module._unzip(Upload(data, "all.zip"))
         ]
 
     assert unzipped(
-        packed(("a/b/film.png", b"x" * 900), ("a/", b""), (".hidden", b"x"), ("__MACOSX/film.png", b"x"))
-    ) == [("film.png", "read")]
-    assert unzipped(packed(("large.png", bytes(1200)))) == [("large.png", "large.png: the file is larger than 64 MB.")]
+        packed(("a/b/image.png", b"x" * 900), ("a/", b""), (".hidden", b"x"), ("__MACOSX/image.png", b"x"))
+    ) == [("image.png", "read")]
+    assert unzipped(packed(("large.png", bytes(1200)))) == [("large.png", "large.png: it is larger than 64 MB.")]
     bomb = unzipped(packed(*[(f"{i}.png", bytes(900)) for i in range(5)]))
     assert [name for name, _ in bomb] == ["0.png", "1.png"]
     assert "unpacks to more than" in bomb[-1][1]
-    whole = packed(("film.png", b"x" * 900))
+    whole = packed(("image.png", b"x" * 900))
     locked = bytearray(whole)
     locked[6] |= 1
     locked[whole.index(b"PK\1\2") + 8] |= 1
@@ -482,20 +504,20 @@ def test_archives_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
 
-def test_only_uploads_are_read_and_each_once(desk: Desk, films: Path, tmp_path: Path) -> None:
-    for path in (films / "film.png", desk.uploads.folder / ".." / "film.png", desk.uploads.folder / "file"):
-        with pytest.raises(FilmError, match="only files that were uploaded here are read"):
-            desk.take({"path": str(path), "orig_name": "film.png"})
-    assert (films / "film.png").exists()
-    [file] = sent(desk, films / "film.png")
-    link = desk.uploads.folder / "secret" / "hash" / "link.png"
+def test_only_uploads_are_read_and_each_once(backend: Backend, files: Path, tmp_path: Path) -> None:
+    for path in (files / "image.png", backend.uploads.folder / ".." / "image.png", backend.uploads.folder / "file"):
+        with pytest.raises(UploadError, match="only files that were uploaded here are read"):
+            backend.take({"path": str(path), "orig_name": "image.png"})
+    assert (files / "image.png").exists()
+    [file] = sent(backend, files / "image.png")
+    link = backend.uploads.folder / "secret" / "hash" / "link.png"
     link.parent.mkdir(parents=True)
-    link.symlink_to(films / "film.png")
-    with pytest.raises(FilmError, match="only files"):
-        desk.take({"path": str(link)})
-    assert desk.take(file).read() == (films / "film.png").read_bytes()
-    with pytest.raises(FilmError, match="an upload is read once"):
-        desk.take(file)
+    link.symlink_to(files / "image.png")
+    with pytest.raises(UploadError, match="only files"):
+        backend.take({"path": str(link)})
+    assert backend.take(file).read() == (files / "image.png").read_bytes()
+    with pytest.raises(UploadError, match="an upload is read once"):
+        backend.take(file)
 
 
 def test_what_nobody_asks_about_is_removed(tmp_path: Path) -> None:
@@ -571,7 +593,7 @@ def website(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
                 time.sleep(1)
             if self.path.partition("?")[0] in ("/moved", "/around"):
                 self.send_response(302)
-                self.send_header("location", "/film.png" if self.path.startswith("/moved") else "/around")
+                self.send_header("location", "/image.png" if self.path.startswith("/moved") else "/around")
                 self.end_headers()
                 return
             self.send_response(404 if self.path == "/missing" else 200)
@@ -584,7 +606,7 @@ def website(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     async def public(host: str) -> str:
         return host
 
-    monkeypatch.setattr(desk_module, "async_validate_url", public)
+    monkeypatch.setattr(backend_module, "async_validate_url", public)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -595,36 +617,37 @@ def website(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_addresses_are_fetched_within_limits(website: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk_module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(backend_module, "MAX_BYTES", 1000)
     paths = [
-        asyncio.run(desk_module.fetch(f"{website}{page}", str(tmp_path))) for page in ("/film.png", "/moved?token=1")
+        asyncio.run(backend_module.fetch(f"{website}{page}", str(tmp_path)))
+        for page in ("/image.png", "/moved?token=1")
     ]
-    assert [Path(path).name for path in paths] == ["film.png", "moved"]
+    assert [Path(path).name for path in paths] == ["image.png", "moved"]
     assert Path(paths[0]).parents[1] != Path(paths[1]).parents[1]
     for page, said in (
-        ("/large.png", r"large\.png: the file is larger"),
+        ("/large.png", r"large\.png: it is larger"),
         ("/missing", "missing: nothing can be fetched from there"),
     ):
         with pytest.raises(gr.Error, match=said):
-            asyncio.run(desk_module.fetch(f"{website}{page}", str(tmp_path)))
+            asyncio.run(backend_module.fetch(f"{website}{page}", str(tmp_path)))
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
-    assert Path(asyncio.run(desk_module.fetch(f"{website}/..%00/..", str(tmp_path)))).name == "_"
-    monkeypatch.setattr(desk_module, "FETCH", 0.1)
+    assert Path(asyncio.run(backend_module.fetch(f"{website}/..%00/..", str(tmp_path)))).name == "_"
+    monkeypatch.setattr(backend_module, "FETCH", 0.1)
     with pytest.raises(gr.Error, match="slow: nothing can be fetched from there"):
-        asyncio.run(desk_module.fetch(f"{website}/slow", str(tmp_path)))
-    monkeypatch.setattr(desk_module, "FETCH", 30)
-    with pytest.raises(gr.Error, match="around: it is moved too often"):
-        asyncio.run(desk_module.fetch(f"{website}/around", str(tmp_path)))
+        asyncio.run(backend_module.fetch(f"{website}/slow", str(tmp_path)))
+    monkeypatch.setattr(backend_module, "FETCH", 30)
+    with pytest.raises(gr.Error, match="around: there are too many redirects"):
+        asyncio.run(backend_module.fetch(f"{website}/around", str(tmp_path)))
 
 
 @pytest.mark.parametrize(
     "address",
     [
-        "http://127.0.0.1:1/film.png",
-        "http://localhost/film.png",
-        "http://[::1]/film.png",
-        "http:///film.png",
-        "ftp://127.0.0.1/film.png",
+        "http://127.0.0.1:1/image.png",
+        "http://localhost/image.png",
+        "http://[::1]/image.png",
+        "http:///image.png",
+        "ftp://127.0.0.1/image.png",
     ],
 )
 def test_addresses_within_the_house_are_not_fetched(
@@ -635,7 +658,7 @@ def test_addresses_within_the_house_are_not_fetched(
 
     monkeypatch.setattr("safehttpx.async_resolve_hostname_google", nobody)  # it would ask the network
     with pytest.raises(gr.Error, match="nothing can be fetched from there"):
-        asyncio.run(desk_module.fetch(address, str(tmp_path)))
+        asyncio.run(backend_module.fetch(address, str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -651,43 +674,47 @@ def get(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def film(path: Path) -> Any:
+def image(path: Path) -> Any:
     from gradio_client import handle_file
 
     return handle_file(path)
 
 
-@pytest.mark.parametrize("name", ["film.png", "film.dcm", "study", "colour.png"])
-def test_predict_gives_the_fields_of_a_prediction(client: Any, films: Path, model: Path, name: str) -> None:
-    said = client.predict(film(films / name), api_name="/predict")
-    assert said == {**Predictor(model)(films / name).to_dict(), "source": name}
-    assert said["accepted"]
+KINDS = ["image.png", "deep.png", "image.tiff", "turned.jpeg", "image.dcm", "study", "colour.png"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_same_bytes_get_the_same_answer_as_in_the_library(client: Any, files: Path, model: Path, name: str) -> None:
+    said = client.predict(image(files / name), api_name="/predict")
+    assert said == {**Predictor(model)(files / name).to_dict(), "source": name}
     assert said["label"] == "PNEUMONIA"
-    assert client.predict(film=film(films / name), operating_point="balanced", api_name="/predict")["label"] == "NORMAL"
+    assert (
+        client.predict(image=image(files / name), operating_point="balanced", api_name="/predict")["label"] == "NORMAL"
+    )
 
 
-def test_a_cat_is_refused_with_reasons(client: Any, films: Path) -> None:
-    said = client.predict(film(films / "cat.png"), api_name="/predict")
-    assert (said["label"], said["probability"], said["accepted"]) == (None, None, False)
+def test_a_cat_is_refused_with_reasons(client: Any, files: Path) -> None:
+    said = client.predict(image(files / "cat.png"), api_name="/predict")
+    assert (said["label"], said["probability"], said["status"]) == (None, None, "refused")
     assert said["reasons"]
-    shown = client.predict(film(films / "cat.png"), api_name="/explain")
+    shown = client.predict(image(files / "cat.png"), api_name="/explain")
     assert (shown["heatmap"], shown["overlay"]) == (None, None)
 
 
-def test_errors_are_sentences(client: Any, films: Path) -> None:
+def test_errors_are_sentences(client: Any, files: Path) -> None:
     from gradio_client.exceptions import AppError
 
     for arguments, said in (
-        ((films / "broken.png",), r"^broken\.png: it is damaged or not complete"),
-        ((films / "film.png", "sharp"), "^The operating point must be screening or balanced"),
+        ((files / "broken.png",), r"^broken\.png: it is damaged or not complete"),
+        ((files / "image.png", "sharp"), "^The operating point must be screening or balanced"),
     ):
         with pytest.raises(AppError, match=said) as error:
-            client.predict(film(arguments[0]), *arguments[1:], api_name="/predict")
+            client.predict(image(arguments[0]), *arguments[1:], api_name="/predict")
         assert "Traceback" not in str(error.value)
 
 
-def test_explain_brings_two_pictures_of_the_films_shape(client: Any, films: Path) -> None:
-    said = client.predict(film(films / "film.png"), "NORMAL", api_name="/explain")
+def test_explain_brings_two_pictures_of_the_images_shape(client: Any, files: Path) -> None:
+    said = client.predict(image(files / "image.png"), "NORMAL", api_name="/explain")
     assert said["evidence_for"] == "NORMAL"
     pictures = [
         Image.open(io.BytesIO(base64.b64decode(said[name].partition(",")[2]))) for name in ("heatmap", "overlay")
@@ -697,11 +724,13 @@ def test_explain_brings_two_pictures_of_the_films_shape(client: Any, films: Path
     assert np.asarray(pictures[0]).std() > 0
 
 
-def test_batch_answers_every_film(client: Any, films: Path) -> None:
-    said = client.predict([film(films / name) for name in ("film.png", "broken.png", "films.zip")], api_name="/batch")
-    assert [row["source"] for row in said] == ["film.png", "broken.png", "film.png", "broken.png", "cat.png"]
-    assert [sorted(row) == ["error", "source"] for row in said] == [False, True, False, True, False]
-    assert "damaged" in said[1]["error"]
+def test_batch_answers_every_image(client: Any, files: Path) -> None:
+    said = client.predict(
+        [image(files / name) for name in ("image.png", "broken.png", "images.zip")], api_name="/batch"
+    )
+    assert [row["source"] for row in said] == ["image.png", "broken.png", "image.png", "broken.png", "cat.png"]
+    assert [row["status"] for row in said] == ["ok", "unreadable", "ok", "unreadable", "refused"]
+    assert "damaged" in said[1]["reasons"][0]
 
 
 def test_only_three_endpoints_are_public(demo: Demo) -> None:
@@ -709,7 +738,7 @@ def test_only_three_endpoints_are_public(demo: Demo) -> None:
     endpoints = json.loads(text)["named_endpoints"]
     assert (code, set(endpoints)) == (200, {"/predict", "/explain", "/batch"})
     assert all(endpoint["description"] for endpoint in endpoints.values())
-    assert [p["parameter_name"] for p in endpoints["/explain"]["parameters"]] == ["film", "label", "operating_point"]
+    assert [p["parameter_name"] for p in endpoints["/explain"]["parameters"]] == ["image", "label", "operating_point"]
 
 
 def test_health_and_what_the_demo_does_not_have(demo: Demo) -> None:
@@ -722,10 +751,10 @@ def test_health_and_what_the_demo_does_not_have(demo: Demo) -> None:
     assert get(f"{demo.url}/gradio_api/file=/etc/passwd")[0] == 403
 
 
-def test_files_of_the_server_and_addresses_within_are_not_read(demo: Demo, films: Path) -> None:
+def test_files_of_the_server_and_addresses_within_are_not_read(demo: Demo, files: Path) -> None:
     """By hand, for the client itself would refuse."""
     for path in ("/etc/passwd", str(demo.log), f"{demo.url}/healthz"):
-        file = {"path": path, "orig_name": "film.png", "meta": {"_type": "gradio.FileData"}}
+        file = {"path": path, "orig_name": "image.png", "meta": {"_type": "gradio.FileData"}}
         request = urllib.request.Request(
             f"{demo.url}/gradio_api/call/predict",
             json.dumps({"data": [file, None]}).encode(),
@@ -740,11 +769,11 @@ def test_files_of_the_server_and_addresses_within_are_not_read(demo: Demo, films
 
 
 @pytest.mark.slow
-def test_fifty_visitors_at_once_get_all_their_answers(demo: Demo, films: Path) -> None:
+def test_fifty_visitors_at_once_get_all_their_answers(demo: Demo, files: Path) -> None:
     """A minute of this is in benchmarks/space.py."""
 
     def visit(i: int) -> Any:
-        return ask(demo.url, films / ("film.dcm" if i % 3 else "film.png"))
+        return ask(demo.url, files / ("image.dcm" if i % 3 else "image.png"))
 
     with ThreadPoolExecutor(50) as pool:
         list(pool.map(visit, range(100)))  # what is loaded once
@@ -752,7 +781,7 @@ def test_fifty_visitors_at_once_get_all_their_answers(demo: Demo, films: Path) -
         answers = list(pool.map(visit, range(200)))
         after = demo.memory() if sys.platform == "linux" else 0
     assert [answer["label"] for answer in answers] == ["PNEUMONIA"] * 200
-    assert {str(answer["source"]) for answer in answers} == {"film.dcm", "film.png"}
+    assert {str(answer["source"]) for answer in answers} == {"image.dcm", "image.png"}
     assert after - before < 64 * 2**20
     assert demo.uploads() == []
 

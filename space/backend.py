@@ -1,4 +1,4 @@
-"""Where the answers come from: uploads are read and removed, the predictor is asked, and what goes wrong becomes a sentence."""
+"""What answers: uploads are read and removed, the predictor runs, and errors become sentences."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from typing import Any
 
 import gradio as gr
 import httpx
+from drawings import PREFIX, drawings
 from gradio.route_utils import MultiPartException, upload_fn
 from safehttpx import AsyncSecureTransport, async_validate_url
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from cxrlib import Explanation, ImageError, Predictor, hub
+from cxrlib import Explanation, ImageError, Predictor, hub, phantom
 from cxrlib.images import decode as images
-from cxrlib.images import phantom, sources
+from cxrlib.images import sources
 
 MAX_BYTES = 64 * 2**20  # of a file; a detector of 43 x 43 cm with 0.1 mm pixels of 16 bits gives 37 MB
-MAX_FILMS = 200  # of a batch
+MAX_IMAGES = 200  # of a batch
 MAX_UNPACKED = 512 * 2**20  # of a zip
-MAX_EXAMPLES = 6  # from a folder
+MAX_EXAMPLES = 12  # from a folder
 FETCH = 30  # seconds for an address that a program sends
-CORES = 2  # films under way at once
-_TOO_LARGE = f"the file is larger than {MAX_BYTES // 2**20} MB"
-_DRAWN = {"Drawn film": phantom.draw(size=768), "With an opacity": phantom.draw(opacity=True, size=768)}
+CORES = 2  # images computed at once
+_TOO_LARGE = f"it is larger than {MAX_BYTES // 2**20} MB"
 _log = logging.getLogger("cxrlib.demo")
 
 
-class FilmError(ValueError):
-    """What a visitor sent cannot be answered; the message is a sentence for them."""
+class UploadError(ValueError):
+    """There is no answer to an upload; the message is a sentence for the visitor."""
 
 
-# --- what visitors send ---------------------------------------------------------------------------------------------------------------------------------
+# --- what visitors send ---
 
 
 class Upload(io.BytesIO):
@@ -62,14 +62,14 @@ class Upload(io.BytesIO):
 
 
 class Uploads:
-    """Uploads on their way to an answer: each lies in a folder of its own that nobody can guess, and is gone once it was read."""
+    """Uploads until they are read: each in a folder of its own whose name nobody can guess, removed by reading it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(mode=0o700, exist_ok=True)
 
     async def receive(self, request: Request) -> Response:
-        """Stand in for Gradio's upload route, where equal files of two visitors share a path and a broken upload stays."""
+        """Replace Gradio's upload route, where equal files of two visitors share a path and a broken upload stays."""
         place = self.folder / secrets.token_hex(16)
         try:
             files, _, _ = await upload_fn(request, place, MAX_BYTES, None)
@@ -84,12 +84,12 @@ class Uploads:
         """Read an upload, and remove it."""
         file = Path(os.path.realpath(path))
         if self.folder not in file.parent.parents:
-            raise FilmError(f"{name}: only files that were uploaded here are read.")
+            raise UploadError(f"{name}: only files that were uploaded here are read.")
         try:
             return Upload(file.read_bytes(), name)
         except OSError as error:
-            raise FilmError(
-                f"{name}: the file is no longer here, for an upload is read once. Please send it again."
+            raise UploadError(
+                f"{name}: the file is no longer here, because an upload is read once. Please send it again."
             ) from error
         finally:
             file.unlink(missing_ok=True)
@@ -114,14 +114,14 @@ class Uploads:
 
 
 async def fetch(url: str, cache_dir: str) -> str:
-    """Stand in for Gradio's download of an address: public hosts only, as there, but no more than a file may hold, and into a folder of its own."""
+    """Replace Gradio's download of an address: public hosts only, as there, but with limits and a folder of its own."""
     shown = re.sub(r"[^A-Za-z0-9._-]|^\.+", "_", _name(url.partition("?")[0]))
     try:
         data = await asyncio.wait_for(_download(url), FETCH)
     except (httpx.HTTPError, httpx.InvalidURL, asyncio.TimeoutError, ValueError, OSError) as error:
         _log.info("%s while an address was fetched", type(error).__name__)
         raise gr.Error(
-            f"{shown}: {error if isinstance(error, FilmError) else 'nothing can be fetched from there'}.",
+            f"{shown}: {error if isinstance(error, UploadError) else 'nothing can be fetched from there'}.",
             print_exception=False,
         ) from None
     place = Path(cache_dir, secrets.token_hex(16), "fetched")
@@ -142,24 +142,22 @@ async def _download(url: str) -> bytes:
             async for chunk in response.aiter_bytes():
                 data += chunk
                 if len(data) > MAX_BYTES:
-                    raise FilmError(_TOO_LARGE)
+                    raise UploadError(_TOO_LARGE)
             return bytes(data)
-    raise FilmError("it is moved too often")
+    raise UploadError("there are too many redirects")
 
 
 class Limits:
-    """Middleware: no body larger than it need be, and so many requests a minute and visitor; beyond them a sentence asks for patience.
+    """Middleware: limits the size of a request, and the requests of a visitor per minute.
 
     Args:
         app: What to protect.
-        a_minute: Requests; `None` for any number.
+        a_minute: Most requests of a visitor; `None` for any number.
     """
 
     def __init__(self, app: Any, a_minute: int | None) -> None:
         self.app, self.a_minute = app, a_minute
-        self.visitors: OrderedDict[str, tuple[float, float]] = (
-            OrderedDict()
-        )  # address -> requests left, and when that was so
+        self.visitors = OrderedDict[str, tuple[float, float]]()  # address -> requests left, and when that was so
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         answer = self._refusal(scope) if scope["type"] == "http" and scope["method"] == "POST" else None
@@ -168,19 +166,15 @@ class Limits:
     def _refusal(self, scope: Any) -> Response | None:
         size = dict(scope["headers"]).get(b"content-length", b"")
         path = scope["path"]
-        limit = (
-            MAX_BYTES + 2**16
-            if path == "/gradio_api/upload"
-            else MAX_BYTES * 4 // 3 + 2**16
-            if path.startswith("/gradio_api/mcp")
-            else 2**20
-        )
+        limit = 2**20
+        if path == "/gradio_api/upload":
+            limit = MAX_BYTES + 2**16
+        elif path.startswith("/gradio_api/mcp"):  # base64
+            limit = MAX_BYTES * 4 // 3 + 2**16
         if not size.isdigit():
             return PlainTextResponse("The size of the upload must be given.", 411)
         if int(size) > limit:
-            return PlainTextResponse(
-                f"{_TOO_LARGE.capitalize()}." if limit > 2**20 else "The request is too large.", 413
-            )
+            return PlainTextResponse(f"{_TOO_LARGE.capitalize()}.", 413)
         if self.a_minute and not self.admit(_address(scope), time.monotonic()):
             return PlainTextResponse("Too many requests: please wait a minute.", 429, {"retry-after": "60"})
         return None
@@ -203,11 +197,11 @@ def _address(scope: Any) -> str:
 
 def _name(text: str) -> str:
     """A file's own name, short enough to show."""
-    return re.split(r"[\\/]", text)[-1][-100:] or "film"
+    return re.split(r"[\\/]", text)[-1][-100:] or "image"
 
 
-def _unzip(upload: Upload) -> Iterator[tuple[str, Upload | FilmError]]:
-    """The files of an archive, one at a time in memory; what it says about their sizes is not believed."""
+def _unzip(upload: Upload) -> Iterator[tuple[str, Upload | UploadError]]:
+    """The files of an archive, one at a time in memory, whatever sizes it declares."""
     left = MAX_UNPACKED
     try:
         with zipfile.ZipFile(upload) as archive:
@@ -218,26 +212,18 @@ def _unzip(upload: Upload) -> Iterator[tuple[str, Upload | FilmError]]:
                 with archive.open(member) as file:
                     data = file.read(min(MAX_BYTES, left) + 1)
                 if len(data) > left:
-                    yield (
-                        name,
-                        FilmError(
-                            f"{upload.name} unpacks to more than {MAX_UNPACKED // 2**20} MB: this film and those after it were not read."
-                        ),
-                    )
+                    most = f"{upload.name} unpacks to more than {MAX_UNPACKED // 2**20} MB"
+                    yield name, UploadError(f"{most}: this image and those after it were not read.")
                     return
                 left -= len(data)
-                yield name, Upload(data, name) if len(data) <= MAX_BYTES else FilmError(f"{name}: {_TOO_LARGE}.")
+                yield name, Upload(data, name) if len(data) <= MAX_BYTES else UploadError(f"{name}: {_TOO_LARGE}.")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError):
-        yield (
-            upload.name,
-            FilmError(
-                f"{upload.name}: the archive is damaged, encrypted or of an unknown kind; what follows in it was not read."
-            ),
-        )
+        reason = "the archive is damaged, encrypted or of an unknown kind; what follows in it was not read."
+        yield upload.name, UploadError(f"{upload.name}: {reason}")
 
 
 def _published_examples(predictor: Predictor, model: str) -> list[Path]:
-    """Films in `examples/` beside the bundle, in its folder or its repository: no part of the model, so whatever goes wrong, it is served without them."""
+    """Images in `examples/` beside the bundle, in its folder or its repository; whatever goes wrong, there are none."""
     folder = predictor.folder / "examples"
     if predictor.revision is None:
         return sources.find(folder) if folder.is_dir() else []
@@ -245,19 +231,16 @@ def _published_examples(predictor: Predictor, model: str) -> list[Path]:
     try:
         api = hub.connect(None)
         files = api.model_info(**place, files_metadata=True, timeout=10).siblings or ()
-        films = {
-            f.rfilename
-            for f in files
-            if (f.size or MAX_BYTES) < MAX_BYTES and Path(f.rfilename).suffix.lower() in sources.EXTENSIONS
-        }
-        names = sorted(name for name in films if re.fullmatch(r"examples/[^/]+", name))
-        return [Path(api.hf_hub_download(**place, filename=name)) for name in names[:MAX_EXAMPLES]]
-    except Exception as error:  # noqa: BLE001 - of any of the libraries that speak to the Hub
+        small = (file.rfilename for file in files if (file.size or MAX_BYTES) < MAX_BYTES)
+        names = [name for name in small if re.fullmatch(r"examples/[^/]+", name)]
+        images = sorted(name for name in names if Path(name).suffix.lower() in sources.EXTENSIONS)
+        return [Path(api.hf_hub_download(**place, filename=name)) for name in images[:MAX_EXAMPLES]]
+    except Exception as error:  # noqa: BLE001 - of any of the libraries that connect to the Hub
         _log.warning("no examples: %s", type(error).__name__)
         return []
 
 
-def _readable(paths: Iterable[Path]) -> Iterator[tuple[str, images.Film, Path]]:
+def _readable(paths: Iterable[Path]) -> Iterator[tuple[str, images.Radiograph, Path]]:
     for path in paths:
         try:
             yield path.stem.replace("_", " "), images.read(path), path
@@ -265,15 +248,15 @@ def _readable(paths: Iterable[Path]) -> Iterator[tuple[str, images.Film, Path]]:
             _log.warning("no example: %s", error)
 
 
-# --- answers --------------------------------------------------------------------------------------------------------------------------------------------
+# --- answers ---
 
 
-class Desk:
-    """Reads uploads, asks the predictor, and says in a sentence what goes wrong.
+class Backend:
+    """Reads uploads, runs the predictor, and turns errors into sentences.
 
     Args:
         model: As for `Predictor`.
-        examples: A folder of films to offer beside the drawn ones; `None` for the model's `examples/`, when it has any.
+        examples: A folder of images to offer; `None` for drawings, and those in the model's `examples/`.
         folder: Where uploads lie until they are read.
     """
 
@@ -282,29 +265,36 @@ class Desk:
     ) -> None:
         self.predictor = Predictor(model, threads=CORES)
         self.uploads = Uploads(folder)
+        drawn = drawings() if examples is None else {}
         found = _published_examples(self.predictor, str(model)) if examples is None else sources.find(examples)
-        drawn = ((name, images.read(pixels), pixels) for name, pixels in _DRAWN.items())
-        self.examples = [*drawn, *itertools.islice(_readable(found), MAX_EXAMPLES)]
-        self.predictor.explain(phantom.draw(0))  # warm before the first visitor
+        self.examples = [
+            *((f"{PREFIX}{name}", images.read(pixels), pixels) for name, pixels in drawn.items()),
+            *itertools.islice(_readable(found), MAX_EXAMPLES),
+        ]
+        self.predictor.explain(phantom.draw(0))  # loads everything before the first visitor comes
 
     def take(self, file: dict[str, Any]) -> Upload:
         """Read and remove one of Gradio's file descriptions."""
         return self.uploads.take(file["path"], _name(file.get("orig_name") or file["path"]))
 
-    def explain(self, film: Any, *, label: str | None = None, operating_point: str | None = None) -> Explanation:
-        """Prediction and heatmap; `FilmError` when there is no answer."""
+    def example(self, index: int) -> Explanation:
+        """Explain one of the examples."""
+        name, _, source = self.examples[index]
+        found = self.explain(source)
+        return dataclasses.replace(found, prediction=dataclasses.replace(found.prediction, source=name))
+
+    def explain(self, source: Any, *, label: str | None = None, operating_point: str | None = None) -> Explanation:
+        """Give prediction and heatmap, or raise `UploadError` when there is no answer."""
         threshold = self._threshold(operating_point)
         if label is not None and label not in self.predictor.labels:
-            raise FilmError(f"The label must be {' or '.join(self.predictor.labels)}.")
+            raise UploadError(f"The label must be {' or '.join(self.predictor.labels)}.")
         try:
-            found = self.predictor.explain(film, label=label)
+            found = self.predictor.explain(source, label=label)
         except (ImageError, ImportError) as error:
-            raise FilmError(f"{error}.") from error
+            raise UploadError(f"{error}.") from error
         except Exception as error:
-            _log.error(
-                "%s while a film was answered", type(error).__name__
-            )  # no more: the message might name a patient
-            raise FilmError("The demo has a fault and gives no answer for this film.") from error
+            _log.error("%s while an image was answered", type(error).__name__)  # the message might name a patient
+            raise UploadError("The demo has a fault and gives no answer for this image.") from error
         return found if threshold is None else dataclasses.replace(found, prediction=found.prediction.at(threshold))
 
     def _threshold(self, operating_point: str | None) -> float | None:
@@ -312,49 +302,47 @@ class Desk:
         if operating_point is None:
             return None
         if operating_point not in points:
-            raise FilmError(f"The operating point must be {' or '.join(points) or 'left out: this model has none'}.")
+            raise UploadError(f"The operating point must be {' or '.join(points) or 'left out: this model has none'}.")
         return points[operating_point].threshold
 
     def batch(
         self, files: Sequence[dict[str, Any]], *, operating_point: str | None = None
-    ) -> Iterator[tuple[str, Explanation | FilmError]]:
-        """Name and answer of every film among the uploads, in order, at most `MAX_FILMS`; a bad one spoils nothing."""
+    ) -> Iterator[tuple[str, Explanation | UploadError]]:
+        """Name and answer of each image among the uploads, in order, at most `MAX_IMAGES`; an error stops no other."""
 
-        def answer(name: str, film: Upload | FilmError) -> tuple[str, Explanation | FilmError]:
+        def answer(name: str, image: Upload | UploadError) -> tuple[str, Explanation | UploadError]:
             try:
-                if isinstance(film, FilmError):
-                    raise film
-                return name, self.explain(film, operating_point=operating_point)
-            except FilmError as error:
+                if isinstance(image, UploadError):
+                    raise image
+                return name, self.explain(image, operating_point=operating_point)
+            except UploadError as error:
                 return name, error
 
-        films, waiting = self._open(files), deque[Any]()
+        found, waiting = self._open(files), deque[Any]()
         try:
             self._threshold(operating_point)
             with ThreadPoolExecutor(CORES) as pool:
-                for name, film in itertools.islice(films, MAX_FILMS):
-                    waiting.append(pool.submit(answer, name, film))
+                for name, image in itertools.islice(found, MAX_IMAGES):
+                    waiting.append(pool.submit(answer, name, image))
                     if len(waiting) > CORES:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
-            for name, _ in itertools.islice(films, 1):
-                yield (
-                    name,
-                    FilmError(f"A batch holds at most {MAX_FILMS} films: this one and those after it were not read."),
-                )
+            for name, _ in itertools.islice(found, 1):
+                reason = f"A batch holds at most {MAX_IMAGES} images: this one and those after it were not read."
+                yield name, UploadError(reason)
         finally:
             for file in files:  # what was not reached
                 try:
                     self.take(file)
-                except FilmError:
+                except UploadError:
                     continue
 
-    def _open(self, files: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Upload | FilmError]]:
+    def _open(self, files: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Upload | UploadError]]:
         for file in files:
             try:
                 upload = self.take(file)
-            except FilmError as error:
+            except UploadError as error:
                 yield _name(file.get("orig_name") or file["path"]), error
                 continue
             if upload.zipped:
