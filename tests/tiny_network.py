@@ -121,7 +121,7 @@ def files(seed: int = 0, extra: Mapping[str, bytes] | None = None, **changes: An
     """A whole bundle by file name; `extra` replaces or adds files (a network too, whatever the probe says), `changes` replaces fields of its config, and all
     hashes are right."""
     from cxrlib import bundle
-    from cxrlib.config import BundleConfig, OperatingPoint, TrainConfig, to_dict
+    from cxrlib.config import BundleConfig, DefaultRecipe, OperatingPoint, to_dict
     from cxrlib.runtime.litert import Runtime
 
     runtime = pack(network(seed))
@@ -134,7 +134,7 @@ def files(seed: int = 0, extra: Mapping[str, bytes] | None = None, **changes: An
             decoder=1,
             preprocessing="squashed to 32 x 32",
             temperature=1.3,
-            training=TrainConfig(),
+            recipe=DefaultRecipe(),
             probe=probe,
             operating_points={"balanced": OperatingPoint(threshold=0.4, sensitivity=0.9, specificity=0.9)},
             default_point="balanced",
@@ -156,17 +156,17 @@ def tolerant_gate(features: int = FEATURES) -> dict[str, Any]:
     from cxrlib.config import Array, to_dict
     from cxrlib.runtime.gate import GateConfig
 
-    one, plane = np.ones(1), np.zeros(256)
+    one = np.ones(1)
     arrays = {
-        "weights": np.zeros(features + 256),
-        "layout": plane,
+        "weights": np.zeros((features + 256, 1)),
+        "bias": np.full(1, -20.0),
         "centre": one,
         "scale": one,
         "directions": np.ones((1, 1)),
         "spread": one,
     }
-    limits = {"rest": 1.0, "usual": 0.0, "reach": 1.0, "refuse": 1e9, "warn": 1e9}
+    limits = {"score": (0.0, 1.0), "rest": 1.0, "distance": (0.0, 1.0), "refuse": 1e9, "warn": 1e9}
     content: dict[str, Any] = to_dict(
-        GateConfig(**{name: Array.pack(value) for name, value in arrays.items()}, bias=0.0, **limits)
+        GateConfig(kinds=("other",), **{name: Array.pack(value) for name, value in arrays.items()}, **limits)
     )
     return content
