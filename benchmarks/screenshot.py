@@ -1,4 +1,4 @@
-"""The picture of the demo in the README: `python benchmarks/screenshot.py [FILE]`, made in a real browser with a drawn film and the bundled model."""
+"""The picture of the demo in the README, in a real browser with a drawing: `python benchmarks/screenshot.py [FILE]`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.set_default_timeout(PATIENCE * 1000)
         page.goto(demo.url)
-        page.get_by_role("button", name="With an opacity").click()
-        page.wait_for_selector(".cx-film")
+        page.get_by_role("button", name="Lobar pneumonia").click()
+        page.wait_for_selector(".cx-image")
         said = page.inner_text("#cx-side [data-said]")
         page.mouse.move(0, 0)
         page.wait_for_timeout(500)

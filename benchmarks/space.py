@@ -1,6 +1,7 @@
-"""How fast the demo starts and answers, and whether it bears fifty visitors: `python benchmarks/space.py [FOLDER OF FILMS]`.
+"""How fast the demo starts and answers, and how it serves fifty visitors: `python benchmarks/space.py [FOLDER]`.
 
-Times are medians of processor time and of wall-clock time; on a busy machine only the former mean much. Films are drawn ones unless a folder is given.
+Times are medians, of processor time and by the clock; on a busy machine only the former mean much. The folder holds
+radiographs; without it, drawings are used.
 """
 
 from __future__ import annotations
@@ -18,46 +19,46 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "space"), str(ROOT)]
 
 import prelude  # before Gradio
-from desk import Desk, Upload
+from backend import Backend, Upload
 from pages import Pages
 from space_server import ask, serving
 
 from cxrlib.images import phantom, sources
 
 VISITORS, SECONDS = 50, 60.0
-PAGE = "() => window.cxr && document.querySelector('#cx-drop input[type=file]') && document.querySelector('#cx-examples button')"
+PAGE = (
+    "() => window.cxr && ['#cx-drop input[type=file]', '#cx-examples button'].every((e) => document.querySelector(e))"
+)
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        films = (
+        images = (
             sources.find(sys.argv[1])[:40]
             if len(sys.argv) > 1
-            else [phantom.save(place / f"film{i}.png", i, size=1400) for i in range(8)]
+            else [phantom.save(place / f"image{i}.png", i, size=1400) for i in range(8)]
         )
-        answer(films)
+        answer(images)
         start(place / "start")
-        visitors(place / "visitors", films)
+        visitors(place / "visitors", images)
 
 
-def answer(films: list[Path]) -> None:
-    """What one film costs the server: reading the upload, prediction, heatmap, and the page that shows them."""
-    desk = Desk(None, None, prelude.FOLDER)
-    pages = Pages(desk.predictor)
+def answer(images: list[Path]) -> None:
+    """What one image costs the server: reading the upload, prediction, heatmap, and the page that shows them."""
+    backend = Backend(None, None, prelude.FOLDER)
+    pages = Pages(backend.predictor)
     wall, processor = [], []
-    for film in films * 3:
-        data = film.read_bytes()
+    for image in images * 3:
+        data = image.read_bytes()
         began, used = time.perf_counter(), time.process_time()
-        found = desk.explain(Upload(data, film.name))
-        pages.viewer(found), pages.answer(found.prediction)
+        found = backend.explain(Upload(data, image.name))
+        pages.viewer(found), pages.answer(found)
         wall.append(time.perf_counter() - began)
         processor.append(time.process_time() - used)
     slowest = sorted(processor)[int(0.95 * len(processor))]
     said = f"{1000 * statistics.median(processor):.0f} ms of processor time (95th percentile {1000 * slowest:.0f})"
-    print(
-        f"one film with heatmap and page: {said}, {1000 * statistics.median(wall):.0f} ms by the clock; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-    )
+    print(f"one image with heatmap and page: {said}, {1000 * statistics.median(wall):.0f} ms by the clock; {_load()}")
 
 
 def start(place: Path) -> None:
@@ -91,14 +92,16 @@ def start(place: Path) -> None:
                 )
             page.close()
         browser.close()
-    said = f"{statistics.median(seconds):.2f} s by the clock (best {min(seconds):.2f}), of which the server computed {statistics.median(used):.2f} s"
-    print(
-        f"from the start of the process to a usable page: {said}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-    )
+    said = f"{statistics.median(seconds):.2f} s by the clock (best {min(seconds):.2f})"
+    print(f"from the start to a usable page: {said}, {statistics.median(used):.2f} s of the server's time; {_load()}")
 
 
-def visitors(place: Path, films: list[Path]) -> None:
-    """Fifty at once for a minute: every one gets an answer, and the memory does not grow."""
+def _load() -> str:
+    return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+
+
+def visitors(place: Path, images: list[Path]) -> None:
+    """Fifty at once for a minute: each gets an answer, and the memory does not grow."""
     with serving(place) as demo, ThreadPoolExecutor(VISITORS) as pool:
         until = time.monotonic() + SECONDS
         memory, answers, waits = [], 0, []
@@ -107,9 +110,9 @@ def visitors(place: Path, films: list[Path]) -> None:
             served = 0
             while time.monotonic() < until:
                 began = time.monotonic()
-                said = ask(demo.url, films[(i + served) % len(films)])
-                if said["source"] != films[(i + served) % len(films)].name:
-                    raise RuntimeError(f"somebody else's answer: {said['source']}")
+                said = ask(demo.url, images[(i + served) % len(images)])
+                if said["source"] != images[(i + served) % len(images)].name:
+                    raise RuntimeError(f"another visitor's answer: {said['source']}")
                 waits.append(time.monotonic() - began)
                 served += 1
             return served
@@ -122,12 +125,11 @@ def visitors(place: Path, films: list[Path]) -> None:
         left = len(demo.uploads())
     third = len(memory) // 3
     grown = statistics.median(memory[-third:]) - statistics.median(memory[third : 2 * third])
+    print(f"{VISITORS} visitors for {SECONDS:.0f} s: {answers} answers, {answers / SECONDS:.1f} a second")
     print(
-        f"{VISITORS} visitors for {SECONDS:.0f} s: {answers} films answered, {answers / SECONDS:.1f} a second, median wait {statistics.median(waits):.2f} s"
+        f"median wait {statistics.median(waits):.2f} s; memory at most {max(memory):.0f} MB, {grown:+.0f} MB from the"
     )
-    print(
-        f"memory: at most {max(memory):.0f} MB, {grown:+.0f} MB from the second to the last third; {left} uploads left on disk"
-    )
+    print(f"second to the last third; {left} uploads left on disk")
 
 
 if __name__ == "__main__":

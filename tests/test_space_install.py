@@ -1,4 +1,4 @@
-"""The Space starts where nothing is installed but its requirements, from the files that are published and from a checkout; a wheel brings the demo along."""
+"""The Space starts where only its requirements are installed, as published and from a checkout; a wheel has the demo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import hub_server
 import pytest
 import tiny_network
-from space_server import ROOT, ask, serving, write_films
+from space_server import ROOT, ask, serving, write_files
 
 from cxrlib import cli
 
@@ -66,11 +66,11 @@ def test_the_published_space_starts_from_its_requirements_alone(
         "SPACE_ID": "alice/demo",
         "HF_TOKEN": "hf_alice",
     }
-    films = write_films(tmp_path / "films")
+    files = write_files(tmp_path / "files")
     with serving(tmp_path / "place", str(python), str(space / "app.py"), **environment) as demo:
-        for name in ("film.png", "film.dcm"):
-            assert ask(demo.url, films / name)["accepted"]
-        assert not ask(demo.url, films / "cat.png")["accepted"]
+        for name in ("image.png", "image.dcm"):
+            assert ask(demo.url, files / name)["status"] == "ok"
+        assert ask(demo.url, files / "cat.png")["status"] == "refused"
         assert "Traceback" not in demo.log.read_text()
         asked = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
     assert "tensorflow" not in asked
@@ -81,7 +81,7 @@ def test_a_checkout_serves_as_well(python: Path, tmp_path: Path) -> None:
     if not (ROOT / "cxrlib" / "default" / "config.json").is_file():
         pytest.skip("this checkout has no bundled model")
     with serving(tmp_path / "place", str(python), str(ROOT / "space" / "app.py"), PYTHONPATH="") as demo:
-        assert ask(demo.url, write_films(tmp_path / "films") / "film.png")["source"] == "film.png"
+        assert ask(demo.url, write_files(tmp_path / "files") / "image.png")["source"] == "image.png"
 
 
 @pytest.mark.parametrize("editable", [False, True])
@@ -111,6 +111,6 @@ def test_an_installed_cxrlib_has_the_demo(
         with serving(
             tmp_path / "place", str(script), "demo", "--port", "{port}", "--model", str(published[2]), PYTHONPATH=""
         ) as demo:
-            assert ask(demo.url, write_films(tmp_path / "films") / "film.png")["accepted"]
+            assert ask(demo.url, write_files(tmp_path / "files") / "image.png")["status"] == "ok"
     finally:
         subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "cxrlib"], check=True)
