@@ -1,10 +1,9 @@
-"""Data sets of the Hugging Face Hub, brought here as the folders and manifests that `data.scan` reads."""
+"""Data sets of the Hugging Face Hub, brought here as the folders and manifests that `cxrlib.data.scan` reads."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -12,59 +11,29 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cxrlib import hub
+from tqdm import tqdm
+
+from cxrlib.data.cache import cache_folder
 from cxrlib.images import sources
-from cxrlib.progress import track
 
 PREFIX = "hf://datasets/"
 MANIFEST = "manifest.csv"
 _ADDRESS = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<inside>.+?))?/?")
 _RESERVED = ("path", "label", "split")  # columns of a manifest that other columns of a data set may not take
-_MAGIC = {
-    b"\xff\xd8\xff": ".jpg",
-    b"\x89PNG": ".png",
-    b"II*\0": ".tif",
-    b"MM\0*": ".tif",
-    b"RIFF": ".webp",
-    b"BM": ".bmp",
-}
+_MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"II*\0": ".tif", b"MM\0*": ".tif", b"RIFF": ".webp"}
+_SAME = {".jpeg": ".jpg", ".tiff": ".tif", ".dicom": ".dcm"}
 
 
-def cache_folder(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Say where everything lies that cxrlib keeps and could make again.
-
-    Args:
-        folder: A folder of the user's choice; `None` for `$CXRLIB_CACHE`, else `cxrlib` in `$XDG_CACHE_HOME` or `~/.cache`.
-
-    Returns:
-        The folder, which may not exist yet.
-
-    Raises:
-        FileNotFoundError: If it lies in the home folder, and there is none, as in some containers.
-
-    Example:
-        >>> cache_folder("/data/cache").name
-        'cache'
-    """
-    chosen = folder or os.environ.get("CXRLIB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cxrlib")
-    place = os.path.expanduser(os.fspath(chosen))
-    if place.startswith("~"):
-        raise FileNotFoundError(f"there is no home folder for {place}: name a folder for the cache in CXRLIB_CACHE")
-    return Path(os.path.abspath(place))
-
-
-def fetch(
-    address: str, *, folder: str | os.PathLike[str] | None = None, token: str | bool | None = None
-) -> tuple[Path, str]:
+def fetch(address: str, *, token: str | bool | None = None) -> tuple[Path, str]:
     """Download a data set from the Hub.
 
-    Image folders are used where the Hub's own cache has them. Parquet files with an image column and a label column are written out as films with a
-    manifest, once per commit.
+    Image folders are used where the Hub's own cache has them. Parquet files with a column of images and a column of
+    labels are written out as images with a manifest, once per commit.
 
     Args:
-        address: `hf://datasets/user/name`, with `@revision` behind the name if it is not to be `main`, and with the path of a folder or a manifest inside.
-        folder: Where films from parquet files are kept, see `cache_folder`.
-        token: Token for a private or gated data set; `None` takes the one that `hf auth login` or `HF_TOKEN` gave.
+        address: `hf://datasets/user/name`, with `@revision` behind the name for another state than `main`, and with the
+            path of a folder or a manifest inside.
+        token: Token for a private or gated data set; None takes the one that `hf auth login` or `HF_TOKEN` gave.
 
     Returns:
         A folder or a manifest, and the data set's name.
@@ -80,49 +49,34 @@ def fetch(
         >>> fetch("hf://datasets/user/name")  # doctest: +SKIP
         (PosixPath('…/snapshots/4f0c…'), 'name')
     """
+    from cxrlib import hub
+
     match = _ADDRESS.fullmatch(address)
     if match is None:
-        raise ValueError(
-            f"a data set on the Hub has the form {PREFIX}user/name, {PREFIX}user/name@revision or these with a path. Received: {address!r}"
-        )
-    repo, inside = match["repo"], match["inside"] or ""
-    hub.check_names(repo, match["revision"])
-    patterns = [
-        f"*{suffix}" for suffix in (*sources.EXTENSIONS, *map(str.upper, sources.EXTENSIONS), ".csv", ".parquet")
-    ]
+        forms = f"{PREFIX}user/name, {PREFIX}user/name@revision or these with a path"
+        raise ValueError(f"a data set on the Hub has the form {forms}. Received: {address!r}")
+    repo, revision, inside = match["repo"], match["revision"], match["inside"] or ""
+    hub.check_names(repo, revision)
+    kinds = [f"*{kind}" for suffix in (*sources.EXTENSIONS, ".csv", ".parquet") for kind in (suffix, suffix.upper())]
     with hub.plain_errors(repo, "read"):
-        snapshot = Path(
-            hub.connect(token).snapshot_download(
-                repo, repo_type="dataset", revision=match["revision"], allow_patterns=patterns
-            )
-        )
-    name = repo.partition("/")[2]
-    root = snapshot / inside
+        download = hub.connect(token).snapshot_download
+        snapshot = Path(download(repo, repo_type="dataset", revision=revision, allow_patterns=kinds))
+    name, root = repo.partition("/")[2], snapshot / inside
     if ".." in Path(inside).parts or not root.exists():
-        raise FileNotFoundError(f"{PREFIX}{repo} holds no film, CSV or parquet file below {inside!r}")
-    if root.is_file():
-        return root, name
-    tables = sorted(
-        path
-        for path in root.rglob("*.parquet")
-        if not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
+        raise FileNotFoundError(f"{PREFIX}{repo} has no image, CSV or parquet file below {inside!r}")
+    tables = sorted(path for path in root.rglob("*.parquet") if "/." not in f"/{path.relative_to(root).as_posix()}")
     if tables:
-        target = (
-            cache_folder(folder)
-            / "datasets"
-            / "--".join([*repo.split("/"), *PurePosixPath(inside).parts])
-            / snapshot.name
-        )
+        parts = [*repo.split("/"), *PurePosixPath(inside).parts]
+        target = cache_folder() / "datasets" / "--".join(parts) / snapshot.name
         if not (target / MANIFEST).is_file():
             _write_out(tables, root, target, name, address)
         return target / MANIFEST, name
-    manifest = next((root / file for file in (MANIFEST, "metadata.csv") if (root / file).is_file()), root)
-    return manifest, name
+    manifests = (root / file for file in (MANIFEST, "metadata.csv"))
+    return next((manifest for manifest in manifests if manifest.is_file()), root), name
 
 
 def _write_out(tables: list[Path], root: Path, target: Path, name: str, address: str) -> None:
-    """Write the films of parquet files into a folder, whole or not at all."""
+    """Write the images of parquet files into a folder, whole or not at all."""
     places = {_split_of(table, root)[1] for table in tables}
     if len(places) > 1:
         choices = ", ".join(f"{address.rstrip('/')}/{place}" for place in sorted(places))
@@ -143,7 +97,7 @@ def _write_out(tables: list[Path], root: Path, target: Path, name: str, address:
 
 
 def _split_of(table: Path, root: Path) -> tuple[str, str]:
-    """The split that a file's name tells, as in data/train-00000-of-00002.parquet or default/train/0000.parquet, and the folder above that."""
+    """The split that a path tells, as data/train-00000-of-00002.parquet or a/train/0000.parquet do, and its folder."""
     place = table.parent
     word = re.match(r"[A-Za-z]+", table.stem)
     if word is None and place != root:
@@ -152,57 +106,40 @@ def _split_of(table: Path, root: Path) -> tuple[str, str]:
 
 
 def _rows(table: Path, split: str, folder: Path, address: str) -> Iterator[dict[str, Any]]:
-    """Write one file's films below a folder, and give a manifest row for each."""
+    """Write one file's images below a folder, and give a manifest row for each."""
     try:
         from pyarrow import parquet, types  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError:
         raise ImportError('reading parquet files needs pyarrow: pip install "cxrlib[parquet]"') from None
+    simple = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_boolean)
     with parquet.ParquetFile(table) as file:
         schema = file.schema_arrow
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        picture = next(
-            (f.name for f in schema if types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0), None
-        )
+        images = [f.name for f in schema if types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
         classes = [
-            key
-            for key, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+            key for key, kind in features.items() if isinstance(kind, dict) and kind.get("_type") == "ClassLabel"
         ]
-        label = next(
-            (key for key in ("label", "labels", *(classes if len(classes) == 1 else ())) if key in schema.names), None
-        )
-        if picture is None or label is None:
-            raise ValueError(
-                f"{address} needs a column of pictures and one called label. Received: {', '.join(schema.names)}"
-            )
-        names = features.get(label, {}).get("names")
-        simple = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_boolean)
-        extra = [
-            f.name
-            for f in schema
-            if f.name not in (picture, label)
-            and f.name.casefold() not in _RESERVED
-            and any(is_a(f.type) for is_a in simple)
-        ]
-        batches = file.iter_batches(batch_size=32, columns=[picture, label, *extra])
-        rows = track(
-            (row for batch in batches for row in batch.to_pylist()),
-            f"unpacking {table.name}",
-            total=file.metadata.num_rows,
-        )
-        for number, row in enumerate(rows):
-            content, value = (row[picture] or {}).get("bytes"), row[label]
-            if not content:
-                raise ValueError(f"{address} has no picture in row {number} of {table.name}")
-            named = (
-                names[value]
-                if names and isinstance(value, int) and 0 <= value < len(names)
-                else ""
-                if value is None
-                else str(value)
-            )
-            path = _file_name(row[picture].get("path"), content, number)
-            where = PurePosixPath(_plain(split) or "films", _plain(named) or "unlabelled", path)
+        labels = [key for key in ("label", "labels", *classes[: len(classes) == 1]) if key in schema.names]
+        if not images or not labels:
+            received = ", ".join(schema.names)
+            raise ValueError(f"{address} needs a column of images and one called label. Received: {received}")
+        image, label = images[0], labels[0]
+        names = dict(enumerate(features.get(label, {}).get("names") or ()))
+        others = (f for f in schema if f.name not in (image, label) and f.name.casefold() not in _RESERVED)
+        extra = [f.name for f in others if any(is_a(f.type) for is_a in simple)]
+        batches = file.iter_batches(batch_size=32, columns=[image, label, *extra])
+        rows = (row for batch in batches for row in batch.to_pylist())
+        shown = tqdm(rows, f"unpacking {table.name}", file.metadata.num_rows, unit="image", disable=None, leave=False)
+        for number, row in enumerate(shown):
+            try:
+                content = sources.bytes_of((row[image] or {}).get("bytes") or b"")
+            except sources.ImageError as error:
+                raise ValueError(
+                    f"{address}, row {number} of {table.name}: its image cannot be used, {error}"
+                ) from None
+            named = str(names.get(row[label], "" if row[label] is None else row[label]))
+            path = _file_name(row[image].get("path"), content, number)
+            where = PurePosixPath(_plain(split) or "images", _plain(named) or "unlabelled", path)
             if (folder / where).exists():
                 where = where.with_stem(f"{where.stem}-row{number}")
             (folder / where).parent.mkdir(parents=True, exist_ok=True)
@@ -211,16 +148,12 @@ def _rows(table: Path, split: str, folder: Path, address: str) -> Iterator[dict[
 
 
 def _file_name(given: str | None, content: bytes, number: int) -> PurePosixPath:
-    """A film's own name, which may tell its patient, as far as it is harmless; with the suffix of what it really is."""
-    suffix = (
-        ".dcm"
-        if content[128:132] == b"DICM"
-        else next((suffix for magic, suffix in _MAGIC.items() if content.startswith(magic)), ".bin")
-    )
+    """An image's own name, which may tell its patient, as far as it is harmless; with the suffix of its content."""
+    suffix = next((suffix for magic, suffix in _MAGIC.items() if content.startswith(magic)), ".bmp")
+    suffix = ".dcm" if content[128:132] == b"DICM" else suffix
     parts = [plain for part in PurePosixPath((given or "").replace("\\", "/")).parts if (plain := _plain(part))]
     path = PurePosixPath(*parts) if parts else PurePosixPath(f"{number:06d}")
-    same = {".jpeg": ".jpg", ".tiff": ".tif", ".dicom": ".dcm"}
-    return path if same.get(path.suffix.lower(), path.suffix.lower()) == suffix else path.with_name(path.name + suffix)
+    return path if _SAME.get(path.suffix.lower(), path.suffix.lower()) == suffix else path.with_name(path.name + suffix)
 
 
 def _plain(part: str) -> str:

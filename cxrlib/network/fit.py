@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cxrlib.config import DefaultRecipe, Recipe, TextbookRecipe
+from cxrlib.data.cache import Images
 from cxrlib.data.scan import Dataset
 from cxrlib.network import default, devices, textbook
 from cxrlib.network.augment import augmenter, reseed
@@ -35,7 +36,7 @@ class Side:
         dataset: The m images' labels, patients and sources.
     """
 
-    images: NDArray[np.uint8]
+    images: Images | NDArray[np.uint8]
     index: NDArray[np.int64]
     dataset: Dataset
 
