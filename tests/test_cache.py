@@ -1,14 +1,13 @@
-"""Films are decoded once and found again, whatever stops, shares, moves or damages the cache."""
+"""Images are decoded once and found again, whatever stops, shares or damages the cache."""
 
 from __future__ import annotations
 
 import errno
-import functools
+import json
 import multiprocessing
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,15 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 from PIL import Image
 
 from cxrlib.data import cache
-from cxrlib.data import scan as data
-from cxrlib.data.cache import clean, decode, fingerprint, open_cache
-from cxrlib.data.hf import cache_folder
-from cxrlib.data.scan import Dataset
+from cxrlib.data.cache import cache_folder, clean, decode, fingerprint
+from cxrlib.data.scan import Dataset, scan
 from cxrlib.images import decode as images
 from cxrlib.images.sources import ImageError
 
@@ -34,16 +32,15 @@ ROOT = Path(__file__).parents[1]
 SIZE = 32
 
 
-def plant(folder: Path, n: int = 20, *, seed: int = 0, size: int = 48, old: bool = True) -> Dataset:
-    """Different pictures of noise, in two classes; written long ago unless told otherwise."""
+def plant(folder: Path, n: int = 20, *, seed: int = 0, size: int = 48) -> Dataset:
+    """Different images of noise, in two classes."""
     draw = np.random.default_rng(seed)
     for i in range(n):
         path = folder / ("NORMAL", "PNEUMONIA")[i % 2] / f"{i:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw.integers(0, 256, (size, size + 8), np.uint8)).save(path)
-        if old:
-            os.utime(path, (1e9, 1e9 + i))
-    return data.scan(folder)
+        os.utime(path, (1e9, 1e9 + i))
+    return scan(folder)
 
 
 def expected(dataset: Dataset, size: int = SIZE) -> np.ndarray:
@@ -52,18 +49,20 @@ def expected(dataset: Dataset, size: int = SIZE) -> np.ndarray:
     )
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the arrays lie."""
+    monkeypatch.setenv("CXRLIB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "images"
 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What films are decoded."""
+    """Which images are decoded."""
     seen: list[Any] = []
     true_read = images.read
 
-    def count(source: Any, **options: Any) -> images.Film:
+    def count(source: Any, **options: Any) -> Any:
         seen.append(source)
         return true_read(source, **options)
 
@@ -71,76 +70,90 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-def get(dataset: Dataset, place: Path, **options: Any) -> cache.Films:
-    return open_cache(dataset, size=SIZE, folder=place, progress=False, **options)
+def get(dataset: Dataset, **options: Any) -> cache.Images:
+    decoded = decode(dataset, **{"size": SIZE, "progress": False, **options})
+    decoded.check(dataset)
+    return decoded.images
 
 
-def store(place: Path) -> Path:
-    return next(place.glob("films-*-32"))
+def arrays(place: Path) -> list[Path]:
+    return sorted(place.glob("*.npy"))
 
 
 # --- what it holds ---
 
 
-def test_films_are_what_the_decoder_gives_in_the_order_of_the_data_set(tmp_path: Path, place: Path) -> None:
-    dataset = plant(tmp_path / "films")
-    films = get(dataset, place)
-    assert films.shape == (20, SIZE, SIZE)
-    assert len(films) == 20
-    assert films.dtype == np.uint8
-    assert np.array_equal(np.asarray(films), expected(dataset))
+def test_images_are_what_the_decoder_gives_in_the_order_of_the_data_set(tmp_path: Path, read: list[Any]) -> None:
+    dataset = plant(tmp_path / "clinic")
+    found = get(dataset)
+    assert found.shape == (20, SIZE, SIZE)
+    assert len(found) == 20
+    assert found.dtype == np.uint8
+    assert np.array_equal(np.asarray(found), expected(dataset))
+    read.clear()
     shuffled = dataset.take(np.random.default_rng(0).permutation(20))
-    assert np.array_equal(get(shuffled, place)[:], expected(shuffled))
+    assert np.array_equal(get(shuffled)[:], found[np.random.default_rng(0).permutation(20)])
+    assert read == []  # the same files in another order
 
 
-def test_every_kind_of_index(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_SHARD_BYTES", 6 * SIZE**2)  # rows over several shards
-    dataset = plant(tmp_path / "films")
-    films, whole = get(dataset, place), expected(dataset)
-    assert len(list(store(place).glob("*.shard"))) == 4
+def test_every_kind_of_index(tmp_path: Path) -> None:
+    dataset = plant(tmp_path / "clinic")
+    found, whole = get(dataset), expected(dataset)
     mask = np.arange(20) % 3 == 0
     for index in (3, -1, np.int64(7), slice(None), slice(15, 2, -3), [4, 4, 0], np.array([19, 0, 7]), mask, []):
-        assert np.array_equal(films[index], whole[index]), index
-    assert np.asarray(films, np.float32).dtype == np.float32
-    assert not films[3].flags.writeable
+        assert np.array_equal(found[index], whole[index]), index
+    assert np.asarray(found, np.float32).dtype == np.float32
+    assert not found[3].flags.writeable
     with pytest.raises(IndexError):
-        films[20]
+        found[20]
     with pytest.raises(ValueError, match="without a copy"):
-        np.array(films, copy=False)
+        np.array(found, copy=False)
 
 
-def test_sizes_and_decoder_versions_do_not_mix(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = plant(tmp_path / "films", 4)
-    get(dataset, place)
-    assert open_cache(dataset, size=16, folder=place, progress=False).shape == (4, 16, 16)
+def test_take(tmp_path: Path) -> None:
+    dataset = plant(tmp_path / "clinic", 6)
+    decoded = decode(dataset, size=SIZE, progress=False)
+    for index in ([4, 1], np.arange(6) % 2 == 1, [], range(6)):
+        part = decoded.take(index)
+        assert np.array_equal(part.images[:], get(dataset.take(index))[:])
+        assert [facts.digest for facts in part.facts] == [decoded.facts[i].digest for i in np.arange(6)[index]]
+        assert np.array_equal(part.take([]).images[:], np.empty((0, SIZE, SIZE), np.uint8))
+
+
+def test_sizes_and_decoder_versions_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = plant(tmp_path / "clinic", 4)
+    get(dataset)
+    assert get(dataset, size=16).shape == (4, 16, 16)
     monkeypatch.setattr(images, "DECODER", 99)
-    monkeypatch.setattr(images, "fit", lambda film, size: np.ones((size, size, 1), np.float32))
-    assert get(dataset, place)[:].min() == 255
+    monkeypatch.setattr(images, "fit", lambda image, size: np.ones((size, size, 1), np.float32))
+    assert get(dataset)[:].min() == 255
 
 
-def test_an_empty_data_set(tmp_path: Path, place: Path) -> None:
-    films = get(plant(tmp_path / "films", 2).take([]), place)
-    assert films[:].shape == (0, SIZE, SIZE)
+def test_an_empty_data_set(tmp_path: Path) -> None:
+    empty = plant(tmp_path / "clinic", 2).take([])
+    for _ in range(2):
+        assert get(empty)[:].shape == (0, SIZE, SIZE)
 
 
-def test_facts(tmp_path: Path, place: Path) -> None:
-    dataset = plant(tmp_path / "films", 2)
+def test_facts(tmp_path: Path) -> None:
+    dataset = plant(tmp_path / "clinic", 2)
     Image.fromarray(np.full((50, 40), 30000, np.uint16)).save(dataset.paths[0])
     Image.new("RGB", (60, 50), (255, 0, 0)).save(dataset.paths[1])
     for _ in range(2):
-        deep, red = decode(dataset, size=SIZE, folder=place, progress=False).facts
+        deep, red = decode(dataset, size=SIZE, progress=False).facts
         assert (deep.height, deep.width, deep.white, deep.colour, deep.view, deep.error) == (50, 40, 65535, 0, None, "")
         assert (red.height, red.width, red.white, red.colour) == (50, 60, 255, 1)
         assert len({deep.digest, red.digest}) == 2
+        assert isinstance(deep.notes, tuple)
 
 
-def test_the_fingerprint_is_of_content_and_labels(tmp_path: Path, place: Path) -> None:
+def test_the_fingerprint_is_of_content_and_labels(tmp_path: Path) -> None:
     def of(dataset: Dataset) -> str:
-        return fingerprint(dataset, decode(dataset, size=SIZE, folder=place, progress=False))
+        return fingerprint(dataset, decode(dataset, size=SIZE, progress=False))
 
-    first = plant(tmp_path / "films", 6)
-    shutil.copytree(tmp_path / "films", tmp_path / "moved")
-    moved = data.scan(tmp_path / "moved")
+    first = plant(tmp_path / "clinic", 6)
+    shutil.copytree(tmp_path / "clinic", tmp_path / "moved")
+    moved = scan(tmp_path / "moved")
     relabelled = Dataset(first.paths, 1 - first.targets, first.labels, first.patients, first.sources, first.splits)
     assert of(first) == of(moved) == of(first.take([5, 4, 3, 2, 1, 0]))
     assert len({of(first), of(relabelled), of(first.take(range(5)))}) == 3
@@ -149,183 +162,142 @@ def test_the_fingerprint_is_of_content_and_labels(tmp_path: Path, place: Path) -
 # --- found again ---
 
 
-def test_a_warm_start_reads_no_film(
-    tmp_path: Path, place: Path, read: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dataset = plant(tmp_path / "films")
-    get(dataset, place)
+def test_a_warm_start_reads_no_image(tmp_path: Path, read: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = plant(tmp_path / "clinic")
+    get(dataset)
     assert len(read) == 20
-    monkeypatch.setattr(cache._Store, "_read", lambda *_: pytest.fail("a film was opened"))
-    films = get(dataset, place)
-    assert len(read) == 20
-    assert films.shape[0] == 20
+    monkeypatch.setattr(cache, "bytes_of", lambda _: pytest.fail("an image was opened"))
+    assert get(dataset).shape[0] == 20
 
 
-def test_only_what_is_new_is_decoded(tmp_path: Path, place: Path, read: list[Any]) -> None:
-    dataset = plant(tmp_path / "films")
-    get(dataset.take(range(5)), place)
-    get(dataset, place)
-    assert len(read) == 20
-
-
-def test_a_moved_or_copied_film_is_known_by_its_content(tmp_path: Path, place: Path, read: list[Any]) -> None:
-    dataset = plant(tmp_path / "films")
-    get(dataset, place)
-    shutil.copytree(tmp_path / "films", tmp_path / "moved")
-    moved = data.scan(tmp_path / "moved")
-    assert np.array_equal(get(moved, place)[:], expected(dataset))
-    assert len(read) == 20 + 20  # those of `expected`
-
-
-def test_copies_within_a_data_set_take_one_row(tmp_path: Path, place: Path) -> None:
-    dataset = plant(tmp_path / "films", 4)
-    shutil.copy(dataset.paths[0], tmp_path / "films" / "PNEUMONIA" / "copy.png")
-    dataset = data.scan(tmp_path / "films")
-    assert np.array_equal(get(dataset, place)[:], expected(dataset))
-    [shard] = store(place).glob("*.shard")
-    assert shard.stat().st_size == 4 * SIZE**2
-
-
-def test_the_same_path_twice(tmp_path: Path, place: Path) -> None:
-    dataset = plant(tmp_path / "films", 4).take([1, 1, 0])
-    assert np.array_equal(get(dataset, place)[:], expected(dataset))
+def test_the_same_path_twice(tmp_path: Path) -> None:
+    dataset = plant(tmp_path / "clinic", 4).take([1, 1, 0])
+    assert np.array_equal(get(dataset)[:], expected(dataset))
 
 
 @pytest.mark.parametrize("what", ["time", "length"])
-def test_a_changed_film_is_decoded_anew(tmp_path: Path, place: Path, what: str) -> None:
-    dataset = plant(tmp_path / "films", 4)
-    first = get(dataset, place)[:]
+def test_a_changed_image_is_decoded_anew(tmp_path: Path, what: str) -> None:
+    dataset = plant(tmp_path / "clinic", 4)
+    first = get(dataset)[:]
     Image.fromarray(np.zeros((48, 56), np.uint8)).save(dataset.paths[0])
     if what == "length":
         os.utime(dataset.paths[0], (1e9, 1e9))
-    again = get(dataset, place)[:]
+    again = get(dataset)[:]
     assert again[0].max() == 0
     assert np.array_equal(again[1:], first[1:])
 
 
-def test_a_film_that_was_just_written_is_not_judged_by_its_time(tmp_path: Path, place: Path) -> None:
-    path = tmp_path / "films" / "NORMAL" / "a.bmp"
-    path.parent.mkdir(parents=True)
-    dataset = Dataset((str(path),), np.array([0]), ("NORMAL", "PNEUMONIA"), (None,), ("x",), (None,))
-    now = time.time()
-    for level in (10, 200):  # same length, same time
-        Image.new("L", (8, 8), level).save(path)
-        os.utime(path, (now, now))
-        assert get(dataset, place)[0].max() == level
-
-
-def test_names_that_are_no_utf8(tmp_path: Path, place: Path, read: list[Any]) -> None:
-    dataset = plant(tmp_path / "films", 2)
-    strange = os.fsdecode(os.fsencode(tmp_path / "films" / "NORMAL") + b"/M\xfcller.png")
+def test_names_that_are_not_utf8(tmp_path: Path, read: list[Any]) -> None:
+    dataset = plant(tmp_path / "clinic", 2)
+    strange = os.fsdecode(os.fsencode(tmp_path / "clinic" / "NORMAL") + b"/M\xfcller.png")
     try:
         os.rename(dataset.paths[0], strange)
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
     for _ in range(2):
-        assert get(data.scan(tmp_path / "films"), place).shape[0] == 2
+        assert get(scan(tmp_path / "clinic")).shape[0] == 2
     assert len(read) == 2
 
 
-# --- films that cannot be read ---
+# --- images that cannot be read ---
 
 
-def test_unreadable_films_are_named_together(tmp_path: Path, place: Path) -> None:
-    dataset = plant(tmp_path / "films", 6)
+def test_unreadable_images_are_named_together(tmp_path: Path) -> None:
+    dataset = plant(tmp_path / "clinic", 6)
     Path(dataset.paths[0]).write_bytes(b"")
     Path(dataset.paths[2]).write_bytes(Path(dataset.paths[2]).read_bytes()[:100])
     os.unlink(dataset.paths[4])
-    with pytest.raises(ImageError) as raised:
-        get(dataset, place)
-    lines = str(raised.value).splitlines()
-    assert lines[0] == "3 of 6 films cannot be read:"
-    assert lines[1] == f"{dataset.paths[0]}: it is empty"
-    assert lines[2].startswith(f"{dataset.paths[2]}: it is damaged")
-    assert lines[3] == f"{dataset.paths[4]}: No such file or directory"
-    decoded = decode(dataset, size=SIZE, folder=place, progress=False)
-    assert [bool(facts.error) for facts in decoded.facts] == [True, False, True, False, True, False]
-    assert np.array_equal(decoded.films[[1, 3, 5]], expected(dataset.take([1, 3, 5])))
-    for index in (0, [1, 2]):
-        with pytest.raises(ImageError, match="this film cannot be read"):
-            decoded.films[index]
+    for _ in range(2):
+        with pytest.raises(ImageError) as raised:
+            get(dataset)
+        lines = str(raised.value).splitlines()
+        assert lines[0] == "3 of 6 images cannot be read:"
+        assert lines[1] == f"{dataset.paths[0]}: it is empty"
+        assert lines[2].startswith(f"{dataset.paths[2]}: it is damaged")
+        assert lines[3] == f"{dataset.paths[4]}: no such file"
+        decoded = decode(dataset, size=SIZE, progress=False)
+        assert [bool(facts.error) for facts in decoded.facts] == [True, False, True, False, True, False]
+        assert np.array_equal(decoded.images[[1, 3, 5]], expected(dataset.take([1, 3, 5])))
+        assert not decoded.images[0].any()
 
 
-def test_a_long_list_of_unreadable_films_is_cut(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_list_of_unreadable_images_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_LISTED", 2)
-    dataset = plant(tmp_path / "films", 5)
+    dataset = plant(tmp_path / "clinic", 5)
     for path in dataset.paths:
-        Path(path).write_bytes(b"no film")
-    with pytest.raises(
-        ImageError, match=r"^5 of 5 films cannot be read:\n.*\n.*\n… and 3 more; cxrlib audit names all$"
-    ):
-        get(dataset, place)
+        Path(path).write_bytes(b"no image")
+    message = r"^5 of 5 images cannot be read:\n.*\n.*\n… and 3 more; cxrlib audit names all$"
+    with pytest.raises(ImageError, match=message):
+        get(dataset)
 
 
-def test_a_repaired_film_is_read(tmp_path: Path, place: Path) -> None:
-    dataset = plant(tmp_path / "films", 2)
+def test_a_repaired_image_is_read(tmp_path: Path) -> None:
+    dataset = plant(tmp_path / "clinic", 2)
     good = Path(dataset.paths[0]).read_bytes()
-    Path(dataset.paths[0]).write_bytes(b"no film")
-    assert decode(dataset, size=SIZE, folder=place, progress=False).facts[0].error
+    Path(dataset.paths[0]).write_bytes(b"no image")
+    assert decode(dataset, size=SIZE, progress=False).facts[0].error
     Path(dataset.paths[0]).write_bytes(good)
-    assert get(dataset, place).shape[0] == 2
+    assert get(dataset).shape[0] == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_does_not_hang(tmp_path: Path, place: Path) -> None:
-    dataset = plant(tmp_path / "films", 2)
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    dataset = plant(tmp_path / "clinic", 2)
     os.unlink(dataset.paths[0])
     os.mkfifo(dataset.paths[0])
-    assert decode(dataset, size=SIZE, folder=place, progress=False).facts[0].error == "it is no regular file"
+    assert "regular file" in decode(dataset, size=SIZE, progress=False).facts[0].error
 
 
-def test_a_missing_library_stops_at_once_and_keeps_what_is_done(
-    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, read: list[Any]
-) -> None:
-    dataset = plant(tmp_path / "films")
-    fake = images.read
+def test_a_missing_library_stops_at_once(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = plant(tmp_path / "clinic")
 
-    def read_or_fail(source: Any, **options: Any) -> images.Film:
-        if source == Path(dataset.paths[10]).read_bytes():
-            raise ImportError('DICOM needs pydicom: pip install "cxrlib[dicom]"')
-        return fake(source, **options)
+    def fail(*_: Any, **__: Any) -> None:
+        raise ImportError('DICOM needs pydicom: pip install "cxrlib[dicom]"')
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "read", read_or_fail)
+        patch.setattr(images, "read", fail)
         with pytest.raises(ImportError, match=r"cxrlib\[dicom\]"):
-            get(dataset, place, workers=1)
-    read.clear()
-    get(dataset, place)
-    assert len(read) == 12  # eight films make a task
+            get(dataset)
+    assert not list(place.glob("*.*"))
+    assert np.array_equal(get(dataset)[:], expected(dataset))
 
 
 # --- many at once ---
 
 
-def fill(folder: str, place: str, barrier: Any, results: Any) -> None:
-    dataset = data.scan(folder)
+def fill(folder: str, barrier: Any, results: Any) -> None:
+    decoded = []
+    true_read = images.read
+
+    def count(source: Any, **options: Any) -> Any:
+        decoded.append(source)
+        return true_read(source, **options)
+
+    images.read = count  # type: ignore[assignment]
+    dataset = scan(folder)
     barrier.wait()
-    results.put(int(get(dataset, Path(place))[:].sum()))
+    results.put((int(get(dataset)[:].sum()), len(decoded)))
 
 
-def test_processes_at_once_decode_every_film_once(tmp_path: Path, place: Path) -> None:
-    dataset = plant(tmp_path / "films", 60)
+def test_processes_at_once_decode_every_image_once(tmp_path: Path) -> None:
+    dataset = plant(tmp_path / "clinic", 60)
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     barrier, results = context.Barrier(3), context.Queue()
-    workers = [
-        context.Process(target=fill, args=(str(tmp_path / "films"), str(place), barrier, results)) for _ in range(3)
-    ]
+    arguments = (str(tmp_path / "clinic"), barrier, results)
+    workers = [context.Process(target=fill, args=arguments) for _ in range(3)]
     for worker in workers:
         worker.start()
-    sums = [results.get(timeout=60) for _ in workers]
+    found = [results.get(timeout=60) for _ in workers]
     for worker in workers:
         worker.join()
-    assert sums == [int(expected(dataset).sum())] * 3
-    assert sum(shard.stat().st_size for shard in store(place).glob("*.shard")) == 60 * SIZE**2
+    assert {total for total, _ in found} == {int(expected(dataset).sum())}
+    assert sorted(n for _, n in found) == [0, 0, 60]
 
 
-def test_threads_at_once(tmp_path: Path, place: Path, read: list[Any]) -> None:
-    dataset = plant(tmp_path / "films", 40)
+def test_threads_at_once(tmp_path: Path, read: list[Any]) -> None:
+    dataset = plant(tmp_path / "clinic", 40)
     found: list[int] = []
-    threads = [threading.Thread(target=lambda: found.append(int(get(dataset, place)[:].sum()))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(int(get(dataset)[:].sum()))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -334,41 +306,25 @@ def test_threads_at_once(tmp_path: Path, place: Path, read: list[Any]) -> None:
     assert found == [int(expected(dataset).sum())] * 4
 
 
-def test_without_locks_nothing_breaks(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    dataset = plant(tmp_path / "films", 40)
-    found: list[int] = []
-    threads = [threading.Thread(target=lambda: found.append(int(get(dataset, place)[:].sum()))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [int(expected(dataset).sum())] * 4
-
-
-def test_who_waits_says_so(tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fcntl = pytest.importorskip("fcntl")
-    dataset = plant(tmp_path / "films", 2)
-    get(dataset.take([0]), place)
-    with (store(place) / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        thread = threading.Thread(target=lambda: open_cache(dataset, size=SIZE, folder=place))
+def test_whoever_waits_says_so(tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = plant(tmp_path / "clinic", 2)
+    place.mkdir(parents=True)
+    with filelock.FileLock(place / "lock"):
+        thread = threading.Thread(target=lambda: get(dataset, progress=True))
         thread.start()
         thread.join(0.3)
         assert thread.is_alive()
-        fcntl.flock(lock, fcntl.LOCK_UN)
     thread.join()
-    assert "waiting for another process that fills the cache\n" in capsys.readouterr().err
+    assert "waiting for another process that decodes images\n" in capsys.readouterr().err
 
 
 # --- killed and damaged ---
 
 VICTIM = """
 import os, sys
-from pathlib import Path
-from cxrlib.data import cache, scan as data
-cache._SHARD_BYTES = 5 * 32**2
-steps = int(sys.argv[3])
+from cxrlib.data import cache
+from cxrlib.data.scan import scan
+steps = int(sys.argv[2])
 def die(name, true):
     def call(*arguments, **options):
         global steps
@@ -377,139 +333,52 @@ def die(name, true):
             os.kill(os.getpid(), 9)
         return true(*arguments, **options)
     return call
-for owner, name in ((os, "fsync"), (os, "replace"), (cache._Shard, "append"), (cache.sqlite3, "connect")):
-    setattr(owner, name, die(name, getattr(owner, name)))
-cache.open_cache(data.scan(sys.argv[1]), size=32, folder=sys.argv[2], workers=1, progress=False)
+cache._read = die("read", cache._read)
+for name in ("fsync", "replace"):
+    setattr(os, name, die(name, getattr(os, name)))
+cache.decode(scan(sys.argv[1]), size=32, progress=False)
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no kill -9 here")
-def test_killed_at_any_step_the_next_run_goes_on(tmp_path: Path, place: Path, read: list[Any]) -> None:
-    dataset = plant(tmp_path / "films", 16)
+def test_killed_at_any_step_the_next_run_has_everything(tmp_path: Path, place: Path, read: list[Any]) -> None:
+    dataset = plant(tmp_path / "clinic", 16)
     whole = expected(dataset)
-    read.clear()
-    codes, decoded = Counter[int](), []
-    for steps in (0, 6, 11, 15, 21, 99):
-        run = subprocess.run(
-            [sys.executable, "-c", VICTIM, str(tmp_path / "films"), str(place), str(steps)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            check=False,
-        )
+    codes = Counter[int]()
+    for steps in (0, 9, 16, 17, 18, 99):  # at the first image, among them, before the flush and each renaming, never
+        command = [sys.executable, "-c", VICTIM, str(tmp_path / "clinic"), str(steps)]
+        run = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
         codes[run.returncode] += 1
-        assert np.array_equal(get(dataset, place)[:], whole)
-        assert not list(store(place).glob("*.part"))
-        assert sum(shard.stat().st_size for shard in store(place).glob("*.shard")) == 16 * SIZE**2
-        decoded.append(len(read))
         read.clear()
+        assert np.array_equal(get(dataset)[:], whole)
+        assert len(read) == (0 if steps == 99 else 16)  # what was not complete was not used
+        assert sorted(file.suffix for file in place.iterdir()) == ["", ".json", ".npy"]
         shutil.rmtree(place)
-    assert set(codes) == {0, -signal.SIGKILL}
-    assert max(decoded) == 16
-    assert 0 < min(decoded[:-1]) < 16  # what was safe was kept
+    assert codes == {0: 1, -signal.SIGKILL: 5}
 
 
-def damage(how: str, place: Path) -> None:
-    [shard] = store(place).glob("*.shard")
-    index = store(place) / "index.sqlite3"
-    if how == "shard gone":
-        shard.unlink()
-    elif how == "shard cut":
-        os.truncate(shard, shard.stat().st_size - 1)
-    elif how == "index gone":
-        index.unlink()
-    elif how == "index is rubbish":
-        index.write_bytes(b"rubbish" * 1000)
-    elif how == "index cut":
-        os.truncate(index, index.stat().st_size // 2)
-    elif how == "index overwritten":
-        content = index.read_bytes()
-        index.write_bytes(content[:4096] + bytes(len(content) - 4096))
+@pytest.mark.parametrize("how", ["gone", "cut", "empty", "rubbish"])
+@pytest.mark.parametrize("which", [".npy", ".json"])
+def test_a_damaged_cache_heals(tmp_path: Path, place: Path, which: str, how: str) -> None:
+    dataset = plant(tmp_path / "clinic")
+    whole = get(dataset)[:]
+    [file] = place.glob(f"*{which}")
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes({"cut": file.read_bytes()[:-1], "empty": b"", "rubbish": b"rubbish" * 1000}[how])
+    for _ in range(2):
+        assert np.array_equal(get(dataset)[:], whole)
+    assert len(arrays(place)) == 1
 
 
-@pytest.mark.parametrize(
-    "how", ["shard gone", "shard cut", "index gone", "index is rubbish", "index cut", "index overwritten"]
-)
-def test_a_damaged_cache_heals(tmp_path: Path, place: Path, how: str) -> None:
-    dataset = plant(tmp_path / "films")
-    whole = get(dataset, place)[:]
-    damage(how, place)
-    assert np.array_equal(get(dataset, place)[:], whole)
-    assert np.array_equal(get(dataset, place)[:], whole)
-    assert sum(shard.stat().st_size for shard in store(place).glob("*.shard")) == 20 * SIZE**2 + (
-        how == "shard cut"
-    ) * (SIZE**2 - 1)
-
-
-@pytest.mark.parametrize("step", ["_find", "_open"])
-def test_a_cache_that_is_cleaned_again_and_again_while_it_is_in_use(
-    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    dataset = plant(tmp_path / "films", 4)
-    get(dataset, place)
-    true_step, cleaners = getattr(cache._Store, step), []
-
-    def clean_first(self: cache._Store, *arguments: Any) -> Any:
-        cleaners.append(threading.Thread(target=clean, args=(place,)))
-        cleaners[-1].start()
-        cleaners[-1].join(0.2)  # who fills the cache makes it wait
-        return true_step(self, *arguments)
-
-    monkeypatch.setattr(cache._Store, step, clean_first)
-    assert np.array_equal(get(dataset, place)[:], expected(dataset))
-    for cleaner in cleaners:
-        cleaner.join()
-    assert len(cleaners) > 1
-
-
-class Failing(sqlite3.Connection):
-    """An index that takes no entry, so many times."""
-
-    times = 0
-
-    def executemany(self, *arguments: Any) -> sqlite3.Cursor:
-        if Failing.times:
-            Failing.times -= 1
-            raise sqlite3.OperationalError("disk I/O error")
-        return super().executemany(*arguments)
-
-
-def test_an_index_that_fails_once_is_tried_again(
-    tmp_path: Path, place: Path, read: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dataset = plant(tmp_path / "films", 4)
-    monkeypatch.setattr(cache.sqlite3, "connect", functools.partial(sqlite3.connect, factory=Failing))
-    monkeypatch.setattr(Failing, "times", 1)
-    monkeypatch.setattr(cache, "_SHARD_BYTES", 2 * SIZE**2)
-    films = get(dataset, place)
-    assert len(read) == 4 + 2  # the first two were kept
-    assert np.array_equal(films[:], expected(dataset))
-
-
-def test_an_index_that_fails_is_named(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = plant(tmp_path / "films", 4)
-    with monkeypatch.context() as patch:
-        patch.setattr(cache.sqlite3, "connect", functools.partial(sqlite3.connect, factory=Failing))
-        patch.setattr(Failing, "times", 99)
-        with pytest.raises(
-            OSError,
-            match=r"the cache cannot be written \(disk I/O error\); choose another with folder= or CXRLIB_CACHE",
-        ) as raised:
-            get(dataset, place)
-    assert (raised.value.errno, raised.value.filename) == (errno.EIO, str(store(place)))
-    assert np.array_equal(get(dataset, place)[:], expected(dataset))
-    assert len(list(store(place).glob("*.shard*"))) == 1  # what it did not know of is gone
-
-
-def test_a_busy_index_is_no_damage(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = plant(tmp_path / "films", 2)
-    get(dataset, place)
-
-    def busy(*_: object, **__: object) -> None:
-        raise sqlite3.OperationalError("database is locked")
-
-    monkeypatch.setattr(cache.sqlite3, "connect", busy)
-    with pytest.raises(OSError, match=r"the cache cannot be written \(database is locked\)"):
-        get(dataset, place)
-    assert list(store(place).glob("*.shard"))
+def test_facts_of_another_form_are_not_used(tmp_path: Path, place: Path) -> None:
+    dataset = plant(tmp_path / "clinic", 2)
+    get(dataset)
+    [file] = place.glob("*.json")
+    for content in ("[]", "{}", json.dumps({**json.loads(file.read_text()), "digest": ["one"]})):
+        file.write_text(content)
+        assert np.array_equal(get(dataset)[:], expected(dataset))
 
 
 # --- where it lies ---
@@ -529,114 +398,106 @@ def test_where_the_cache_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 def test_nobody_else_may_look(tmp_path: Path, place: Path) -> None:
-    get(plant(tmp_path / "films", 2), place)
-    assert store(place).stat().st_mode & 0o077 == 0
+    get(plant(tmp_path / "clinic", 2))
+    assert place.stat().st_mode & 0o077 == 0
 
 
 def test_clean(tmp_path: Path, place: Path, read: list[Any]) -> None:
-    dataset = plant(tmp_path / "films", 4)
-    films = get(dataset, place)
-    open_cache(dataset, size=16, folder=place, progress=False)
-    (place / "mine.txt").write_text("keep")
-    freed = clean(place)
-    assert freed >= 4 * (SIZE**2 + 16**2)
-    assert sorted(file.name for file in place.rglob("*") if file.is_file()) == ["lock", "lock", "mine.txt"]
-    assert films[0].shape == (SIZE, SIZE)  # who has it open keeps it
-    assert clean(place) == 0
+    dataset = plant(tmp_path / "clinic", 4)
+    found = get(dataset)
+    get(dataset, size=16)
+    (place.parent / "mine.txt").write_text("keep")
+    assert clean(place.parent) >= 4 * (SIZE**2 + 16**2)
+    assert sorted(file.name for file in place.parent.rglob("*") if file.is_file()) == ["lock", "mine.txt"]
+    assert found[0].shape == (SIZE, SIZE)  # whoever has it open keeps it
+    assert clean(place.parent) == 0
     read.clear()
-    get(dataset, place)
+    get(dataset)
     assert len(read) == 4
     assert clean(tmp_path / "nowhere") == 0
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_what_nobody_used_for_a_month_goes(tmp_path: Path, place: Path) -> None:
+    old, used = plant(tmp_path / "old", 2), plant(tmp_path / "used", 2, seed=1)
+    get(old)
+    [array] = arrays(place)
+    get(used)
+    long_ago = time.time() - 40 * 86400
+    for file in place.glob("*.json"):
+        os.utime(file, (long_ago, long_ago))
+    get(used)  # it was used again
+    (place / "broken.part").touch()
+    get(plant(tmp_path / "new", 2, seed=2))
+    assert array not in arrays(place)
+    assert len(arrays(place)) == 2
+    assert not list(place.glob("*.part"))
+    assert clean(days=1) == 0
+    assert len(arrays(place)) == 2
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        OSError, match=r"the cache folder cannot be made \(.*\); choose another with folder= or CXRLIB_CACHE"
-    ):
-        get(plant(tmp_path / "films", 2), tmp_path / "file" / "cache")
+    monkeypatch.setenv("CXRLIB_CACHE", str(tmp_path / "file" / "cache"))
+    message = r"the cache cannot be written \(Not a directory\): free space there, or choose another .* CXRLIB_CACHE"
+    with pytest.raises(OSError, match=message):
+        get(plant(tmp_path / "clinic", 2))
 
 
-@pytest.mark.parametrize(
-    "mode", ["a", "wb"]
-)  # of the lock, as in a shared cache; of a shard, as in one's own that was made read-only
-def test_a_cache_that_may_only_be_read(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    dataset, true_open = plant(tmp_path / "films", 4), Path.open
+def test_a_cache_that_may_only_be_read(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = plant(tmp_path / "clinic", 4)
+    get(dataset.take([0, 1, 2]))
 
-    def denied(path: Path, *words: Any, **options: Any) -> Any:
-        if words == (mode,):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return true_open(path, *words, **options)
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
 
-    get(dataset.take([0, 1, 2]), place)
-    monkeypatch.setattr(Path, "open", denied)
-    assert get(dataset.take([0, 1, 2]), place).shape == (3, SIZE, SIZE)
-    with pytest.raises(
-        PermissionError,
-        match=r"the cache cannot be written \(Permission denied\); choose another with folder= or CXRLIB_CACHE",
-    ) as raised:
-        get(dataset, place)
-    assert raised.value.filename == str(store(place))
+    monkeypatch.setattr(filelock.FileLock, "acquire", denied)
+    monkeypatch.setattr(os, "utime", denied)
+    assert get(dataset.take([0, 1, 2])).shape == (3, SIZE, SIZE)
+    with pytest.raises(PermissionError, match=r"the cache cannot be written \(Permission denied\)") as raised:
+        get(dataset)
+    assert raised.value.filename == str(place)
 
 
-def test_only_who_holds_the_lock_writes_the_index(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unlocked(*_: object) -> None:
-        raise KeyboardInterrupt
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
 
-    monkeypatch.setattr(cache._Store, "locked", unlocked)
-    with pytest.raises(KeyboardInterrupt):
-        get(plant(tmp_path / "films", 2), place)
-    assert list(store(place).iterdir()) == []
-
-
-def test_a_folder_whose_name_is_no_address(tmp_path: Path) -> None:
-    dataset, place = plant(tmp_path / "films", 2), tmp_path / "50%25 of?mode=ro#1"
-    try:
-        place = Path(os.fsdecode(os.fsencode(place) + b"\xfc"))
-        place.mkdir()
-    except OSError:  # this file system takes UTF-8 only
-        place = tmp_path / "50%25 of#1"
-    get(dataset, place)
-    assert (store(place) / "index.sqlite3").exists()
-    assert len(os.listdir(tmp_path)) == 2
+    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    with pytest.raises(OSError, match=r"cannot be written \(FileSystem .*choose another folder with CXRLIB_CACHE"):
+        get(plant(tmp_path / "clinic", 2))
 
 
-def test_too_small_a_disk_is_said_before_it_is_filled(
-    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dataset = plant(tmp_path / "films", 4)
+def test_too_small_a_disk_is_said_before_it_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = plant(tmp_path / "clinic", 4)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 4000))  # type: ignore[attr-defined]
-    with pytest.raises(OSError, match=r"the cache needs 0.0 GB, and 0.0 GB are free; choose another folder") as raised:
-        get(dataset, place)
+    with pytest.raises(OSError, match=r"it needs 0.0 GB, and 0.0 GB are free\): free space there, or") as raised:
+        get(dataset)
     assert raised.value.errno == errno.ENOSPC
 
 
 def test_a_disk_that_fills_up_leaves_no_rubbish(
     tmp_path: Path, place: Path, small_files: Callable[[int], None]
 ) -> None:
-    dataset = plant(tmp_path / "films", 60)
-    get(dataset.take([0]), place)
+    dataset = plant(tmp_path / "clinic", 60)
     small_files(40 * SIZE**2)
-    with pytest.raises(OSError, match="too large"):
-        get(dataset, place)
-    assert not list(store(place).glob("*.part"))
+    with pytest.raises(OSError, match=r"the cache cannot be written .*too large"):
+        get(dataset)
+    assert not list(place.glob("*.*"))
     small_files(10**9)
-    assert np.array_equal(get(dataset, place)[:], expected(dataset))
+    assert np.array_equal(get(dataset)[:], expected(dataset))
 
 
-@pytest.mark.parametrize("options", [{"size": 0}, {"workers": 0}])
-def test_what_may_not_be_asked(tmp_path: Path, place: Path, options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"size and workers must be positive. Received: size="):
-        open_cache(plant(tmp_path / "films", 2), **{"size": SIZE, "folder": place, **options})  # type: ignore[arg-type]
+def test_a_size_that_is_not_positive(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"size must be positive. Received: size=0"):
+        get(plant(tmp_path / "clinic", 2), size=0)
 
 
-def test_progress_is_shown_only_when_asked(
-    tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_progress_is_shown_only_when_asked_and_only_on_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    get(plant(tmp_path / "log"), progress=True)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    dataset = plant(tmp_path / "films")
-    get(dataset.take(range(10)), place)
+    get(plant(tmp_path / "quiet"))
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("cxrlib.progress._TERMINAL_EVERY", 0.0)
-    open_cache(dataset, size=SIZE, folder=place)
-    assert "decoding: 10/10 films" in capsys.readouterr().err
+    get(plant(tmp_path / "shown"), progress=True)
+    assert "decoding:   0%" in capsys.readouterr().err

@@ -322,7 +322,9 @@ def _write(place: Path, paths: list[str], size: int, progress: bool) -> None:
         with (
             part.open("wb") as file,  # written in order, not through a memory map: a full disk is an error, not a crash
             ThreadPoolExecutor(usable_cores()) as pool,
-            tqdm(total=len(paths), desc="decoding", unit="image", disable=not progress, leave=False) as bar,
+            tqdm(
+                total=len(paths), desc="decoding", unit="image", disable=None if progress else True, leave=False
+            ) as bar,
         ):
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)

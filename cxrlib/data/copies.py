@@ -69,7 +69,9 @@ def near(chosen: NDArray[np.int64], images: Images, progress: bool) -> list[tupl
     blocks = [chosen[i : i + _BLOCK] for i in range(0, len(chosen), _BLOCK)]
     suspects: set[tuple[int, int]] = set()
     coarse: list[NDArray[np.float16]] = []  # (m, 784): 1.5 KiB per image is all that stays in memory
-    with tqdm(total=len(chosen), desc="comparing", unit="image", disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=len(chosen), desc="comparing", unit="image", disable=None if progress else True, leave=False
+    ) as bar:
         for block in blocks:
             own = _describe(images, block, *_COARSE)
             both = np.concatenate([own, _mirrored(own)]).T  # (784, 2 m)
