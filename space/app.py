@@ -41,6 +41,7 @@ from starlette.routing import Route
 from cxrlib import Prediction, __version__
 from cxrlib.config import DISCLAIMER
 
+ACCEPT = "image/jpeg,image/png,image/tiff,image/bmp,image/webp,.dcm,.dicom,application/dicom,*/*"
 WAITING = 200  # requests in the queue before it is closed
 RATE = 600  # requests a minute and visitor on a public Space; an image takes two
 FORGET = 60  # seconds without a request after which a visitor's session is forgotten
@@ -92,12 +93,12 @@ def build(backend: Backend) -> gr.Blocks:
         form = functools.partial(page, html_template=_read("drop.html"), js_on_load=_js("drop"), limit=MAX_BYTES)
         with gr.Tabs(elem_id="cx-tabs"):
             with gr.Tab("One image", render_children=True), gr.Row(elem_id="cx-one"):
-                drop = form(many=False, elem_id="cx-drop")
+                drop = form(many=False, accept=ACCEPT, elem_id="cx-drop")
                 examples = page(pages.examples(backend.examples), js_on_load=_js("examples"), elem_id="cx-examples")
                 viewer = page(pages.viewer(), js_on_load=_js("settle"), elem_id="cx-viewer")
                 answer = page(pages.answer(), js_on_load=_js("settle"), elem_id="cx-side")
             with gr.Tab("Batch", render_children=True), gr.Column(elem_id="cx-batch"):
-                batch = form(many=True, elem_id="cx-many")
+                batch = form(many=True, accept=f"{ACCEPT},.zip", elem_id="cx-many")
                 progress = page("", min_height=28)
                 table = page(pages.table(), js_on_load=_js("settle"))
             with gr.Tab("Model") as model:

@@ -1,4 +1,4 @@
-// What the pages do in the browser. Each component calls its function when it appears; the rest listens on the document.
+// What the pages do in the browser. Components call their functions when they appear; the rest listens on the document.
 window.cxr = (() => {
   const busy = (on) => {
     for (const id of ["cx-viewer", "cx-side", "cx-batch"]) document.getElementById(id)?.setAttribute("aria-busy", on);
@@ -22,7 +22,8 @@ window.cxr = (() => {
     async function send(list) {
       const files = many ? [...list] : [...list].slice(0, 1);
       const large = files.find((file) => file.size > limit);
-      const only = files.length < list.length ? `Only ${files[0].name} was taken, the first of ${list.length}. The page “Batch” takes many.` : "";
+      const first = `Only ${files[0]?.name} was taken, the first of ${list.length}. The page “Batch” takes many.`;
+      const only = files.length < list.length ? first : "";
       if (!files.length) return;
       if (large) return say(`${large.name} is larger than ${limit >> 20} MB.`, true);
       busy(true);
@@ -39,7 +40,8 @@ window.cxr = (() => {
         say(only, only !== "");
       } catch (error) {
         busy(false);
-        say(`That could not be sent: ${String(error?.message || error).replace(/^Error:\s*/, "") || "are you online?"}`, true);
+        const reason = String(error?.message || error).replace(/^Error:\s*/, "");
+        say(`That could not be sent: ${reason || "are you online?"}`, true);
       }
       input.value = "";
     }
@@ -60,7 +62,7 @@ window.cxr = (() => {
       target(false);
       send(e.dataTransfer.files);
     });
-    listen("click", (e) => e.target.closest("[data-index]") && say("")); // an example: an earlier message is out of date
+    listen("click", (e) => e.target.closest("[data-index]") && say("")); // an example: a message is out of date
     listen("paste", (e) => e.clipboardData?.files.length && send(e.clipboardData.files));
     if (!many) camera(element, send, say);
   }
@@ -74,7 +76,8 @@ window.cxr = (() => {
     };
     element.querySelector("[data-camera]").addEventListener("click", async () => {
       try {
-        video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: 1920 } });
+        const wanted = { video: { facingMode: "environment", width: 1920 } };
+        video.srcObject = await navigator.mediaDevices.getUserMedia(wanted);
         dialog.showModal();
         await video.play();
       } catch {
@@ -83,7 +86,8 @@ window.cxr = (() => {
       }
     });
     dialog.querySelector("[data-take]").addEventListener("click", () => {
-      const canvas = Object.assign(document.createElement("canvas"), { width: video.videoWidth, height: video.videoHeight });
+      const size = { width: video.videoWidth, height: video.videoHeight };
+      const canvas = Object.assign(document.createElement("canvas"), size);
       canvas.getContext("2d").drawImage(video, 0, 0);
       canvas.toBlob((blob) => send([new File([blob], "camera.jpg", { type: blob.type })]), "image/jpeg", 0.95);
       dialog.close();
@@ -113,9 +117,11 @@ window.cxr = (() => {
         if (radio.value === point) radio.checked = true;
       }
       decide(element);
-      for (const button of element.querySelectorAll("[data-open]")) button.disabled = batch.get(button.textContent)?.length !== 1;
-      const said = tell(element);
-      if (said && element.id === "cx-side" && matchMedia("(max-width: 899px)").matches) element.scrollIntoView({ block: "start" });
+      for (const button of element.querySelectorAll("[data-open]")) {
+        button.disabled = batch.get(button.textContent)?.length !== 1;
+      }
+      const small = matchMedia("(max-width: 899px)").matches;
+      if (tell(element) && small && element.id === "cx-side") element.scrollIntoView({ block: "start" });
     });
   }
 
@@ -131,12 +137,17 @@ window.cxr = (() => {
     if (radio && axis) {
       const side = Number(axis.dataset.p >= threshold);
       axis.style.setProperty("--threshold", threshold);
-      for (const part of box.querySelectorAll("[data-point]")) part.hidden = part.dataset.point !== radio.value || Number(part.dataset.side ?? side) !== side;
+      for (const part of box.querySelectorAll("[data-point]")) {
+        part.hidden = part.dataset.point !== radio.value || Number(part.dataset.side ?? side) !== side;
+      }
       for (const part of box.querySelectorAll("span[data-threshold]")) part.textContent = percent(threshold);
     }
     const counts = {};
     for (const row of box?.querySelectorAll("tbody tr") ?? []) {
-      if (radio && row.dataset.p) row.cells[2].textContent = shownLabel((row.dataset.label = row.dataset.p >= threshold ? row.dataset.yes : row.dataset.no));
+      if (row.dataset.p) {
+        row.dataset.label = !radio || row.dataset.p >= threshold ? row.dataset.yes : row.dataset.no;
+        row.cells[2].textContent = shownLabel(row.dataset.label);
+      }
       const answer = row.cells[2].textContent.toLowerCase();
       counts[answer] = (counts[answer] ?? 0) + 1;
     }
@@ -161,10 +172,12 @@ window.cxr = (() => {
   function saveTable(box) {
     const threshold = box.querySelector("input[type=radio]:checked")?.dataset.threshold ?? "";
     const cell = (text) => `"${String(text).replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
-    const rows = [...box.querySelectorAll("tbody tr")].map(({ cells, dataset }) => [
-      ...[cells[1].innerText, dataset.status, dataset.label ?? dataset.yes ?? "", dataset.p ?? "", dataset.p ? threshold : "", cells[4].innerText],
-    ]);
-    const lines = [["source", "status", "label", "probability", "threshold", "reasons"], ...rows].map((row) => row.map(cell).join(","));
+    const rows = [["source", "status", "label", "probability", "threshold", "reasons"]];
+    for (const { cells, dataset } of box.querySelectorAll("tbody tr")) {
+      const answer = dataset.p ? [dataset.label, dataset.p, threshold] : ["", "", ""];
+      rows.push([cells[1].innerText, dataset.status, ...answer, cells[4].innerText]);
+    }
+    const lines = rows.map((row) => row.map(cell).join(","));
     save(new Blob(["\ufeff", lines.join("\r\n"), "\r\n"], { type: "text/csv" }), "cxrlib.csv");
   }
 
@@ -175,7 +188,8 @@ window.cxr = (() => {
     const lines = text.filter((part) => part.checkVisibility()).map((part) => part.innerText.trim());
     const [width, height] = [base.naturalWidth, base.naturalHeight];
     const line = Math.max(12, width / 45);
-    const canvas = Object.assign(document.createElement("canvas"), { width, height: height + line * (1.4 * lines.length + 0.6) });
+    const size = { width, height: height + line * (1.4 * lines.length + 0.6) };
+    const canvas = Object.assign(document.createElement("canvas"), size);
     const pen = canvas.getContext("2d");
     pen.fillRect(0, 0, canvas.width, canvas.height);
     pen.filter = getComputedStyle(base).filter;
@@ -200,7 +214,7 @@ window.cxr = (() => {
   function sort(button) {
     const head = button.closest("th");
     const down = head.getAttribute("aria-sort") === "ascending";
-    for (const other of head.parentElement.children) if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
+    for (const other of head.parentElement.querySelectorAll("[aria-sort]")) other.setAttribute("aria-sort", "none");
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     const body = head.closest("table").tBodies[0];
     const key = (row) => row.cells[head.cellIndex].dataset.order ?? row.cells[head.cellIndex].innerText;
@@ -210,7 +224,8 @@ window.cxr = (() => {
     body.append(...[...body.rows].sort((a, b) => (down ? compare(b, a) : compare(a, b))));
   }
 
-  for (const event of ["dragover", "drop"]) document.addEventListener(event, (e) => e.preventDefault()); // never leave the page
+  document.addEventListener("dragover", (e) => e.preventDefault()); // a dropped file never replaces the page
+  document.addEventListener("drop", (e) => e.preventDefault());
   document.addEventListener("input", ({ target }) => {
     if (target.dataset.variable) {
       target.closest(".cx-figure").style.setProperty(target.dataset.variable, target.value / 100);

@@ -1,4 +1,4 @@
-"""The Space starts where only its requirements are installed, as published and from a checkout; a wheel has the demo."""
+"""The Space starts where only its requirements are installed, as published and from a checkout; a wheel brings it."""
 
 from __future__ import annotations
 
