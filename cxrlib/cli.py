@@ -16,7 +16,7 @@ from cxrlib import __version__
 from cxrlib.config import DISCLAIMER, BundleError, Recipe, recipe_of, to_dict
 
 if TYPE_CHECKING:
-    from cxrlib.data.scan import Dataset
+    from cxrlib.data.dataset import Dataset
     from cxrlib.predictor import Predictor
 
 _MODEL = 'a bundle\'s folder, hf://user/repo[@revision], or "default" for the bundled model'
@@ -160,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
 def _data_options(add: Callable[..., Any], *, labels: bool = False) -> None:
     add("data", nargs="+", metavar="DATA", help="a folder of class folders, a CSV manifest, or hf://datasets/user/name")
     add("--patient-pattern", metavar="REGEX", help="finds the patient in an image's name")
+    add("--label-pattern", metavar="REGEX", help="finds the label in its name: one named group for each label")
     add("--columns", type=Path, metavar="FILE", help="a CSV table of what is known of the images, such as their view")
     if labels:
         add("--labels", nargs="+", metavar="LABEL", help="the classes, the normal one first; found when not given")
@@ -203,9 +204,11 @@ def _load(options: argparse.Namespace) -> Predictor:
 
 def _scan(options: argparse.Namespace, **which: Any) -> Dataset:
     """The images of `_data_options`."""
-    from cxrlib.data.scan import add_columns, scan
+    from cxrlib.data.dataset import add_columns
+    from cxrlib.data.scan import scan
 
-    images = scan(options.data, patient_pattern=options.patient_pattern, **which)
+    patterns = {"label_pattern": options.label_pattern, "patient_pattern": options.patient_pattern}
+    images = scan(options.data, **patterns, **which)
     return add_columns(images, options.columns) if options.columns else images
 
 

@@ -476,7 +476,7 @@ def test_info(gated: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert run("info", "--model", gated, "--json") == 0
     config = json.loads(capsys.readouterr().out)
     assert config["labels"] == ["NORMAL", "PNEUMONIA"]
-    assert config["gate"]["weights"]["shape"] == [tiny_network.FEATURES + 256]
+    assert config["gate"]["weights"]["shape"] == [tiny_network.FEATURES + 256, 1]
     assert "argument --prevalence: must be a number in [0, 1], not '2'" in usage(
         capsys, "info", tiny, "--prevalence", "2"
     )
