@@ -92,7 +92,7 @@ def test_a_folder_in_json(gated: Path, images: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("heatmaps", [False, True])
-def test_a_table_has_a_row_for_every_film(
+def test_a_table_has_a_row_for_every_image(
     gated: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], heatmaps: bool
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -282,7 +282,7 @@ def test_decisions(tiny: Path, images: Path, tmp_path: Path, capsys: pytest.Capt
     assert threshold("--operating-point", "our ward") == 0.35
 
 
-def test_a_table_never_takes_the_place_of_a_film(
+def test_a_table_never_takes_the_place_of_an_image(
     tiny: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     odd = shutil.copy(images / "image1.png", tmp_path / "image")
@@ -296,7 +296,7 @@ def test_a_table_never_takes_the_place_of_a_film(
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
-def test_whoever_closes_a_stream_still_gets_a_table(tiny: Path, images: Path, tmp_path: Path, closed: str) -> None:
+def test_a_closed_stream_still_gives_a_table(tiny: Path, images: Path, tmp_path: Path, closed: str) -> None:
     words = shlex.join(
         ["predict", *map(str, (images / "image1.png", "--model", tiny, "--csv", tmp_path / "table.csv"))]
     )

@@ -319,7 +319,7 @@ def test_the_card_shows_figures_and_no_other_file(pages: Pages, tmp_path: Path) 
 def test_numbers_of_the_card_stay_on_one_line(pages: Pages, tmp_path: Path) -> None:
     pages.folder = tmp_path
     (tmp_path / "README.md").write_text(
-        "| Source | Films | AUROC |\n| --- | --- | --- |\n| a | 1,140 NORMAL | 0.994 (0.988–0.997) |\n\n2 of 3 | 4\n"
+        "| Source | Images | AUROC |\n| --- | --- | --- |\n| a | 1,140 NORMAL | 0.994 (0.988–0.997) |\n\n2 of 3 | 4\n"
     )
     assert pages.card().endswith(
         '| a | 1,140 NORMAL | <span class="cx-number">0.994 (0.988–0.997)</span> |\n\n2 of 3 | 4\n'
@@ -397,7 +397,7 @@ def test_an_image_is_answered_and_another_operating_point_needs_no_other_pass(ba
     assert first.source == "image.dcm"
 
 
-def test_the_desk_answers_in_sentences(
+def test_the_backend_answers_in_sentences(
     backend: Backend, files: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UploadError, match=r"^broken\.png: .+\.$"):
@@ -474,7 +474,7 @@ def packed(*members: tuple[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-def test_archives_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archives_cannot_exceed_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_module, "MAX_BYTES", 1000)
     monkeypatch.setattr(backend_module, "MAX_UNPACKED", 1500)
 
@@ -520,7 +520,7 @@ def test_only_uploads_are_read_and_each_once(backend: Backend, files: Path, tmp_
         backend.take(file)
 
 
-def test_what_nobody_asks_about_is_removed(tmp_path: Path) -> None:
+def test_old_uploads_are_removed(tmp_path: Path) -> None:
     uploads = Uploads(tmp_path / "uploads")
     (uploads.folder / "orphan").mkdir()
     (uploads.folder / "file").touch()
@@ -533,7 +533,7 @@ def test_what_nobody_asks_about_is_removed(tmp_path: Path) -> None:
     assert not uploads.folder.exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows tells nobody who lives")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell which processes run")
 def test_what_a_killed_demo_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prelude.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(prelude.tempfile, "tempdir", str(tmp_path))

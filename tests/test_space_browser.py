@@ -379,7 +379,7 @@ def test_a_long_name_breaks_and_no_answer_does(visit: Visit, files: Path, tmp_pa
         ), width
 
 
-# --- how it looks, sounds and feels ---
+# --- how it looks, and how it is used without a mouse ---
 
 
 CONTRAST = """() => {
@@ -490,7 +490,7 @@ def test_the_keyboard_reaches_everything(visit: Visit, files: Path) -> None:
     assert "No sign of pneumonia" in visit.answer()
 
 
-def test_a_screen_reader_hears_the_answer_and_finds_names(visit: Visit, files: Path) -> None:
+def test_screen_readers_get_the_answer_and_names(visit: Visit, files: Path) -> None:
     visit.send(files / "image.png")
     visit.answer()
     visit.page.wait_for_function("() => document.getElementById('cx-live').textContent.includes('Possible pneumonia')")
