@@ -79,8 +79,6 @@ def build(num_labels: int, recipe: DefaultRecipe, weights: str | None) -> keras.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # ImageNet's weights serve every size
         backbone = getattr(keras.applications, spec.application)(input_tensor=x, include_top=False, weights=weights)
-    if weights is None:
-        _draw_kernels(backbone, seed)
     backbone = fold_batch_normalisation(backbone)
     x = layers.GlobalAveragePooling2D(name="features")(backbone.output)  # (n, 7, 7, 1280) -> (n, 1280)
     if recipe.dense_units:
@@ -208,13 +206,3 @@ def compile(model: keras.Model, recipe: DefaultRecipe, steps: int) -> None:
         loss(label_smoothing=recipe.label_smoothing),
         metrics=["accuracy", keras.metrics.AUC(multi_label=not two, name="auroc")],
     )
-
-
-def _draw_kernels(model: keras.Model, seed: int) -> None:
-    """Draw every kernel again by its layer's initializer, from the seed, which `keras.applications` does not take."""
-    seeds = np.random.default_rng(seed)
-    for layer in model.layers:
-        kind = getattr(layer, "depthwise_initializer", None) or getattr(layer, "kernel_initializer", None)
-        if kind is not None:
-            draw = kind.from_config({**kind.get_config(), "seed": int(seeds.integers(2**31))})
-            layer.kernel.assign(draw(layer.kernel.shape, layer.kernel.dtype))
