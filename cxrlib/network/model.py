@@ -53,8 +53,12 @@ def build_model(
     """
     labels, recipe = check_labels(labels), recipe_of(recipe)
     if isinstance(recipe, TextbookRecipe):
-        return textbook.build(len(labels), recipe, weights)
-    return default.build(len(labels), recipe, weights)
+        model = textbook.build(len(labels), recipe, weights)
+    else:
+        model = default.build(len(labels), recipe, weights)
+    if weights is None:
+        _draw_kernels(model, recipe.seed)
+    return model
 
 
 def serving_graph(model: keras.Model) -> keras.Model:
@@ -86,7 +90,8 @@ def serving_graph(model: keras.Model) -> keras.Model:
     if any(layer.name == "dense" for layer in model.layers):
         hidden = model.get_layer("dense")
         inner, inner_bias = (ops.convert_to_numpy(weight) for weight in hidden.weights)  # (c, u), (u,)
-        active = ops.sign(ops.cast(hidden.output, "float32"))  # (n, u): 1 where a unit is active, else 0
+        # (n, u): 1 where a unit is active, else 0, made of operations that the check of a served network allows
+        active = ops.minimum(1e20 * ops.cast(hidden.output, "float32"), 1.0)
         outer = ops.expand_dims(active, 2) * kernel[None]  # (n, u, k)
         per_place = ops.matmul(ops.reshape(maps, (-1, h * w, c)), ops.matmul(inner[None], outer))  # (n, h * w, k)
         evidence = per_place + ops.matmul(inner_bias[None, None], outer) + bias
@@ -158,3 +163,13 @@ def _float32(model: keras.Model) -> keras.Model:
     twin = keras.models.clone_model(model, clone_function=clone)
     twin.set_weights(model.get_weights())
     return twin
+
+
+def _draw_kernels(model: keras.Model, seed: int) -> None:
+    """Draw every kernel again by its layer's initializer, from the seed, which `keras.applications` does not take."""
+    seeds = np.random.default_rng(seed)
+    for layer in model.layers:
+        kind = getattr(layer, "depthwise_initializer", None) or getattr(layer, "kernel_initializer", None)
+        if kind is not None:
+            draw = kind.from_config({**kind.get_config(), "seed": int(seeds.integers(2**31))})
+            layer.kernel.assign(draw(layer.kernel.shape, layer.kernel.dtype))
