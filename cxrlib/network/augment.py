@@ -52,7 +52,7 @@ def augmenter(config: Augmentation, *, seed: int = 0) -> keras.Sequential:
             ),
         ),
     ]
-    return keras.Sequential([make() for wanted, make in steps if wanted], name="augmentation")
+    return keras.Sequential([make() for wanted, make in steps if wanted] or [layers.Identity()], name="augmentation")
 
 
 def reseed(model: keras.Model, seed: int, epoch: int) -> None:
