@@ -219,6 +219,7 @@ class TextbookRecipe:
 
     def __post_init__(self) -> None:
         _check_recipe(self)
+        _between(self, "dense_units", 1, 4096)
 
 
 Recipe: TypeAlias = DefaultRecipe | TextbookRecipe
