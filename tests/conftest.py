@@ -1,4 +1,4 @@
-"""What several test files need: real films where there are any, and a bundle that costs nothing."""
+"""What several test files need: real images where there are any, small bundles, and one trained run."""
 
 import os
 import signal
@@ -7,24 +7,22 @@ from pathlib import Path
 import pytest
 import tiny_network
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell's background jobs, and what they start, would not hear it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs would ignore
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 
 
 @pytest.fixture(scope="session")
 def shared():
-    """The folder of real films."""
+    """The folder of real images."""
     if not (SHARED / "data").is_dir():
-        pytest.skip(f"no real films in {SHARED}: name their folder in CXRLIB_SHARED")
+        pytest.skip(f"no real images in {SHARED}: name their folder in CXRLIB_SHARED")
     return SHARED
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """The folder of a sound bundle with two operating points and no gate: a network of five operations for films of 32 x 32 pixels."""
+    """The folder of a sound bundle with two operating points and no gate: five operations, images of 32 x 32 pixels."""
     points = {
         name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {}}
         for name, t in (("screening", 0.3), ("balanced", 0.6))
@@ -36,8 +34,49 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def gated(tmp_path_factory):
-    """The folder of such a bundle with a gate that refuses what is blank, and nothing that the network sees."""
+    """The folder of such a bundle with a gate that refuses blank images and nothing else."""
     return tiny_network.write(tmp_path_factory.mktemp("gated"), tiny_network.files(gate=tiny_network.tolerant_gate()))
+
+
+@pytest.fixture
+def small_backbone(monkeypatch):
+    """Every network that is built has three convolutions in the place of MobileNetV2."""
+    keras = pytest.importorskip("keras", reason="needs the [train] extra")
+    import small_backbone
+
+    monkeypatch.setattr(keras.applications, "MobileNetV2", small_backbone.build)
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory):
+    """A folder of 16 drawn chests without and 16 with an opacity, in class folders."""
+    from cxrlib.images import phantom
+
+    return phantom.write(tmp_path_factory.mktemp("images") / "phantoms", n=16, seed=3, size=64)
+
+
+@pytest.fixture(scope="session")
+def trained(phantoms, tmp_path_factory):
+    """A finished run of the default recipe on `phantoms`, with a small backbone: `TrainingRun`. Do not write into it."""
+    keras = pytest.importorskip("keras", reason="needs the [train] extra")
+    import small_backbone
+
+    from cxrlib import train
+
+    home = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXRLIB_CACHE", str(home / "cache"))
+        patch.setattr(keras.applications, "MobileNetV2", small_backbone.build)
+        return train(
+            phantoms, output=home / "runs" / "first", recipe=small_recipe(), formats=("keras", "h5"), progress=False
+        )
+
+
+def small_recipe(name="default", **settings):
+    """A recipe that takes seconds."""
+    from cxrlib.config import recipe_of
+
+    return recipe_of({"name": name, "image_size": 32, "epochs": 2, "batch_size": 8, "validation": 0.25, **settings})
 
 
 @pytest.fixture
