@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 import tiny_network
 
 from cxrlib import bundle
-from cxrlib.config import BundleConfig, BundleError, OperatingPoint, from_dict
+from cxrlib.config import BundleConfig, BundleError, from_dict
 from cxrlib.metrics.compute import make_report
 
 ROOT = str(Path(__file__).parents[1])
@@ -30,6 +30,23 @@ def made(tmp_path):
 def change(folder, **fields):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def parts():
+    """A config and a network that fit, as `save` takes them."""
+    content = tiny_network.files()
+    return from_dict(BundleConfig, json.loads(content["config.json"])), content["model.tflite"]
+
+
+class Model:
+    """As much of a Keras model as `save` uses."""
+
+    def __init__(self, during=lambda: None):
+        self.during = during
+
+    def save(self, path):
+        self.during()
+        Path(path).write_bytes(b"keras")
 
 
 def report():
@@ -72,7 +89,7 @@ def test_an_altered_file_is_named(made):
 
 def test_a_missing_file_is_named(made):
     (made / "README.md").unlink()
-    with pytest.raises(BundleError, match=r"is not complete: README\.md is missing or no file"):
+    with pytest.raises(BundleError, match=r"is not complete: README\.md cannot be read \(no such file\)"):
         bundle.load(made)
 
 
@@ -90,10 +107,11 @@ def test_another_network_fails_the_golden_probe(made):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"schema": 99}, "has schema 99, this cxrlib reads schema 1: install a cxrlib that reads it"),
+        ({"schema": 99}, "has schema 99, this version reads schema 2: install a version that reads it"),
+        ({"schema": 1}, "it was made by cxrlib 0.1, so train it again with this version, or install 0.1"),
         ({"image_size": 64}, "does not fit config.json: another image size or number of labels"),
         ({"files": {}}, r"config.json lists no model.tflite"),
-        ({"temperature": "hot"}, "is no config of a cxrlib bundle: config.temperature must be float"),
+        ({"temperature": "hot"}, "is not the config of a cxrlib bundle: config.temperature must be float"),
         ({"surprise": 1}, "unknown fields: surprise"),
     ],
 )
@@ -103,54 +121,39 @@ def test_a_config_that_does_not_fit_is_refused(made, fields, message):
         bundle.load(made)
 
 
-def test_what_is_no_bundle_is_said_to_be_none(tmp_path):
+def test_what_is_not_a_bundle_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no bundle at"):
         bundle.load(tmp_path / "nowhere")
-    with pytest.raises(BundleError, match=r"is no cxrlib bundle: it has no config\.json"):
+    with pytest.raises(BundleError, match=r"is not a cxrlib bundle: it has no config\.json"):
         bundle.load(tmp_path)
     with pytest.raises(BundleError, match="bytes, more than"):
         bundle.read_config(b" " * (9 * 2**20))
-    with pytest.raises(BundleError, match="is no config of a cxrlib bundle"):
+    with pytest.raises(BundleError, match="is not the config of a cxrlib bundle"):
         bundle.read_config(b"[" * 100_000)
 
 
-def test_an_update_changes_what_it_is_told_and_no_more(made):
-    before = bundle.load(made).config
-    points = {"screening": OperatingPoint(0.2, 0.99, 0.8)}
-    bundle.update(made, report=report(), temperature=2.0, operating_points=points, default_point="screening")
-    after = bundle.load(made)
-    assert after.config == dataclasses.replace(
-        before, temperature=2.0, operating_points=points, default_point="screening", files=after.config.files
+def test_a_saved_bundle_is_whole_and_loads(tmp_path):
+    config, network = parts()
+    config = dataclasses.replace(config, probe=(0.5, 0.5), files={}, versions={})
+    model, formats, history = Model(), ("keras", "h5"), {"loss": [0.5, 0.4]}
+    made = bundle.save(
+        tmp_path / "deep" / "made", config, network, model=model, formats=formats, report=report(), history=history
     )
-    assert after.config.files["model.tflite"] == before.files["model.tflite"]
-    assert after.report.auroc == report().auroc
-    assert {"report.json", "README.md"} < set(after.config.files)
-    assert "0.2" in (made / "README.md").read_text("utf-8")
+    assert os.listdir(made.parent) == ["made"]
+    loaded = bundle.load(made)
+    kept = {"probe": loaded.config.probe, "files": loaded.config.files, "versions": loaded.config.versions}
+    assert loaded.config == dataclasses.replace(config, **kept)
+    assert loaded.config.probe == bundle.probe(loaded.runtime)
+    assert {"python", "cxrlib", "numpy"} < set(loaded.config.versions)
+    assert loaded.report.auroc == report().auroc
+    listed = set(loaded.config.files)
+    assert {"README.md", "figures/history.png", "model.h5", "model.keras", "model.tflite", "report.json"} < listed
+    assert listed == {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()} - {"config.json"}
+    assert "0.4" in (made / "README.md").read_text("utf-8")
 
 
-def test_an_update_takes_along_what_is_not_the_bundles(made):
-    (made / "run").mkdir()
-    (made / "run" / "split.csv").write_text("path,label")
-    (made / "notes.txt").write_text("mine")
-    for _ in range(2):
-        bundle.update(made, report=report())
-        assert (made / "run" / "split.csv").read_text() == "path,label"
-        assert (made / "notes.txt").read_text() == "mine"
-        assert not {"run/split.csv", "notes.txt"} & set(bundle.load(made).config.files)
-
-
-def test_another_report_leaves_the_history_where_it_is(made):
-    bundle.update(made, report=report(), history={"loss": [0.5, 0.4]})
-    drawn = (made / "figures" / "history.png").read_bytes()
-    bundle.update(made, report=report())
-    assert (made / "figures" / "history.png").read_bytes() == drawn
-    assert "figures/history.png" in bundle.load(made).config.files
-    bundle.update(made, report=report(), history={"loss": [0.5, 0.4, 0.1]})
-    assert (made / "figures" / "history.png").read_bytes() != drawn
-
-
-def test_no_film_and_no_patient_is_named_in_a_bundle(made):
-    bundle.update(made, report=report())
+def test_no_image_and_no_patient_is_named_in_a_bundle(tmp_path):
+    made = bundle.save(tmp_path / "made", *parts(), report=report())
     for path in made.rglob("*"):
         if path.is_file():
             assert b"secret-" not in path.read_bytes()
@@ -158,32 +161,25 @@ def test_no_film_and_no_patient_is_named_in_a_bundle(made):
     assert not list(made.rglob("samples*"))
 
 
-def test_an_interrupted_update_leaves_the_old_bundle(made, monkeypatch):
-    before = (made / "config.json").read_bytes()
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(bundle, "_replace", stop)
-    with pytest.raises(KeyboardInterrupt):
-        bundle.update(made, temperature=3.0)
-    assert (made / "config.json").read_bytes() == before
-    assert os.listdir(made.parent) == ["made"]
-    bundle.load(made)
+def test_a_bundle_without_a_report_or_a_keras_model(tmp_path):
+    (tmp_path / "made").mkdir()  # an empty folder may be there
+    made = bundle.save(tmp_path / "made", *parts())
+    assert sorted(os.listdir(made)) == ["README.md", "config.json", "model.tflite"]
+    assert bundle.load(made).report is None
 
 
-def test_saving_never_overwrites_what_is_no_bundle(tmp_path):
-    pytest.importorskip("keras", reason="needs the [train] extra")
+def test_saving_never_overwrites(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
-    config = from_dict(BundleConfig, json.loads(tiny_network.files()["config.json"]))
-    with pytest.raises(
-        FileExistsError, match="exists and is no cxrlib bundle: choose another folder, nothing was written"
-    ):
-        bundle.save(tmp_path / "thesis", None, config)
+    (tmp_path / "file").write_text("mine")
+    for name in ("thesis", "file"):
+        with pytest.raises(FileExistsError, match=f"{name} exists: choose another folder, nothing was written"):
+            bundle.save(tmp_path / name, *parts())
     with pytest.raises(ValueError, match=r"formats must be \('keras',\), \('h5',\) or both\. Received: formats="):
-        bundle.save(tmp_path / "new", None, config, formats=("onnx",))
-    assert sorted(os.listdir(tmp_path)) == ["thesis"]
+        bundle.save(tmp_path / "new", *parts(), formats=("onnx",))
+    with pytest.raises(BundleError, match="not a LiteRT model"):
+        bundle.save(tmp_path / "new", parts()[0], b"garbage")
+    assert sorted(os.listdir(tmp_path)) == ["file", "thesis"]
 
 
 def test_a_moved_bundle_is_the_same_bundle(made, tmp_path):
@@ -191,80 +187,82 @@ def test_a_moved_bundle_is_the_same_bundle(made, tmp_path):
     assert bundle.load(tmp_path / "copy").config == bundle.load(made).config
 
 
+def test_the_card_of_a_published_bundle_names_its_repository(tmp_path):
+    made = bundle.save(tmp_path / "made", *parts(), report=report())
+    content = bundle.for_hub(bundle.load(made), "user/repo")
+    assert b"user/repo" in content["README.md"]
+    tiny_network.write(made, content)
+    assert bundle.load(made).config.files["README.md"] == hashlib.sha256(content["README.md"]).hexdigest()
+
+
 # --- killed, and several at once ---
 
+
+def test_an_interrupted_save_leaves_nothing(tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bundle.save(tmp_path / "made", *parts(), model=Model(stop))
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_process_saves_at_a_time(tmp_path):
+    writing, go_on = threading.Event(), threading.Event()
+
+    def wait():
+        writing.set()
+        go_on.wait(20)
+
+    first = threading.Thread(target=bundle.save, args=(tmp_path / "made", *parts()), kwargs={"model": Model(wait)})
+    first.start()
+    assert writing.wait(20)
+    with pytest.raises(BlockingIOError, match=r"another process is writing .*made: choose another folder"):
+        bundle.save(tmp_path / "made", *parts())
+    go_on.set()
+    first.join()
+    assert os.listdir(tmp_path) == ["made"]
+    bundle.load(tmp_path / "made")
+
+
 VICTIM = """
-import os, sys
+import json, os, sys
+from pathlib import Path
 from cxrlib import bundle
-steps = int(sys.argv[2])
+from cxrlib.config import BundleConfig, from_dict
+steps = int(sys.argv[3])
+source = Path(sys.argv[1])
+config = from_dict(BundleConfig, json.loads((source / "config.json").read_text()))
 
 def die(event, arguments):
     global steps
-    if event == "os.rename" or event.startswith("shutil.") or (event == "open" and ".part" in str(arguments[0]) and arguments[2] & os.O_WRONLY):
+    wrote = event == "open" and ".part" in str(arguments[0]) and arguments[2] & os.O_WRONLY
+    if wrote or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
         steps -= 1
         if steps < 0:
             os.kill(os.getpid(), 9)
 
 sys.addaudithook(die)
-true = bundle._exchange
-if sys.argv[3] == "exchange":
-    bundle._exchange = lambda a, b: (die("os.rename", ()), true(a, b), die("os.rename", ()))[1]
-else:
-    bundle._exchange = lambda a, b: False
-bundle.update(sys.argv[1], temperature=2.0)
+bundle.save(sys.argv[2], config, (source / "model.tflite").read_bytes())
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no kill -9 here")
-@pytest.mark.parametrize("how", ["exchange", "rename"])
-def test_a_killed_update_leaves_a_whole_bundle_and_the_next_one_clears_up(made, how):
-    """At whatever step: only where the system cannot exchange folders is there a moment between two renames, which the next update repairs."""
-    ends, found = [], set()
+def test_a_save_killed_at_any_step_leaves_nothing_or_a_whole_bundle(made, tmp_path):
+    target, ends, found = tmp_path / "out" / "new", [], set()
+    target.parent.mkdir()
     for steps in range(20):
-        ends.append(
-            subprocess.run(
-                [sys.executable, "-c", VICTIM, str(made), str(steps), how],
-                env={**os.environ, "PYTHONPATH": ROOT},
-                check=False,
-            ).returncode
-        )
-        if made.exists():
-            found.add(bundle.load(made).config.temperature)
-        else:
-            assert how == "rename"
+        command = [sys.executable, "-c", VICTIM, str(made), str(target), str(steps)]
+        ends.append(subprocess.run(command, env={**os.environ, "PYTHONPATH": ROOT}, check=False).returncode)
+        found.add(target.exists())
+        if not target.exists():
+            bundle.save(target, *parts())  # the next one clears up
+            assert os.listdir(target.parent) == ["new"]
+        assert bundle.load(target).config.temperature == 1.3
+        shutil.rmtree(target)
         if ends[-1] == 0:
             break
-        bundle.update(made, temperature=1.3)
-        assert os.listdir(made.parent) == ["made"]
     assert ends[-1] == 0
     assert set(ends[:-1]) == {-signal.SIGKILL}
     assert len(ends) > 6
-    assert found == {1.3, 2.0}
-
-
-def test_two_updates_at_once_follow_each_other(made):
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda note: bundle.update(made, notes=(*bundle.load(made).config.notes, note)), "abcd"))
-    assert bundle.load(made).config.notes[-1] in "abcd"
-    assert os.listdir(made.parent) == ["made"]
-
-
-def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(made, monkeypatch):
-    read, raced = bundle._read, []
-
-    def race(root, name, *limit):
-        if name == bundle.CARD and not raced:
-            raced.append(name)
-            bundle.update(made, notes=("newer",))  # between the config and the card
-        return read(root, name, *limit)
-
-    monkeypatch.setattr(bundle, "_read", race)
-    assert bundle.load(made).config.notes == ("newer",)
-    assert raced
-
-
-def test_an_update_of_nothing(tmp_path):
-    for folder in (tmp_path / "nowhere", tmp_path / "nowhere" / "below"):
-        with pytest.raises(FileNotFoundError, match="there is no bundle at"):
-            bundle.update(folder, temperature=2.0)
-    assert not os.listdir(tmp_path)
+    assert found == {True, False}
