@@ -61,7 +61,7 @@ def _between(owner: object, name: str, low: float, high: float) -> None:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and what it achieved on the validation films.
+    """A threshold and what it achieved on the validation images.
 
     Args:
         threshold: Calibrated probability from which on an image is called positive, in [0, 1].
@@ -70,7 +70,7 @@ class OperatingPoint:
         by_source: For each source, its own `(sensitivity, specificity)`; -1 where a source lacks the class.
 
     Raises:
-        ValueError: If the threshold is no probability.
+        ValueError: If the threshold is not in [0, 1].
 
     Example:
         >>> OperatingPoint(threshold=0.4, sensitivity=0.98, specificity=0.9).threshold
@@ -285,8 +285,8 @@ class SourceSummary:
 
     Args:
         name: Of the source.
-        train: Films trained on, by label.
-        validation: Films validated on, by label.
+        train: Images trained on, by label.
+        validation: Images validated on, by label.
         patients: Number of known patients, or `None`.
 
     Example:
@@ -386,7 +386,7 @@ class BundleConfig:
         files: SHA-256 of every other file, hexadecimal, by name.
 
     Raises:
-        BundleError: If the schema is not the one this version reads, a file name is unsafe or a hash is no hash.
+        BundleError: If the schema is not the one this version reads, a file name is unsafe or a hash is not one.
         ValueError: If another value is not valid.
 
     Example:
@@ -437,7 +437,7 @@ class BundleConfig:
         for name, digest in self.files.items():
             check_file_name(name)
             if not re.fullmatch(r"[0-9a-f]{64}", digest):
-                raise BundleError(f"the bundle lists {name} with {digest!r:.80}, which is no SHA-256")
+                raise BundleError(f"the bundle lists {name} with {digest!r:.80}, which is not a SHA-256")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
