@@ -57,7 +57,7 @@ def phantoms(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(phantoms, tmp_path_factory):
-    """A finished run of the default recipe on `phantoms`, with a small backbone: `TrainingRun`. Do not write into it."""
+    """A finished `TrainingRun` of the default recipe on `phantoms`, with a small backbone. Do not write into it."""
     keras = pytest.importorskip("keras", reason="needs the [train] extra")
     import small_backbone
 

@@ -7,9 +7,9 @@ import pytest
 
 keras = pytest.importorskip("keras", reason="needs the [train] extra")
 
-from cxrlib.config import Augmentation
-from cxrlib.images.phantom import draw
-from cxrlib.network.augment import augmenter, reseed
+from cxrlib.config import Augmentation  # noqa: E402
+from cxrlib.images.phantom import draw  # noqa: E402
+from cxrlib.network.augment import augmenter, reseed  # noqa: E402
 
 FIELDS = [field.name for field in dataclasses.fields(Augmentation)]
 NONE = Augmentation(**{name: False if name == "flip" else 0.0 for name in FIELDS})

@@ -3,19 +3,24 @@
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 
+from cxrlib.bundle import read_config
 from cxrlib.config import (
-    AugmentConfig,
+    RECIPES,
+    Augmentation,
     BundleConfig,
     BundleError,
+    DefaultRecipe,
     OperatingPoint,
     SourceSummary,
-    TrainConfig,
+    TextbookRecipe,
     check_file_name,
     check_labels,
     from_dict,
+    recipe_of,
     to_dict,
 )
 
@@ -27,7 +32,7 @@ def make(**changes):
         "decoder": 1,
         "preprocessing": "words",
         "temperature": 1.5,
-        "training": TrainConfig(epochs=3, augment=AugmentConfig(gamma=0.1)),
+        "recipe": DefaultRecipe(epochs=3, augmentation=Augmentation(gamma=0.1)),
         "probe": (0.9, 0.1),
         "operating_points": {"screening": OperatingPoint(0.3, 0.98, 0.9, {"nih": (0.97, -1.0)})},
         "default_point": "screening",
@@ -38,8 +43,9 @@ def make(**changes):
     return BundleConfig(**{**fields, **changes})
 
 
-def test_a_config_survives_json():
-    config = make()
+@pytest.mark.parametrize("recipe", [DefaultRecipe(epochs=3), TextbookRecipe(augmentation=Augmentation(gamma=0.1))])
+def test_a_config_survives_json(recipe):
+    config = make(recipe=recipe)
     assert from_dict(BundleConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
@@ -54,31 +60,20 @@ def test_labels_must_be_two_different_names(labels):
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        (AugmentConfig, {"rotation": 181.0}, r"rotation must lie in \[0, 180\]"),
-        (AugmentConfig, {"zoom": 0.5}, r"zoom must lie in \[0, 0.45\]"),
-        (AugmentConfig, {"noise_std": -0.1}, r"noise_std must lie in \[0, 1\]"),
-        (TrainConfig, {"epochs": -1}, r"epochs must lie in \[0, 1000\]. Received: epochs=-1"),
-        (TrainConfig, {"learning_rate": math.nan}, r"learning_rate must lie in"),
-        (TrainConfig, {"dropout": True}, r"dropout must be float\. Received: True"),
-        (TrainConfig, {"batch_size": 8.5}, r"batch_size must be int\. Received: 8\.5"),
-        (TrainConfig, {"seed": 2**31}, r"seed must lie in"),
-        (TrainConfig, {"seed": "a"}, r"seed must be int\. Received: 'a'"),
-        (
-            TrainConfig,
-            {"augment": {"rotation": 5.0}},
-            r"augment must be of AugmentConfig\. Received: augment=\{'rotation'",
-        ),
-        (AugmentConfig, {"flip": 1}, r"flip must be bool\. Received: 1"),
-        (
-            TrainConfig,
-            {"balance_by": "view"},
-            r"balance_by must be a tuple of names of columns. Received: balance_by='view'",
-        ),
-        (
-            TrainConfig,
-            {"balance": "evenly"},
-            r"balance must be 'sample', 'weights' or 'none'. Received: balance='evenly'",
-        ),
+        (Augmentation, {"rotation": 181.0}, r"rotation must lie in \[0, 180\]"),
+        (Augmentation, {"zoom": 0.5}, r"zoom must lie in \[0, 0.45\]"),
+        (Augmentation, {"blur": -0.1}, r"blur must lie in \[0, 1\]"),
+        (Augmentation, {"flip": 1}, r"flip must be bool\. Received: 1"),
+        (DefaultRecipe, {"epochs": -1}, r"epochs must lie in \[0, 1000\]\. Received: epochs=-1"),
+        (DefaultRecipe, {"learning_rate": math.nan}, "learning_rate must lie in"),
+        (DefaultRecipe, {"dropout": True}, r"dropout must be float\. Received: True"),
+        (DefaultRecipe, {"batch_size": 8.5}, r"batch_size must be int\. Received: 8\.5"),
+        (DefaultRecipe, {"seed": 2**31}, "seed must lie in"),
+        (DefaultRecipe, {"seed": "a"}, r"seed must be int\. Received: 'a'"),
+        (DefaultRecipe, {"image_size": 200}, r"image_size must be a multiple of 32\. Received: image_size=200"),
+        (DefaultRecipe, {"augmentation": {"rotation": 5.0}}, r"augmentation must be of Augmentation\. Received: augm"),
+        (TextbookRecipe, {"patience": 0}, r"patience must lie in \[1, 1000\]"),
+        (TextbookRecipe, {"dense_units": 0}, r"dense_units must lie in \[1, 4096\]"),
         (OperatingPoint, {"threshold": 1.1, "sensitivity": 1.0, "specificity": 1.0}, r"threshold must lie in \[0, 1\]"),
     ],
 )
@@ -87,11 +82,40 @@ def test_values_out_of_range_are_named(kind, changes, message):
         kind(**changes)
 
 
-def test_every_range_of_the_recipe_is_checked():
-    for field in dataclasses.fields(TrainConfig):
-        if field.type in ("int", "float") and field.name != "seed":
+@pytest.mark.parametrize("kind", [*RECIPES.values(), Augmentation])
+def test_every_range_is_checked(kind):
+    for field in dataclasses.fields(kind):
+        if field.type in ("int", "float"):
             with pytest.raises(ValueError, match=f"{field.name} must lie in"):
-                TrainConfig(**{field.name: -1})
+                kind(**{field.name: -1})
+
+
+def test_recipes_are_found_by_name_and_by_settings():
+    assert recipe_of("default") == DefaultRecipe()
+    assert recipe_of("textbook") == TextbookRecipe()
+    mine = TextbookRecipe(epochs=3)
+    assert recipe_of(mine) is mine
+    assert recipe_of(to_dict(mine)) == mine
+    assert recipe_of({"epochs": 3}) == DefaultRecipe(epochs=3)
+    settings = {"name": "textbook", "augmentation": {"zoom": 0.2}}
+    assert recipe_of(settings) == TextbookRecipe(augmentation=Augmentation(zoom=0.2))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("resnet", "recipe must be one of default, textbook, or a recipe object. Received: recipe='resnet'"),
+        (None, "recipe must be one of default, textbook, or a recipe object. Received: recipe=None"),
+        ({"name": ["default"]}, "recipe must be one of default, textbook"),
+        ({"name": "textbook", "ema": 0.5}, "the textbook recipe has unknown fields: ema. Known: image_size"),
+        ({"name": "default", "patience": 2, "tilt": 1}, "the default recipe has unknown fields: patience, tilt. Known"),
+        ({"augmentation": {"tilt": 1}}, "the default recipe.augmentation has unknown fields: tilt. Known: rotation"),
+        ({"epochs": "3"}, "the default recipe.epochs must be int. Received: '3'"),
+    ],
+)
+def test_a_recipe_that_does_not_exist_or_lacks_a_setting_is_named(recipe, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        recipe_of(recipe)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +129,9 @@ def test_every_range_of_the_recipe_is_checked():
         ),
         ({"default_point": None}, ValueError, "default_point must name one"),
         ({"temperature": 0.0}, ValueError, "temperature must lie in"),
-        ({"schema": 2}, BundleError, "the bundle has schema 2, this cxrlib reads schema 1"),
+        ({"schema": 1}, BundleError, "the bundle has schema 1, this cxrlib reads schema 2. Train it again"),
         ({"files": {"../model.tflite": "0" * 64}}, BundleError, "unsafe name"),
-        ({"files": {"model.tflite": "0" * 63}}, BundleError, "which is no SHA-256"),
+        ({"files": {"model.tflite": "0" * 63}}, BundleError, "which is not a SHA-256"),
     ],
 )
 def test_a_bundle_config_is_checked(changes, kind, message):
@@ -136,15 +160,15 @@ def test_file_names_stay_inside_the_bundle(name):
 )
 def test_reading_is_strict(data, message):
     with pytest.raises(ValueError, match=message):
-        from_dict(AugmentConfig, data)
+        from_dict(Augmentation, data)
 
 
 def test_missing_and_nested_fields_are_named_with_their_place():
     with pytest.raises(ValueError, match=r"config lacks: sensitivity, specificity"):
         from_dict(OperatingPoint, {"threshold": 0.5})
     data = to_dict(make())
-    data["training"]["augment"]["gamma"] = "much"
-    with pytest.raises(ValueError, match=r"config.training.augment.gamma must be float. Received: 'much'"):
+    data["recipe"]["augmentation"]["gamma"] = "much"
+    with pytest.raises(ValueError, match=r"the default recipe.augmentation.gamma must be float. Received: 'much'"):
         from_dict(BundleConfig, data)
     data = to_dict(make())
     data["operating_points"]["screening"]["by_source"]["nih"] = [1.0]
@@ -152,8 +176,8 @@ def test_missing_and_nested_fields_are_named_with_their_place():
         from_dict(BundleConfig, data)
 
 
-def test_a_recipe_may_name_one_column_or_many():
-    for told, meant in (("view", ("view",)), ("", ()), ([], ()), (["view", "age"], ("view", "age"))):
-        assert from_dict(TrainConfig, {"balance_by": told}).balance_by == meant
-    with pytest.raises(ValueError, match="balance_by"):
-        from_dict(TrainConfig, {"balance_by": 3})
+def test_a_bundle_of_version_0_1_is_told_from_a_damaged_one():
+    old = {**to_dict(make()), "schema": 1, "training": {"epochs": 6}}
+    del old["recipe"]
+    with pytest.raises(BundleError, match=r"config\.json has schema 1.*0\.1.*train it again"):
+        read_config(json.dumps(old).encode())

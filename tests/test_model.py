@@ -221,7 +221,9 @@ def test_the_default_is_fine_tuned_from_its_third_block(networks):
     assert {"block_3_expand", "Conv_1", "probability"} <= moved
     assert not moved & {"Conv1", "expanded_conv_depthwise", "block_2_project"}
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in net.layers)
-    with pytest.raises(ValueError, match="first_layer must be a layer of the network. Received: first_layer='nowhere'"):
+    with pytest.raises(
+        ValueError, match=r"first_layer must be a layer of the network\. Received: first_layer='nowhere'"
+    ):
         set_trainable(net, "nowhere")
 
 

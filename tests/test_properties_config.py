@@ -1,4 +1,4 @@
-"""What holds for any configuration, any bundle, any file name and any address: read back the same, or refused with a reason."""
+"""Any configuration, bundle, file name and address is read back the same, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ import tiny_network
 
 from cxrlib import bundle
 from cxrlib.config import (
+    RECIPES,
     Array,
-    AugmentConfig,
+    Augmentation,
     BundleConfig,
     BundleError,
+    DefaultRecipe,
     OperatingPoint,
-    TrainConfig,
+    TextbookRecipe,
     check_file_name,
     from_dict,
+    recipe_of,
     to_dict,
 )
 from cxrlib.hub import parse_address
@@ -45,23 +48,24 @@ JSON = st.recursive(
     max_leaves=6,
 )
 PART = st.floats(0, 1)
-AUGMENT = st.builds(
-    AugmentConfig,
+AUGMENTATION = st.builds(
+    Augmentation,
     rotation=st.floats(0, 180),
     zoom=st.floats(0, 0.45),
     flip=st.booleans(),
     gamma=st.floats(0, 2),
-    noise_std=PART,
+    erase=PART,
 )
-TRAIN = st.builds(
-    TrainConfig,
-    epochs=st.integers(0, 1000),
-    image_size=st.integers(32, 2048),
-    dropout=st.floats(0, 0.95),
-    seed=st.integers(0, 2**31 - 1),
-    augment=AUGMENT,
-    fine_tune_from=st.none() | st.text(),
-    balance=st.sampled_from(["sample", "weights", "none"]),
+SIZE = st.integers(1, 64).map(lambda n: 32 * n)
+SETTINGS = {
+    "epochs": st.integers(0, 1000),
+    "image_size": SIZE,
+    "dropout": st.floats(0, 0.95),
+    "seed": st.integers(0, 2**31 - 1),
+    "augmentation": AUGMENTATION,
+}
+RECIPE = st.builds(DefaultRecipe, backbone=st.text(), ema=st.floats(0, 0.9999), **SETTINGS) | st.builds(
+    TextbookRecipe, patience=st.integers(1, 1000), **SETTINGS
 )
 POINT = st.builds(
     OperatingPoint,
@@ -82,7 +86,7 @@ def bundles(draw: Any) -> BundleConfig:
         decoder=draw(st.integers()),
         preprocessing=draw(st.text()),
         temperature=draw(st.floats(1e-3, 1e3)),
-        training=draw(TRAIN),
+        recipe=draw(RECIPE),
         probe=tuple(draw(st.lists(PART, min_size=len(labels), max_size=len(labels)))),
         operating_points=points,
         default_point=draw(st.sampled_from(sorted(points))) if points else None,
@@ -99,19 +103,24 @@ def bundles(draw: Any) -> BundleConfig:
 
 
 @bounded
-@given(st.one_of(bundles(), TRAIN, POINT))
+@given(st.one_of(bundles(), RECIPE, POINT))
 def test_a_config_is_read_back_the_same(config: Any) -> None:
     text = json.dumps(to_dict(config), allow_nan=False)
-    assert from_dict(type(config), json.loads(text)) == config
+    if isinstance(config, (DefaultRecipe, TextbookRecipe)):
+        assert recipe_of(json.loads(text)) == config
+    else:
+        assert from_dict(type(config), json.loads(text)) == config
     if isinstance(config, BundleConfig):
         assert bundle.read_config(text.encode()) == config
 
 
 @bounded
-@given(st.sampled_from([AugmentConfig, OperatingPoint, TrainConfig, BundleConfig, GateConfig]), JSON)
+@given(st.sampled_from([Augmentation, OperatingPoint, *RECIPES.values(), BundleConfig, GateConfig]), JSON)
 def test_any_json_is_a_config_or_a_value_error(kind: type[Any], value: Any) -> None:
     with contextlib.suppress(ValueError):
         assert isinstance(from_dict(kind, value), kind)
+    with contextlib.suppress(ValueError):
+        assert isinstance(recipe_of(value), tuple(RECIPES.values()))
 
 
 CONFIG = json.loads(tiny_network.files()["config.json"])
