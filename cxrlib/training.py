@@ -194,6 +194,7 @@ def train(
         # measured through the code that users run, and written once
         predictor = Predictor(Bundle(work, config, runtime, None))
         report = replace(evaluate(predictor, validation.dataset, progress=progress), data="validation patients")
+        shutil.rmtree(work / "bundle", ignore_errors=True)  # of a run that was killed after this line
         made = bundle.save(
             work / "bundle", config, network, model=model, formats=formats, report=report, history=history
         )
