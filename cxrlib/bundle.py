@@ -350,7 +350,7 @@ def _draft(target: Path) -> Iterator[Path]:
 def _card(config: BundleConfig, report: Report | None, repo_id: str | None = None) -> bytes:
     from cxrlib.reporting import card
 
-    return card.render(config, report, repo_id=repo_id, license=config.license, population=config.population).encode()
+    return card.render(config, report, repo_id=repo_id).encode()
 
 
 def _json(config: BundleConfig) -> bytes:

@@ -1,21 +1,24 @@
-"""evaluate: a model and films with labels in, a Report out, computed through the code that users run."""
+"""evaluate: a model and images with labels in, a Report out, computed through the code that users run."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
+from cxrlib import reporting
 from cxrlib.data.scan import Data, Dataset, of_split, scan
-from cxrlib.images import decode as images
+from cxrlib.images import decode
 from cxrlib.images.sources import ImageError
-from cxrlib.metrics.compute import Report, make_report
-from cxrlib.predictor import UNREADABLE, Predictor
-from cxrlib.progress import track
+from cxrlib.metrics.compute import make_report
+from cxrlib.metrics.report import Report
+from cxrlib.predictor import Predictor
 from cxrlib.reporting import plots
+from cxrlib.runtime.prediction import Prediction
 
 if TYPE_CHECKING:
     import keras
@@ -25,33 +28,34 @@ def evaluate(
     model: str | os.PathLike[str] | Predictor | keras.Model | None,
     data: Data | Dataset,
     *,
-    output: str | os.PathLike[str] | None = None,
     split: str | None = None,
+    other: Sequence[str] = (),
     threshold: float | None = None,
-    patient_pattern: str | None = None,
+    output: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Report:
-    """Measure a model on films with known labels.
+    """Measure a model on images with known labels.
 
     Args:
-        model: A bundle's folder, `hf://user/repo[@revision]`, a `Predictor` (with its operating point and gate), a `keras.Model` of `build_model` (labels as in
-            the data, threshold 0.5, no gate, no calibration), or `None` for the model that comes with cxrlib.
-        data: A folder of class folders, a CSV manifest (`path,label[,patient,source,split,…]`), a list of them, or a `Dataset` of `cxrlib.data.scan`. Other
-            columns become subgroups.
-        output: Folder for `report.json`, `predictions.csv`, the figures and `report.html`; `None` writes nothing.
-        split: Measure only this split of the data, such as `"test"`.
+        model: A bundle's folder, `hf://user/repo[@revision]`, a `Predictor` (with its operating point and gate), a
+            `keras.Model` of `build_model` (labels as in the data, threshold 0.5, no gate, no calibration), or `None`
+            for the model that comes with cxrlib.
+        data: A folder of class folders, a CSV manifest, a list of them, or a `Dataset`; see `cxrlib.data.scan.scan`.
+            Other columns of a manifest become subgroups.
+        split: Measure this split of the data. `None` is `"test"` where there is one, and all images where there is not.
+        other: Labels that the data has and the model does not: how often such images are called positive is reported
+            apart, in `Report.by_other`.
         threshold: Another threshold than the model's, in [0, 1].
-        patient_pattern: Regular expression that finds the patient in a film's name, see `cxrlib.data.scan`; not with a `Dataset`, which has its patients.
-        progress: Whether to show a progress line.
+        output: Folder for `report.json`, `predictions.csv`, the figures and `report.html`; `None` writes nothing.
+        progress: Whether to show a progress bar.
 
     Returns:
-        The report. Films that the gate refuses, or that cannot be read, are counted as refused, and named with the reason; the latter's begins with
-        "unreadable".
+        The report. Images that the gate refuses, or that cannot be read, are counted, with the reason.
 
     Raises:
         FileNotFoundError: If the model or the data do not exist.
-        ValueError: If the data have other labels than the model, no films or no such split, a `Dataset` comes with a `patient_pattern`, or the threshold is no
-            probability.
+        ValueError: If the data has other labels than the model and `other`, no images or no such split, or the
+            threshold is not in [0, 1].
         TypeError: If the model is none of the kinds above.
 
     Example:
@@ -62,35 +66,60 @@ def evaluate(
         >>> report.n, int(report.confusion_matrix.sum())
         (4, 4)
     """
-    if isinstance(data, Dataset) and patient_pattern is not None:
-        raise ValueError(
-            f"a Dataset has its patients: give patient_pattern to `cxrlib.data.scan` instead. Received: patient_pattern={patient_pattern!r}"
-        )
+    if isinstance(other, str):
+        raise ValueError(f"other must be a list of labels. Received: other={other!r}")
     predictor = _predictor(model)
-    if isinstance(data, Dataset):
-        films = data if split is None else data.take(of_split(data.splits, split))
-    else:
-        films = scan(data, labels=predictor.labels if predictor else None, patient_pattern=patient_pattern, split=split)
-    if not len(films):
-        raise ValueError("there are no films to measure on")
-    answers = _predictor_rows(predictor, films) if predictor else _keras_rows(model, films)
-    rows = list(track(answers, "evaluate", total=len(films), shown=progress))
-    used = predictor.threshold if predictor else 0.5 if len(films.labels) == 2 else None
+    draw = output is not None and reporting.can_draw()  # said before the work is done
+    dataset = data
+    if not isinstance(dataset, Dataset):
+        dataset = scan(dataset, labels=(*predictor.labels, *other) if predictor else None)
+    dataset, split, remarks = _of_split(dataset, split)
+    if not len(dataset):
+        raise ValueError("there are no images to measure on")
+    labels = tuple(label for label in dataset.labels if label not in other)
+    _check_labels(labels, predictor or model)
+
+    answers = predictor.stream(dataset.paths, errors="return") if predictor else _keras_answers(model, dataset, labels)
+    predictions = list(tqdm(answers, "evaluate", len(dataset), unit=" images", disable=not progress))
+    used = predictor.threshold if predictor else 0.5 if len(labels) == 2 else None
+    truths = [dataset.labels[target] for target in dataset.targets]
     report = make_report(
-        films.targets,
-        np.array([p for p, _ in rows]),
-        labels=films.labels,
+        np.array([labels.index(truth) if truth in labels else 0 for truth in truths]),
+        np.array([list(p.probabilities.values()) for p in predictions]),
+        labels=labels,
         threshold=used if threshold is None else threshold,
-        names=films.names,
-        patients=films.patients,
-        sources=films.sources,
-        groups=films.columns,
-        refused=[reason for _, reason in rows],
-        data=", ".join(dict.fromkeys(films.sources)) + (f" ({split})" if split else ""),
+        names=dataset.names,
+        patients=dataset.patients,
+        sources=dataset.sources,
+        groups=dataset.columns,
+        other=[None if truth in labels else truth for truth in truths],
+        status=[p.status for p in predictions],
+        reasons=["" if p.status == "ok" else "; ".join(p.reasons) for p in predictions],
+        data=", ".join(dict.fromkeys(dataset.sources)) + (f" ({split})" if split else ""),
     )
+    report = dataclasses.replace(report, statements=(*remarks, *report.statements))
     if output is not None:
-        report.save(Path(output), **_samples(report, films, predictor))
+        report.save(os.fspath(output), **(_samples(report, dataset, predictor) if draw and predictor else {}))
     return report
+
+
+def _of_split(dataset: Dataset, split: str | None) -> tuple[Dataset, str, tuple[str, ...]]:
+    """The images of a split, its name, and what is to be said: by default of the test split, where there is one."""
+    splits = sorted({name for name in dataset.splits if name})
+    if split is None and "test" not in splits:
+        pooled = f"The splits {' and '.join(splits)} are measured together: the data has no test split."
+        return dataset, "", (pooled,) if len(splits) > 1 else ()
+    chosen = dataset.take(of_split(dataset.splits, split or "test"))
+    rest = f"Only the test split was measured; {len(dataset) - len(chosen):,} other images were left out."
+    return chosen, split or "test", (rest,) if split is None and len(chosen) < len(dataset) else ()
+
+
+def _check_labels(labels: tuple[str, ...], model: Any) -> None:
+    wanted, known = max(getattr(model, "output_shape", (0,))[-1], 2), getattr(model, "labels", None)
+    if labels != (known or labels) or (known is None and len(labels) != wanted):
+        has = f"the labels {', '.join(known)}" if known else f"{wanted} outputs"
+        advice = "name the labels that only the data has with other=(…)"
+        raise ValueError(f"the data has the labels {', '.join(labels)}, the model has {has}: {advice}")
 
 
 def _predictor(model: Any) -> Predictor | None:
@@ -100,55 +129,38 @@ def _predictor(model: Any) -> Predictor | None:
         return Predictor(model)
     if hasattr(model, "predict_on_batch"):
         return None
-    raise TypeError(
-        f"model must be a bundle's folder, a Predictor, a keras.Model or None. Received: {type(model).__name__}"
-    )
+    kind = type(model).__name__
+    raise TypeError(f"model must be a bundle's folder, a Predictor, a keras.Model or None. Received: {kind}")
 
 
-def _predictor_rows(predictor: Predictor, films: Dataset) -> Iterator[tuple[list[float], str]]:
-    """Probabilities and the reason for a refusal, film by film."""
-    if films.labels != predictor.labels:
-        raise ValueError(f"the data have the labels {', '.join(films.labels)}, the model {', '.join(predictor.labels)}")
-    for answer in predictor.stream(films.paths, errors="return"):
-        if isinstance(answer, ImageError):
-            yield [np.nan] * len(films.labels), f"{UNREADABLE}{answer}"
-        else:
-            yield list(answer.probabilities.values()), "" if answer.accepted else "; ".join(answer.reasons)
-
-
-def _keras_rows(model: Any, films: Dataset) -> Iterator[tuple[list[float], str]]:
-    size, units, k = model.input_shape[1], model.output_shape[-1], len(films.labels)
-    if max(units, 2) != k:
-        raise ValueError(
-            f"the data have the {k} labels {', '.join(films.labels)}, the network tells {max(units, 2)} apart"
-        )
-    for path in films.paths:
+def _keras_answers(model: Any, dataset: Dataset, labels: tuple[str, ...]) -> Iterator[Prediction]:
+    size = model.input_shape[1]
+    for path in dataset.paths:
         try:
-            film = images.fit(images.read(path, model_size=size), size)
+            image = decode.fit(decode.read(path, model_size=size), size)
         except ImageError as error:
-            yield [np.nan] * k, f"{UNREADABLE}{error}"
+            yield Prediction.unreadable(path, str(error), labels, None)
             continue
-        p = np.asarray(model.predict_on_batch(film[None]), np.float64)[0]  # (units,)
-        yield ([1 - p[0], p[0]] if units == 1 else (p / p.sum()).tolist()), ""
+        p = np.asarray(model.predict_on_batch(image[None]), np.float64)[0]  # (units,)
+        p = np.array([1 - p[0], p[0]]) if len(p) == 1 else p / p.sum()
+        best = labels[int(p.argmax())]
+        yield Prediction(best, float(p.max()), dict(zip(labels, p.tolist(), strict=True)), None, "ok", (), path)
 
 
-def _samples(report: Report, films: Dataset, predictor: Predictor | None) -> dict[str, Any]:
-    """Some films worth showing, with their heatmaps, and the operating points: what `Report.save` draws beside the metrics."""
-    if predictor is None:
-        return {}
-    where = dict(zip(films.names, films.paths, strict=True))
+def _samples(report: Report, dataset: Dataset, predictor: Predictor) -> dict[str, Any]:
+    """Some images worth showing, with their heatmaps, and the operating points, for `reporting.save`."""
+    where = dict(zip(dataset.names, dataset.paths, strict=True))
     explained = {name: predictor.explain(where[name]) for name in plots.pick(report)}
     return {
         "points": {name: point.threshold for name, point in predictor.config.operating_points.items()} or None,
-        "films": {name: e.film.pixels / e.film.white for name, e in explained.items()},
-        "heatmaps": {name: _at(e.heatmap, e.film.pixels.shape) for name, e in explained.items()},
+        "images": {name: e.image.pixels / e.image.white for name, e in explained.items()},
+        "heatmaps": {name: _at(e.heatmap, e.image.pixels.shape) for name, e in explained.items()},
     }
 
 
 def _at(heatmap: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A heatmap at the size at which its film was decoded, which is smaller than the film's own for very large JPEGs."""
-    rows, columns = (
-        np.linspace(0, full - 1, small).round().astype(int) for full, small in zip(heatmap.shape, shape, strict=True)
-    )
+    """A heatmap at the size at which its image was decoded, which is smaller than its own for very large JPEGs."""
+    sides = zip(heatmap.shape, shape, strict=True)
+    rows, columns = (np.linspace(0, full - 1, small).round().astype(int) for full, small in sides)
     seen: np.ndarray = heatmap[np.ix_(rows, columns)]
     return seen

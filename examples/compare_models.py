@@ -6,7 +6,7 @@ python examples/compare_models.py default runs/second hospital-c
 import sys
 
 from cxrlib import Estimate, Predictor, evaluate
-from cxrlib.metrics.compute import compare
+from cxrlib.metrics.comparison import compare
 
 
 def main(first: str, second: str, data: str) -> Estimate:

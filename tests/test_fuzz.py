@@ -12,7 +12,7 @@ import pytest
 from cxrlib import BundleError
 from cxrlib.bundle import read_config
 from cxrlib.data import scan as data
-from cxrlib.metrics.compute import Report
+from cxrlib.metrics.report import Report
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 

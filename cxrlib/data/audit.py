@@ -18,7 +18,7 @@ from cxrlib.data import copies
 from cxrlib.data.cache import Decoded, Facts, Images, decode
 from cxrlib.data.dataset import Dataset, count, some
 from cxrlib.data.split import MIN_PATIENTS, connected
-from cxrlib.metrics.resampling import areas, rank
+from cxrlib.metrics.compute import auroc as measure_auroc
 
 _TELLS = 0.8  # what ranks the classes this well (AUROC) besides the disease is worth a warning
 _SIGMAS = 4.0  # standard errors away from chance that it must lie, too
@@ -372,7 +372,7 @@ def _telling(column: Sequence[str], targets: NDArray[np.int64]) -> tuple[int, fl
         scores = _scores(column, mine)
         if scores is None:
             return None
-        auroc = float(areas(np.ones((1, len(mine))), mine, *rank(scores))[0][0])
+        auroc = measure_auroc(mine, scores)
         auroc = max(auroc, 1 - auroc)
         error = math.sqrt((len(mine) + 1) / (12 * mine.sum() * (~mine).sum()))  # of an attribute that tells nothing
         if auroc >= _TELLS and auroc - 0.5 > _SIGMAS * error:

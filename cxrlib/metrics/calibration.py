@@ -1,4 +1,4 @@
-"""Whether probabilities are honest, and the temperature that makes them so."""
+"""Calibration: temperature scaling, and the bins that the calibration error is measured in."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cxrlib.metrics.resampling import Bools, Floats, Ints
+from cxrlib.metrics.intervals import Bools, Floats, Ints
 
 BINS = 15  # of the calibration error and the reliability diagram: equally wide, as in Guo et al. 2017
 
 
-def fit_temperature(logits: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Find the temperature that makes probabilities honest: the divisor of the logits with the least negative log-likelihood.
+def fit_temperature(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Find the divisor of the logits that gives the least negative log-likelihood.
 
     Args:
         logits: ndarray of shape (n,), the logit of the positive class, or (n, k), one per class before softmax.
-        truth: ndarray of shape (n,), integers: the index of each film's true label.
-        weights: ndarray of shape (n,), not negative: how much each film counts; all alike by default.
+        targets: ndarray of shape (n,), integers: the index of each image's true label.
+        weights: ndarray of shape (n,), not negative: how much each image counts; all alike by default.
 
     Returns:
-        The temperature, in [0.05, 20]; above 1 the network was too sure of itself. Where no inner one is best (perfectly separated films, or a network that
-        ranks worse than chance), the nearer end.
+        The temperature, in [0.05, 20]; above 1 the network was overconfident. The nearer end where no inner value is
+        best: for classes that are perfectly separated, or a ranking worse than chance.
 
     Raises:
         ValueError: If shapes do not fit, a logit is not finite, a weight is negative, or only one class is present.
@@ -36,25 +36,22 @@ def fit_temperature(logits: ArrayLike, truth: ArrayLike, weights: ArrayLike | No
     """
     z = np.asarray(logits, np.float64)
     z = np.stack([np.zeros_like(z), z], axis=1) if z.ndim == 1 else z  # (n, k): one logit against 0 is a softmax of two
-    y = np.asarray(truth)
-    if z.ndim != 2 or z.shape[1] < 2 or y.shape != z.shape[:1] or not np.isfinite(z).all():
-        raise ValueError(
-            f"logits must be finite, of shape (n,) or (n, k), with n labels. Received: logits of shape {np.shape(logits)}, truth of shape {y.shape}"
-        )
-    y = check_truth(y, z.shape[1])
+    if z.ndim != 2 or z.shape[1] < 2 or np.shape(targets) != z.shape[:1] or not np.isfinite(z).all():
+        shapes = f"logits of shape {np.shape(logits)}, targets of shape {np.shape(targets)}"
+        raise ValueError(f"logits must be finite, of shape (n,) or (n, k), with n targets. Received: {shapes}")
+    y = check_targets(targets, z.shape[1])
     if len(np.unique(y)) < 2:
-        raise ValueError("a temperature needs films of at least two classes. Received: films of one class only")
+        raise ValueError("a temperature needs images of at least two classes. Received: images of one class")
     w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
     if w.shape != y.shape or not (w >= 0).all() or not 0 < w.sum() < np.inf:
-        raise ValueError(
-            f"weights must not be negative, one per film. Received: shape {w.shape}, from {w.min(initial=0):g}"
-        )
+        received = f"shape {w.shape}, from {w.min(initial=0):g}"
+        raise ValueError(f"weights must not be negative, one per image. Received: {received}")
     z = z - z.max(axis=1, keepdims=True)
-    of_truth = np.average(np.take_along_axis(z, y[:, None], axis=1)[:, 0], weights=w)
+    of_target = np.average(np.take_along_axis(z, y[:, None], axis=1)[:, 0], weights=w)
 
     def slope(beta: float) -> float:  # of the mean negative log-likelihood, convex in beta = 1 / temperature
         e = np.exp(beta * z)
-        return float(np.average((e * z).sum(1) / e.sum(1), weights=w) - of_truth)
+        return float(np.average((e * z).sum(1) / e.sum(1), weights=w) - of_target)
 
     low, high = math.log(1 / 20), math.log(20)  # of beta
     for _ in range(60):
@@ -73,36 +70,36 @@ def calibrate(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     Returns:
         ndarray of shape (n, k), float64.
 
-    References:
-        Guo et al., On calibration of modern neural networks, 2017, arXiv:1706.04599.
-
     Example:
         >>> calibrate(np.array([[0.1, 0.9]]), 2.0).round(2).tolist()
         [[0.25, 0.75]]
+
+    References:
+        Guo et al. 2017, arXiv:1706.04599.
     """
     some = np.maximum(probabilities, 1e-12, dtype=np.float64)
-    powers = (some / some.max(1, keepdims=True)) ** (1 / temperature)  # of the largest 1, however small the temperature
+    powers = (some / some.max(1, keepdims=True)) ** (1 / temperature)  # the largest is 1, whatever the temperature
     calibrated: np.ndarray = powers / powers.sum(1, keepdims=True)
     return calibrated
 
 
-def confidence(truth: Ints, probabilities: Floats) -> tuple[Floats, Bools]:
-    """Give the probability whose honesty is judged: of the second label of two, else of the most probable label.
+def confidence(targets: Ints, probabilities: Floats) -> tuple[Floats, Bools]:
+    """Give the probability that calibration is measured of: the second label's of two, else the most probable label's.
 
     Args:
-        truth: ndarray of shape (n,), int64: the index of each film's true label.
+        targets: ndarray of shape (n,), int64: the index of each image's true label.
         probabilities: ndarray of shape (n, k), float64 in [0, 1].
 
     Returns:
-        The probability, and whether it came true, (n,) each.
+        The probability, and whether that label was true, (n,) each.
 
     Example:
         >>> [part.tolist() for part in confidence(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]))]
         [[0.1, 0.8], [False, True]]
     """
     if probabilities.shape[1] == 2:
-        return probabilities[:, 1], truth == 1
-    return probabilities.max(1, initial=0), probabilities.argmax(1) == truth
+        return probabilities[:, 1], targets == 1
+    return probabilities.max(1, initial=0), probabilities.argmax(1) == targets
 
 
 def bins(confidence: Floats) -> Ints:
@@ -121,26 +118,25 @@ def bins(confidence: Floats) -> Ints:
     return np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
 
 
-def check_truth(truth: ArrayLike, k: int) -> Ints:
-    """Check the true labels of films.
+def check_targets(targets: ArrayLike, k: int) -> Ints:
+    """Check targets.
 
     Args:
-        truth: ndarray of shape (n,), integers: the index of each film's label.
+        targets: ndarray of shape (n,), integers: the index of each image's true label.
         k: Number of labels.
 
     Returns:
         The same as int64.
 
     Raises:
-        ValueError: If there is none, or one is no index of a label.
+        ValueError: If there are none, or one is not the index of a label.
 
     Example:
-        >>> check_truth([0, 1], 2).tolist()
+        >>> check_targets([0, 1], 2).tolist()
         [0, 1]
     """
-    y = np.asarray(truth)
+    y = np.asarray(targets)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or y.size == 0 or y.min() < 0 or y.max() >= k:
-        raise ValueError(
-            f"truth must hold at least one integer in [0, {k - 1}] in one dimension. Received: {np.array2string(y, threshold=8)} of type {y.dtype}"
-        )
+        received = f"{np.array2string(y, threshold=8)} of type {y.dtype}"
+        raise ValueError(f"targets must hold integers in [0, {k - 1}], in one dimension. Received: {received}")
     return y.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Two models on the same films: is the difference more than chance?"""
+"""Two models on the same images: is the difference more than chance?"""
 
 from __future__ import annotations
 
@@ -6,56 +6,57 @@ import math
 
 import numpy as np
 
-from cxrlib.metrics.intervals import Estimate, Z
-from cxrlib.metrics.report import Report
-from cxrlib.metrics.resampling import Bools, Floats, Ints, clusters
+from cxrlib.metrics.intervals import Bools, Estimate, Floats, Ints, Z, clusters
+from cxrlib.metrics.report import Report, counted
 
 
 def compare(a: Report, b: Report) -> Estimate:
-    """Estimate how much larger the AUROC of one model is than that of another on the same films.
+    """Estimate how much larger the AUROC of one model is than that of another on the same images.
 
     Args:
         a: Report of the first model.
-        b: Report of the second, on the same films in any order. Films that either model refused are left out.
+        b: Report of the second, on the same images in any order. Images that either did not answer are left out.
 
     Returns:
-        AUROC of `a` less AUROC of `b` with DeLong's 95 % interval, patients kept together where they are known; an interval without 0 is a difference.
+        AUROC of `a` less AUROC of `b` with DeLong's 95 % interval, patients kept together where they are known; an
+        interval without 0 is a difference.
 
     Raises:
-        ValueError: If the films, their truths or the labels differ, or the common films are not of at least two classes.
+        ValueError: If the images, their labels or the models' labels differ, or the common images are of one class.
 
     Example:
         >>> from cxrlib.metrics.compute import make_report
         >>> def report(p):
-        ...     return make_report([0, 0, 1, 1], [[1 - x, x] for x in p], labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="abcd")
+        ...     probabilities = [[1 - x, x] for x in p]
+        ...     return make_report([0, 0, 1, 1], probabilities, labels=("NO", "YES"), threshold=0.5, names="abcd")
         >>> compare(report([0.1, 0.2, 0.8, 0.9]), report([0.1, 0.8, 0.2, 0.9])).value
         0.25
 
     References:
-        DeLong, DeLong and Clarke-Pearson 1988, doi:10.2307/2531595. Obuchowski 1997 (clustered data), doi:10.2307/2533958.
+        DeLong, DeLong and Clarke-Pearson 1988, doi:10.2307/2531595. Obuchowski 1997 (clustered data),
+        doi:10.2307/2533958.
     """
+    truths = [{row.name: row.truth for row in report.predictions} for report in (a, b)]
+    if a.labels != b.labels or not a.predictions or truths[0] != truths[1]:
+        received = " and ".join(f"{counted(len(r.predictions), 'image')} of {', '.join(r.labels)}" for r in (a, b))
+        raise ValueError(
+            f"both reports must hold predictions of the same images with the same labels. Received: {received}"
+        )
     others = {row.name: row for row in b.predictions}
-    if (
-        a.labels != b.labels
-        or not a.predictions
-        or {r.name: r.truth for r in a.predictions} != {r.name: r.truth for r in b.predictions}
-    ):
-        raise ValueError(
-            f"both reports must hold the predictions of the same films with the same truths and labels. Received: {_short(a)} and {_short(b)}"
-        )
-    rows = [row for row in a.predictions if row.label is not None and others[row.name].label is not None]
-    y = np.array([a.labels.index(row.truth) for row in rows], np.int64)
+    pairs = [(row, others[row.name]) for row in a.predictions if row.truth in a.labels]
+    pairs = [(mine, other) for mine, other in pairs if mine.label is not None and other.label is not None]
+    y = np.array([a.labels.index(mine.truth) for mine, _ in pairs], np.int64)
     if len(np.unique(y)) < 2:
+        received = f"{counted(len(pairs), 'image')} of {len(np.unique(y))} classes"
         raise ValueError(
-            f"a comparison needs films of at least two classes that neither model refused. Received: {len(rows)} films of {len(np.unique(y))} classes"
+            f"a comparison needs images of at least two classes that both models answered. Received: {received}"
         )
-    patients = clusters([row.patient for row in rows])
-    total, influence = 0.0, np.zeros(len(rows))
+    patients = clusters([mine.patient for mine, _ in pairs])
+    total, influence = 0.0, np.zeros(len(pairs))
     classes = [c for c in (range(len(a.labels)) if len(a.labels) > 2 else (1,)) if (y == c).any()]
     for c in classes:
-        positive = y == c
-        for sign, scored in ((1, rows), (-1, [others[row.name] for row in rows])):
-            area, change = _delong(positive, np.array([row.probabilities[c] for row in scored]), patients)
+        for sign, side in ((1, 0), (-1, 1)):
+            area, change = _delong(y == c, np.array([pair[side].probabilities[c] for pair in pairs]), patients)
             total += sign * area / len(classes)
             influence += sign * change / len(classes)
     half = Z * math.sqrt(float((np.bincount(patients, influence) ** 2).sum()))
@@ -63,24 +64,18 @@ def compare(a: Report, b: Report) -> Estimate:
 
 
 def _delong(positive: Bools, score: Floats, patients: Ints) -> tuple[float, Floats]:
-    """AUROC and each film's influence on it: the squares of their sums over patients add up to the variance, DeLong's when each film is its own patient's."""
+    """AUROC and each image's influence on it: the squares of their sums over patients add up to the variance."""
     above, below = np.sort(score[positive]), np.sort(score[~positive])
-    v = np.empty(
-        len(score)
-    )  # structural components: the part of the other class that each film is rightly ordered against
-    v[positive] = (
-        np.searchsorted(below, score[positive], "left") + np.searchsorted(below, score[positive], "right")
-    ) / (2 * len(below))
-    v[~positive] = 1 - (
-        np.searchsorted(above, score[~positive], "left") + np.searchsorted(above, score[~positive], "right")
-    ) / (2 * len(above))
+
+    def under(scores: Floats, of: Floats) -> Floats:
+        """Share of the other class that lies below each score; ties count half."""
+        return (np.searchsorted(of, scores, "left") + np.searchsorted(of, scores, "right")) / (2 * len(of))
+
+    v = np.empty(len(score))  # structural components
+    v[positive], v[~positive] = under(score[positive], below), 1 - under(score[~positive], above)
     area = float(v[positive].mean())
     influence = v - area
     for side in (positive, ~positive):
         c = len(np.unique(patients[side]))
         influence[side] *= math.sqrt(c / (c - 1)) / side.sum() if c > 1 else 1 / side.sum()
     return area, influence
-
-
-def _short(report: Report) -> str:
-    return f"{len(report.predictions)} films of {', '.join(report.labels)}"

@@ -1,51 +1,47 @@
-"""Truth and probabilities in, a report out: every metric with its 95 % interval.
-
-Whatever is made from a report, curves and comparisons, can be imported from here, too.
-"""
+"""Targets and probabilities in, a report out: every metric with its 95 % interval."""
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from cxrlib.config import check_labels
-from cxrlib.metrics.calibration import BINS, bins, check_truth, confidence, fit_temperature
-from cxrlib.metrics.comparison import compare
-from cxrlib.metrics.curves import Curves, Reliability, curves, net_benefit, reliability
-from cxrlib.metrics.intervals import Estimate, on_logit_scale, wilson
-from cxrlib.metrics.report import METRICS, WITH_REFUSALS, Report, Row, Summary
-from cxrlib.metrics.resampling import Bools, Floats, Ints, areas, clusters, rank, ratio, resamples
+from cxrlib.metrics import subgroups
+from cxrlib.metrics.calibration import BINS, bins, check_targets, confidence
+from cxrlib.metrics.intervals import Bools, Estimate, Floats, Ints, clusters, on_logit_scale, resamples, wilson
+from cxrlib.metrics.report import NAMES, WITH_REFUSALS, Other, Report, Row, Summary, counted
 
-__all__ = [
-    "BINS",
-    "METRICS",
-    "SMALLEST_GROUP",
-    "WITH_REFUSALS",
-    "Curves",
-    "Estimate",
-    "Reliability",
-    "Report",
-    "Row",
-    "Summary",
-    "compare",
-    "curves",
-    "fit_temperature",
-    "make_report",
-    "net_benefit",
-    "reliability",
-    "wilson",
-]
+_PROPORTIONS = {"accuracy", "precision", "recall", "specificity", "npv", *WITH_REFUSALS}
 
-SMALLEST_GROUP = 10  # films: smaller subgroups are named, not measured
+
+def auroc(positive: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Measure the area under the ROC curve.
+
+    Args:
+        positive: ndarray of shape (n,), bool: which images are positive.
+        scores: ndarray of shape (n,).
+        weights: ndarray of shape (n,), not negative: how much each image counts; all alike by default.
+
+    Returns:
+        The area; `nan` where a class is missing.
+
+    Example:
+        >>> auroc([False, True, True], [0.2, 0.9, 0.1])
+        0.5
+    """
+    mine, s = np.asarray(positive, bool), np.asarray(scores, np.float64)
+    w = np.ones(len(s)) if weights is None else np.asarray(weights, np.float64)
+    return float(areas(w[None], mine, *rank(s))[0][0])
 
 
 def make_report(
-    truth: ArrayLike,
+    targets: ArrayLike,
     probabilities: ArrayLike,
     *,
     labels: Sequence[str],
@@ -54,29 +50,37 @@ def make_report(
     patients: Sequence[str | None] | None = None,
     sources: Sequence[str] | None = None,
     groups: Mapping[str, Sequence[str | None]] | None = None,
-    refused: Sequence[str | None] | None = None,
+    other: Sequence[str | None] | None = None,
+    status: Sequence[str] | None = None,
+    reasons: Sequence[str] | None = None,
     data: str = "",
     seed: int = 0,
     n_bootstrap: int = 1000,
 ) -> Report:
     """Measure predictions against the truth.
 
-    Intervals hold 95 %. Where each film is its own patient, proportions of films have Wilson's. Everything else has the standard error of resamples, drawn by
-    whole patients where they are known, on the logit scale: near 1, percentiles of resamples miss the truth far more often. What is exactly 0 or 1, as it
-    then is in every resample, is bounded as a proportion of those patients would be whose films it is made of. The calibration error, which noise can only
-    raise, is lowered by all the noise that resamples show before the interval claims that it is not 0.
+    Where each image is its own patient, proportions have Wilson's interval. Everything else has the standard error of
+    resamples, drawn by whole patients where they are known, on the logit scale: near 1, percentiles of resamples miss
+    the truth far more often. What is exactly 0 or 1 is bounded as a proportion of the patients behind it. The
+    calibration error, which noise can only raise, is lowered by the noise of the resamples before the interval claims
+    that it is not 0.
 
     Args:
-        truth: ndarray of shape (n,), integers: the index of each film's true label.
-        probabilities: ndarray of shape (n, k), float in [0, 1], rows adding up to 1; rows of `nan` for the films that the gate refused.
-        labels: The k class names.
-        threshold: With two labels, the probability of the second from which on it is predicted, in [0, 1]. With more, `None`: the most probable is.
-        names: The n films' names, all different.
-        patients: Whose films they are, `None` where unknown; the same name is the same patient in every source.
-        sources: Which collections they come from.
-        groups: Columns of n values, such as age or view: each value is reported apart. Columns of many numbers are cut at their quartiles.
-        refused: Why films were refused, in words; empty or `None` for the others.
-        data: What the films are, in a few words: "validation patients", "official test split".
+        targets: ndarray of shape (n,), integers: the index of each image's true label.
+        probabilities: ndarray of shape (n, k), float in [0, 1], rows adding up to 1; rows of `nan` for images without
+            an answer.
+        labels: The k class names; the second is the positive class.
+        threshold: Probability of the positive class from which on it is predicted, in [0, 1]. `None`, with three or
+            more labels only, where the most probable label is.
+        names: The n images' names, all different.
+        patients: The patient of each image, `None` where unknown; equal names are one patient, whatever the source.
+        sources: The collection of each image.
+        groups: Columns of n values, such as age or view: each value is reported apart; see `cxrlib.metrics.subgroups`.
+        other: For each image whose label the model does not have, that label; `None` for the rest. Its target does not
+            count, and it is in no figure but `by_other`.
+        status: `"ok"`, `"refused"` or `"unreadable"`; by default `"refused"` where there are no probabilities.
+        reasons: Why images have no answer, in words.
+        data: What the images are, in a few words, such as "validation patients".
         seed: Of the resampling.
         n_bootstrap: Number of resamples.
 
@@ -87,365 +91,358 @@ def make_report(
         ValueError: If shapes, ranges or names do not fit together.
 
     Example:
-        >>> r = make_report([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.1, 0.9]], labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="abcd")
+        >>> p = [[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.1, 0.9]]
+        >>> r = make_report([0, 0, 1, 1], p, labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="abcd")
         >>> r.auroc.value, r.n
         (1.0, 4)
 
     References:
-        Wilson 1927, doi:10.1080/01621459.1927.10502953. Field and Welsh 2007 (bootstrap of clusters), doi:10.1111/j.1467-9868.2007.00593.x.
-        Guo et al. 2017 (calibration error), arXiv:1706.04599.
+        Wilson 1927, doi:10.1080/01621459.1927.10502953. Field and Welsh 2007 (bootstrap of clusters),
+        doi:10.1111/j.1467-9868.2007.00593.x. Guo et al. 2017 (calibration error), arXiv:1706.04599.
     """
-    labels = check_labels(labels)
-    y, p = _check_arrays(truth, probabilities, len(labels))
-    n, k = p.shape
-    names = [str(name) for name in names]
-    columns: dict[str, Sequence[Any] | None] = {
-        "names": names,
-        "patients": patients,
-        "sources": sources,
-        "refused": refused,
-    }
-    for name, column in {**columns, **{f"groups[{c!r}]": v for c, v in (groups or {}).items()}}.items():
+    labels, n = check_labels(labels), np.size(targets)
+    columns = {"names": names, "patients": patients, "sources": sources, "other": other, "status": status}
+    columns |= {"reasons": reasons, **{f"groups[{name!r}]": column for name, column in (groups or {}).items()}}
+    for name, column in columns.items():
         if column is not None and len(column) != n:
-            raise ValueError(f"{name} must have one entry for each of the {n} films. Received: {len(column)} entries")
+            raise ValueError(f"{name} must have one entry for each of the {n} images. Received: {len(column)} entries")
+    names = [str(name) for name in names]
     if len(set(names)) != n:
-        raise ValueError(
-            f"names must all be different. Received: {next(x for i, x in enumerate(names) if x in names[:i])!r} more than once"
-        )
-    if k == 2 and (threshold is None or not 0 <= threshold <= 1):
-        raise ValueError(f"threshold must lie in [0, 1] when there are two labels. Received: threshold={threshold!r}")
-    if k > 2 and threshold is not None:
-        raise ValueError(
-            f"threshold must be None with three or more labels: the most probable one is predicted. Received: threshold={threshold!r}"
-        )
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"names must all be different. Received: {twice!r} more than once")
+    if (threshold is None and len(labels) == 2) or (threshold is not None and not 0 <= threshold <= 1):
+        raise ValueError(f"threshold must lie in [0, 1]. Received: threshold={threshold!r}")
     if n_bootstrap < 100:
         raise ValueError(f"n_bootstrap must be at least 100. Received: n_bootstrap={n_bootstrap!r}")
-    accepted = ~np.isnan(p[:, 0])
-    reasons = [str(r or "") for r in refused] if refused is not None else [""] * n
-    if bad := [names[i] for i in range(n) if reasons[i] and accepted[i]]:
-        raise ValueError(f"refused gives a reason for films that have probabilities. Received: {', '.join(bad[:3])}")
 
-    predicted = (
-        (p[:, 1] >= threshold).astype(np.int64) if threshold is not None else np.where(np.isnan(p), -1.0, p).argmax(1)
-    )
-    people = list(patients) if patients is not None else [None] * n
-    persons = clusters(people)
-    known = any(x is not None for x in people)
-
-    def summarise(
-        mask: Bools, y: Ints = y, p: Floats = p, predicted: Ints = predicted, labels: tuple[str, ...] = labels
-    ) -> dict[str, Any]:
-        return _summarise(
-            y[mask],
-            p[mask],
-            predicted[mask],
-            accepted[mask],
-            persons[mask],
-            labels=labels,
-            known=known,
-            seed=seed,
-            n_bootstrap=n_bootstrap,
-        )
-
-    everything = summarise(np.ones(n, bool))
-    where = np.array([str(s) for s in sources]) if sources is not None else np.full(n, "")
-    by_source = {
-        str(s): Summary(**(everything if (where == s).all() else summarise(where == s)))
-        for s in np.unique(where)
-        if sources is not None
-    }
-    by_label = {}
-    for c in range(k) if k > 2 else ():
-        against = np.stack([1 - p[:, c], p[:, c]], axis=1)
-        by_label[labels[c]] = Summary(
-            **summarise(
-                np.ones(n, bool),
-                (y == c).astype(np.int64),
-                against,
-                (predicted == c).astype(np.int64),
-                ("the others", labels[c]),
+    truths = [None] * n if other is None else [label or None for label in other]
+    if wrong := sorted({label for label in truths if label in labels}):
+        raise ValueError(f"other must name labels that the model does not have. Received: {', '.join(wrong)}")
+    own = np.array([label is None for label in truths], bool)
+    if not own.any():
+        raise ValueError(f"targets must hold an image of {' or '.join(labels)}. Received: images of other labels only")
+    y = check_targets(np.where(own, targets, 0), len(labels))
+    p = _check_probabilities(probabilities, n, len(labels))
+    without = np.isnan(p[:, 0])
+    states = ["refused" if x else "ok" for x in without] if status is None else list(status)
+    why = [""] * n if reasons is None else [str(reason or "") for reason in reasons]
+    for i, state in enumerate(states):
+        if state not in ("ok", "refused", "unreadable") or (state == "ok") == without[i]:
+            raise ValueError(
+                'status must be "ok" for images with probabilities, and "refused" or "unreadable" for the others. '
+                f"Received: {state!r} for {names[i]}"
             )
-        )
-    cuts, left_out = _cut(
-        {str(c): [None if x is None or x == "" else str(x) for x in v] for c, v in (groups or {}).items()}
+
+    predicted = np.where(np.isnan(p), -1.0, p).argmax(1)
+    if threshold is not None:
+        rest = np.where(np.isnan(p), -1.0, p)
+        rest[:, 1] = -2
+        predicted = np.where(p[:, 1] >= threshold, 1, rest.argmax(1))
+    people = [None] * n if patients is None else list(patients)
+    known = any(x is not None for x in people)
+    everything = _Images(
+        labels, y, p, np.where(without, -1, predicted), np.array(states) == "unreadable", clusters(people), known
     )
-    subgroups = {
-        column: {
-            value: Summary(**summarise(mask))
-            for value in sorted(set(values), key=_natural)
-            if (mask := np.array(values) == value).sum() >= SMALLEST_GROUP
-        }
-        for column, values in cuts.items()
+    ours = everything.take(own)
+
+    def summary(images: _Images) -> Summary:
+        return _summarise(images, seed, n_bootstrap)
+
+    whole = summary(ours)
+    where = np.array([str(source) for source in sources] if sources is not None else [""] * n)
+    by_source = {
+        str(source): whole if (where[own] == source).all() else summary(everything.take(own & (where == source)))
+        for source in (np.unique(where[own]) if sources is not None else ())
     }
-    small = [
-        f"{column} = {value}"
-        for column, values in cuts.items()
-        for value in sorted(set(values), key=_natural)
-        if value not in subgroups[column]
-    ]
-    if not accepted.all():
-        left_out.append(
-            f"{(~accepted).sum():,} of {n:,} films were refused and count in no metric but the two that say so."
-        )
-    if small:
-        left_out.append(f"Subgroups of fewer than {SMALLEST_GROUP} films are not measured: {', '.join(small)}.")
+    by_label = {label: summary(ours.against(c)) for c, label in enumerate(labels) if len(labels) > 2}
+    cuts, remarks = subgroups.cut(groups or {}, own)
+    parts = {
+        column: {value: summary(everything.take(mask)) for value, mask in masks.items()}
+        for column, masks in subgroups.masks(cuts, own).items()
+    }
+    by_other = {}
+    for label in sorted({label for label in truths if label}):
+        these = everything.take(np.array([truth == label for truth in truths])).against(1)
+        part = summary(dataclasses.replace(these, y=np.zeros(len(these.y), np.int64)))
+        e = part.specificity  # all of them are negative
+        called = Estimate(1 - e.value, 1 - e.high, 1 - e.low)
+        by_other[label] = Other(part.n, part.n_refused, part.n_unreadable, part.n_patients, called)
+
+    remarks = [*whole.statements, *_unanswered(whole), *remarks, *subgroups.gaps(parts)]
     if len(by_source) > 1:
-        left_out.append("The overall figures pool several sources: read them beside those of each source.")
-    rows = tuple(
+        remarks.append("The overall figures pool several sources: read them beside those of each source.")
+    rows = (
         Row(
             name=names[i],
-            truth=labels[y[i]],
-            label=labels[predicted[i]] if accepted[i] else None,
+            truth=truths[i] or labels[y[i]],
+            label=None if without[i] else labels[predicted[i]],
             probabilities=tuple(p[i].tolist()),
-            refused=reasons[i],
+            status=states[i],
+            reasons=why[i],
             patient=people[i],
             source=str(where[i]),
             groups={column: values[i] for column, values in cuts.items()},
         )
         for i in range(n)
     )
+    kinds = f"{n_bootstrap} bootstrap resamples of {'patients' if known else 'images'}"
     return Report(
-        **{**everything, "statements": (*everything["statements"], *left_out)},
+        **{**vars(whole), "statements": tuple(remarks)},
         labels=labels,
         threshold=None if threshold is None else float(threshold),
-        predictions=rows,
+        predictions=tuple(rows),
         data=data,
         by_source=by_source,
         by_label=by_label,
-        subgroups=subgroups,
-        intervals=f"{n_bootstrap} bootstrap resamples of {'patients' if known else 'films'}; Wilson's for proportions where no patient has two films",
+        by_other=by_other,
+        subgroups=parts,
+        intervals=f"{kinds}; Wilson's for proportions where no patient has two images",
         seed=seed,
         n_bootstrap=n_bootstrap,
     )
 
 
-def _summarise(
-    y: Ints,
-    p: Floats,
-    predicted: Ints,
-    accepted: Bools,
-    persons: Ints,
-    *,
-    labels: tuple[str, ...],
-    known: bool,
-    seed: int,
-    n_bootstrap: int,
-) -> dict[str, Any]:
-    """The fields of a Summary. y (n,), p (n, k), predicted (n,), accepted (n,), persons (n,): the number of the patient."""
-    k = len(labels)
-    persons = np.unique(persons, return_inverse=True)[1]
+# --- one summary ---
+
+
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """Answers to n images: `predicted` is -1 where there is none."""
+
+    labels: tuple[str, ...]
+    y: Ints
+    p: Floats  # (n, k)
+    predicted: Ints
+    unreadable: Bools
+    persons: Ints
+    known: bool  # whether any patient is
+
+    def take(self, mask: Bools) -> _Images:
+        columns = ("y", "p", "predicted", "unreadable", "persons")
+        return dataclasses.replace(self, **{name: getattr(self, name)[mask] for name in columns})
+
+    def against(self, c: int) -> _Images:
+        """One label against the others."""
+        return dataclasses.replace(
+            self,
+            labels=("the others", self.labels[c]),
+            y=(self.y == c).astype(np.int64),
+            p=np.stack([1 - self.p[:, c], self.p[:, c]], axis=1),
+            predicted=np.where(self.predicted < 0, -1, self.predicted == c),
+        )
+
+
+def _summarise(images: _Images, seed: int, n_bootstrap: int) -> Summary:
+    k, used, y = len(images.labels), images.predicted >= 0, images.y
+    persons = np.unique(images.persons, return_inverse=True)[1]
     statements = [
-        f"No film is labelled {labels[c]}: what needs one is undefined." for c in range(k) if not (y == c).any()
+        f"No image is labelled {label}: what needs one is undefined."
+        for c, label in enumerate(images.labels)
+        if not (y == c).any()
     ]
-    matrix = np.bincount(y[accepted] * k + predicted[accepted], minlength=k * k).reshape(k, k).astype(np.int64)
-    measure = _measurer(y, p, np.where(accepted, predicted, -1))
+    sums = _sums(images)
+    measure = _measurer(images, sums)
     value = {name: float(v[0]) for name, v in measure(np.ones((1, len(y)))).items()}
     del value["ece_noise"]
-    blocks = [measure(weights) for weights in resamples(persons, n_bootstrap, seed)] if accepted.any() else []
-    patients, answered = len(np.unique(persons)), len(np.unique(persons[accepted]))
-    plain = _proportions(matrix, y, accepted) if patients == len(y) else {}  # no patient has two films
-    bases = _bases(y, predicted, accepted, persons, k)
-    estimates: dict[str, Estimate] = {}
-    for name, v in value.items():
-        samples = np.concatenate([block[name] for block in blocks]) if blocks else np.empty(0)
+    blocks = [measure(weights) for weights in resamples(persons, n_bootstrap, seed)] if used.any() else []
+    drawn = {name: np.concatenate([block[name] for block in blocks]) for name in (blocks[0] if blocks else ())}
+    patients, answered = len(np.unique(persons)), len(np.unique(persons[used]))
+    behind = _patients_behind(images, sums, persons)
+
+    def estimate(name: str, v: float) -> Estimate:
+        samples = drawn.get(name, np.empty(0))
         samples = samples[~np.isnan(samples)]
-        top, counted = 2.0 if name == "brier" and k > 2 else 1.0, patients if name in WITH_REFUSALS else answered
-        if name in plain:
-            estimates[name] = wilson(*plain[name])
-        elif math.isnan(v) or counted < 2:
-            estimates[name] = Estimate(v, math.nan, math.nan)
-        elif v in (
-            0,
-            top,
-        ):  # every class's is, and so in resamples; only the calibration error can be 0 by luck, and then they move it
-            bounds = [wilson(v / top * base, base) for base in bases[name] if base]
+        top, count = 2.0 if name == "brier" and k > 2 else 1.0, patients if name in WITH_REFUSALS else answered
+        if name in _PROPORTIONS and len(sums[name]) == 1 and patients == len(y):  # no patient has two images
+            return wilson(*(float(part.sum()) for part in sums[name][0]))
+        if math.isnan(v) or count < 2:
+            return Estimate(v, math.nan, math.nan)
+        if v in (0, top):  # as in every resample; only the calibration error can be 0 by luck, and then they move it
+            bounds = [wilson(v / top * base, base) for base in behind[name] if base]
             low, high = np.mean([(bound.low * top, bound.high * top) for bound in bounds], axis=0).tolist()
             few, many = np.quantile([*samples, v], [0.025, 0.975]).tolist()
-            estimates[name] = Estimate(v, min(low, few), max(high, many))
-        elif len(samples) < n_bootstrap / 2:
-            estimates[name] = Estimate(v, math.nan, math.nan)
-        elif (
-            name == "ece"
-        ):  # |estimate - truth| is at most the sum of the bins' errors; noise raises the estimate as often again as it raised the resamples'
-            noise = np.concatenate([block["ece_noise"] for block in blocks])
-            estimates[name] = Estimate(
-                v,
-                max(v - float(np.nanquantile(noise, 0.975)), 0.0),
-                max(min(2 * v - float(np.quantile(samples, 0.025)), 1.0), v),
-            )
-        else:
-            estimates[name] = on_logit_scale(v, float(samples.std()) * math.sqrt(counted / (counted - 1)), top=top)
-    if missing := [name for name, e in estimates.items() if math.isnan(e.value)]:
-        statements.append(f"Undefined on these films: {', '.join(missing)}.")
-    if missing := [name for name, e in estimates.items() if math.isnan(e.low) and not math.isnan(e.value)]:
-        statements.append(
-            f"Without an interval, because resampling leaves them undefined or does not move them: {', '.join(missing)}."
-        )
-    return {
-        "n": len(y),
-        "n_refused": int((~accepted).sum()),
-        "n_patients": len(np.unique(persons)) if known else None,
-        "confusion_matrix": matrix,
-        "statements": tuple(statements),
+            return Estimate(v, min(low, few), max(high, many))
+        if len(samples) < n_bootstrap / 2:
+            return Estimate(v, math.nan, math.nan)
+        if name == "ece":  # |estimate - truth| is at most the sum of the bins' errors; noise raises it as it raised v
+            low = v - float(np.nanquantile(drawn["ece_noise"], 0.975))
+            high = 2 * v - float(np.quantile(samples, 0.025))
+            return Estimate(v, max(low, 0.0), max(min(high, 1.0), v))
+        return on_logit_scale(v, float(samples.std()) * math.sqrt(count / (count - 1)), top=top)
+
+    estimates = {name: estimate(name, value[name]) for name in NAMES}
+    if missing := [NAMES[name][0] for name, e in estimates.items() if math.isnan(e.value)]:
+        statements.append(f"Undefined on these images: {', '.join(missing)}.")
+    if missing := [NAMES[name][0] for name, e in estimates.items() if math.isnan(e.low) and not math.isnan(e.value)]:
+        statements.append(f"Without an interval, because too few patients are behind them: {', '.join(missing)}.")
+    return Summary(
+        n=len(y),
+        n_refused=int((~used & ~images.unreadable).sum()),
+        n_unreadable=int(images.unreadable.sum()),
+        n_patients=patients if images.known else None,
+        confusion_matrix=np.bincount(y[used] * k + images.predicted[used], minlength=k * k).reshape(k, k),
+        statements=tuple(statements),
         **estimates,
+    )
+
+
+def _classes(images: _Images) -> Sequence[int]:
+    """The classes that a metric is the mean over."""
+    return range(len(images.labels)) if len(images.labels) > 2 else (1,)
+
+
+def _sums(images: _Images) -> dict[str, list[tuple[Floats, Floats]]]:
+    """Metrics that are one sum over images by another: the summands (n,) of both, for each class of the mean."""
+    y, p, predicted, used = images.y, images.p, images.predicted, images.predicted >= 0
+    error = (p[:, 1] - y) ** 2 if p.shape[1] == 2 else ((p - np.eye(p.shape[1])[y]) ** 2).sum(1)
+    right, everyone = predicted == y, np.ones(len(y))
+    sums: dict[str, list[tuple[Any, Any]]] = {
+        "accuracy": [(right, used)],
+        "accuracy_with_refusals_wrong": [(right, everyone)],
+        "brier": [(np.where(used, error, 0), used)],
     }
+    for c in _classes(images):
+        true, called = used & (y == c), predicted == c
+        hit, rejected = true & called, used & (y != c) & ~called
+        for name, a, b in (
+            ("precision", hit, called),
+            ("recall", hit, true),
+            ("specificity", rejected, used & (y != c)),
+            ("npv", rejected, used & ~called),
+            ("f1", 2.0 * hit, 1.0 * true + called),
+            ("sensitivity_with_refusals_missed", hit, y == c),
+        ):
+            sums.setdefault(name, []).append((a, b))
+    return {name: [(a.astype(float), b.astype(float)) for a, b in parts] for name, parts in sums.items()}
 
 
-def _measurer(y: Ints, p: Floats, predicted: Ints) -> Callable[[Floats], dict[str, Floats]]:
-    """A function from weights of films (b, n) to every metric (b,). Films are sorted once, here. `predicted` is -1 for refused films."""
-    n, k = p.shape
-    used = predicted >= 0
-    everyone, truths = np.arange(n), np.eye(k)[y]  # (n,), (n, k)
-    cells = np.zeros((n, k * k))  # which cell of the confusion matrix each film falls into
-    cells[everyone[used], (y * k + predicted)[used]] = 1
-    q, t = p[used], y[used]
-    stated, outcome = confidence(t, q)
-    error = (q[:, 1] - t) ** 2 if k == 2 else ((q - truths[used]) ** 2).sum(1)
-    gaps = np.zeros((len(t), BINS))
-    gaps[np.arange(len(t)), bins(stated)] = stated - outcome
-    classes = range(k) if k > 2 else (1,)
-    rankings = [(t == c, *rank(q[:, c])) for c in classes]
+def _measurer(images: _Images, sums: dict[str, list[tuple[Floats, Floats]]]) -> Callable[[Floats], dict[str, Floats]]:
+    """A function from weights of images (b, n) to every metric (b,). Images are sorted once, here."""
+    used = images.predicted >= 0
+    p, y = images.p[used], images.y[used]
+    stated, outcome = confidence(y, p)
+    gaps = np.zeros((len(y), BINS))
+    gaps[np.arange(len(y)), bins(stated)] = stated - outcome
+    rankings = [(y == c, *rank(p[:, c])) for c in _classes(images)]
 
     def measure(weights: Floats) -> dict[str, Floats]:
-        matrix = (weights @ cells).reshape(-1, k, k)
+        metrics = {name: _mean([ratio(weights @ a, weights @ b) for a, b in parts]) for name, parts in sums.items()}
         w = weights[:, used]
-        total = w.sum(1)
-        tp = np.stack([matrix[:, c, c] for c in classes], axis=1)  # (b, classes)
-        row, column = (np.stack([matrix.sum(axis)[:, c] for c in classes], axis=1) for axis in (2, 1))
-        fn, fp = row - tp, column - tp
-        tn = total[:, None] - tp - fn - fp
-        binned = w @ gaps  # (b, bins)
-        under = (
-            np.array([areas(w, *ranking) for ranking in rankings])
-            if len(t)
-            else np.full((len(classes), 2, len(w)), np.nan)
-        )
-        right = np.trace(matrix, axis1=1, axis2=2)
+        total, binned = w.sum(1), w @ gaps  # (b,), (b, bins)
+        under = [areas(w, *ranking) for ranking in rankings] if len(y) else [(np.full(len(w), np.nan),) * 2]
         return {
-            "auroc": _mean(under[:, 0].T),
-            "average_precision": _mean(under[:, 1].T),
-            "accuracy": ratio(right, total),
-            "precision": _mean(ratio(tp, tp + fp)),
-            "recall": _mean(ratio(tp, tp + fn)),
-            "specificity": _mean(ratio(tn, tn + fp)),
-            "f1": _mean(ratio(2 * tp, 2 * tp + fp + fn)),
-            "npv": _mean(ratio(tn, tn + fn)),
-            "brier": ratio(w @ error, total),
+            **metrics,
+            "auroc": _mean([area for area, _ in under]),
+            "average_precision": _mean([area for _, area in under]),
             "ece": ratio(np.abs(binned).sum(1), total),
-            "ece_noise": np.abs(ratio(binned, total[:, None]) - gaps.sum(0) / max(len(t), 1)).sum(1),
-            "sensitivity_with_refusals_missed": _mean(ratio(tp, (weights @ truths)[:, list(classes)])),
-            "accuracy_with_refusals_wrong": ratio(right, weights.sum(1)),
+            "ece_noise": np.abs(ratio(binned, total[:, None]) - gaps.sum(0) / max(len(y), 1)).sum(1),
         }
 
     return measure
 
 
-def _proportions(matrix: Ints, y: Ints, accepted: Bools) -> dict[str, tuple[int, int]]:
-    """Those metrics that are proportions of films, as (successes, trials)."""
-    right, total = int(np.trace(matrix)), int(matrix.sum())
-    pairs = {"accuracy": (right, total), "accuracy_with_refusals_wrong": (right, len(y))}
-    if len(matrix) == 2:
-        (tn, fp), (fn, tp) = matrix.tolist()
-        pairs |= {
-            "precision": (tp, tp + fp),
-            "recall": (tp, tp + fn),
-            "specificity": (tn, tn + fp),
-            "npv": (tn, tn + fn),
-        }
-        pairs["sensitivity_with_refusals_missed"] = (tp, int((y == 1).sum()))
-    return pairs
+def _patients_behind(images: _Images, sums: Mapping[str, Any], persons: Ints) -> dict[str, list[float]]:
+    """How many patients bound each metric where it is 0 or 1, for each class that it is the mean of."""
+
+    def count(mask: Bools) -> int:
+        return len(np.unique(persons[mask]))
+
+    behind: dict[str, list[float]] = {name: [count(b > 0) for _, b in parts] for name, parts in sums.items()}
+    behind |= {"ece": behind["accuracy"], "auroc": [], "average_precision": []}
+    for i, (hit, true) in enumerate(sums["recall"]):
+        false = sums["specificity"][i][1]
+        pairs = min(count(true > 0), count(false > 0) or count(true > 0))  # that have no image in common
+        behind["auroc"].append(pairs)
+        behind["average_precision"].append(pairs)
+        behind["f1"][i] = pairs if hit.any() else behind["f1"][i] / 2  # F1 is 2 J / (1 + J), J their Jaccard index
+    return behind
 
 
-def _bases(y: Ints, predicted: Ints, accepted: Bools, persons: Ints, k: int) -> dict[str, list[float]]:
-    """How many patients' films bound each metric where it is 0 or 1: of each class that it is the mean of, 0 where the class's is undefined."""
-
-    def count(films: Bools) -> int:
-        return len(np.unique(persons[films]))
-
-    bases: dict[str, list[float]] = {name: [count(accepted)] for name in ("accuracy", "brier", "ece")}
-    bases["accuracy_with_refusals_wrong"] = [count(persons >= 0)]
-    for c in range(k) if k > 2 else (1,):
-        true, called = accepted & (y == c), accepted & (predicted == c)
-        false = accepted & ~true
-        smallest = min(
-            count(true), count(false) or count(true)
-        )  # so many pairs without a film in common are all in order, or none is
-        for name, base in (
-            ("auroc", smallest),
-            ("average_precision", smallest),
-            ("precision", count(called)),
-            ("recall", count(true)),
-            ("specificity", count(false)),
-            (
-                "f1",
-                smallest if (true & called).any() else count(true | called) / 2,
-            ),  # F1 is 2 J / (1 + J), J the part of them that are both
-            ("npv", count(accepted & ~called)),
-            ("sensitivity_with_refusals_missed", count(y == c)),
-        ):
-            bases.setdefault(name, []).append(base)
-    return bases
+# --- arrays ---
 
 
-def _mean(values: Floats) -> Floats:
-    """Mean over the classes (b, c) -> (b,), of those that are defined."""
-    return ratio(np.nansum(values, axis=1), (~np.isnan(values)).sum(1).astype(np.float64))
+def rank(scores: Floats) -> tuple[Ints, Ints]:
+    """Sort images by their scores.
+
+    Args:
+        scores: ndarray of shape (n,).
+
+    Returns:
+        The order of descending scores, (n,), and where each of the g runs of equal scores starts in it, (g,).
+    """
+    order = np.argsort(-scores, kind="stable")
+    return order, np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
 
 
-def _check_arrays(truth: ArrayLike, probabilities: ArrayLike, k: int) -> tuple[Ints, Floats]:
-    y, p = check_truth(truth, k), np.asarray(probabilities, np.float64)
-    if p.shape != (len(y), k):
-        raise ValueError(
-            f"probabilities must have one row per film and one column per label: shape ({len(y)}, {k}). Received: shape {p.shape}"
-        )
-    missing = np.isnan(p)
-    known = p[~missing.any(1)]
-    if (
-        (missing.any(1) != missing.all(1)).any()
-        or (known < 0).any()
-        or (known > 1).any()
-        or (abs(known.sum(1) - 1) > 1e-3).any()
-    ):
-        bad = next(
-            i
-            for i, row in enumerate(p)
-            if not np.isnan(row).all() and not (np.all((row >= 0) & (row <= 1)) and abs(row.sum() - 1) <= 1e-3)
-        )
-        raise ValueError(
-            f"probabilities must lie in [0, 1] and add up to 1 in each row, or be nan throughout a refused film's. Received: {p[bad].tolist()} in row {bad}"
-        )
-    return y, p
+def cumulate(weights: Floats, positive: Bools, order: Ints, starts: Ints) -> tuple[Floats, Floats]:
+    """Count true and false positives at every threshold, from the highest down.
+
+    Args:
+        weights: ndarray of shape (b, n): how often each image counts.
+        positive: ndarray of shape (n,): which images are positive.
+        order: As `rank` gives it.
+        starts: As `rank` gives it.
+
+    Returns:
+        Both counts, (b, g) each.
+    """
+    w = weights[:, order]
+    tp, fp = (np.add.reduceat(w * side[order], starts, axis=1).cumsum(1) for side in (positive, ~positive))
+    return tp, fp
 
 
-def _cut(groups: Mapping[str, Sequence[str | None]]) -> tuple[dict[str, list[str]], list[str]]:
-    """Columns of two to twelve values as they are, columns of more numbers by quartile; of more words not at all, with a statement."""
-    cuts: dict[str, list[str]] = {}
-    statements: list[str] = []
-    for column, values in groups.items():
-        known = sorted({v for v in values if v is not None})
-        if len(known) > 12:
-            try:
-                numbers = np.array([math.nan if v is None else float(v) for v in values])
-            except ValueError:
-                statements.append(
-                    f"The column {column} has {len(known)} different values and is not measured by subgroup."
-                )
-                continue
-            edges = np.unique(np.nanquantile(numbers, [0, 0.25, 0.5, 0.75, 1]))
-            place = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, max(len(edges) - 2, 0))
-            spans = [
-                f"{a:g} to {'below ' if i < len(edges) - 2 else ''}{b:g}"
-                for i, (a, b) in enumerate(itertools.pairwise(edges))
-            ]
-            cuts[column] = ["unknown" if math.isnan(x) else spans[i] for x, i in zip(numbers, place, strict=True)]
-        elif len(set(values)) > 1:
-            cuts[column] = ["unknown" if v is None else v for v in values]
-    return cuts, statements
+def areas(weights: Floats, positive: Bools, order: Ints, starts: Ints) -> tuple[Floats, Floats]:
+    """Measure the areas under the ROC curve and under the precision–recall steps.
+
+    Args:
+        weights: As for `cumulate`.
+        positive: As for `cumulate`.
+        order: As for `cumulate`.
+        starts: As for `cumulate`.
+
+    Returns:
+        AUROC and average precision, (b,) each; `nan` where a class is missing.
+    """
+    tp, fp = cumulate(weights, positive, order, starts)
+    gained = np.diff(tp, axis=1, prepend=0)  # positives of each run of equal scores
+    auroc = ratio((np.diff(fp, axis=1, prepend=0) * (tp - gained / 2)).sum(1), tp[:, -1] * fp[:, -1])
+    return auroc, ratio((gained * tp / np.maximum(tp + fp, 1e-300)).sum(1), tp[:, -1])
 
 
-def _natural(value: str) -> tuple[bool, float, str]:
-    """Numbers in their order, then words, `unknown` last."""
-    try:
-        return False, float(value.split(" ")[0]), value
-    except ValueError:
-        return value == "unknown", math.inf, value
+def ratio(a: Floats, b: Floats) -> Floats:
+    """Divide, and give `nan` where there is nothing to divide by.
+
+    Args:
+        a: ndarray of any shape.
+        b: ndarray of a shape that fits, not negative.
+
+    Returns:
+        ndarray of their common shape.
+    """
+    result: Floats = np.divide(a, b, out=np.full(np.broadcast_shapes(np.shape(a), np.shape(b)), np.nan), where=b > 0)
+    return result
+
+
+def _mean(values: Sequence[Floats]) -> Floats:
+    """Mean over the classes, of those that are defined: (b,)."""
+    stacked = np.stack(values)
+    return ratio(np.nansum(stacked, axis=0), (~np.isnan(stacked)).sum(0).astype(np.float64))
+
+
+def _unanswered(whole: Summary) -> list[str]:
+    numbers = ((whole.n_refused, "refused"), (whole.n_unreadable, "unreadable"))
+    what = " and ".join(f"{n:,} {name}" for n, name in numbers if n)
+    rule = "without an answer count in no metric but the two that say so"
+    return [f"Of {counted(whole.n, 'image')}, {what}. Images {rule}."] if what else []
+
+
+def _check_probabilities(probabilities: ArrayLike, n: int, k: int) -> Floats:
+    p = np.asarray(probabilities, np.float64)
+    if p.shape != (n, k):
+        wanted = f"one row per image and one column per label: shape ({n}, {k})"
+        raise ValueError(f"probabilities must have {wanted}. Received: shape {p.shape}")
+    for i in np.flatnonzero(~np.isnan(p).all(1)):
+        if not (np.all((p[i] >= 0) & (p[i] <= 1)) and abs(p[i].sum() - 1) <= 1e-3):
+            rule = "lie in [0, 1] and add up to 1 in each row, or be nan throughout the row"
+            raise ValueError(f"probabilities must {rule}. Received: {p[i].tolist()} in row {i}")
+    return p

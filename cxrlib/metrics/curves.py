@@ -7,35 +7,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from cxrlib.metrics.calibration import BINS, bins, confidence
-from cxrlib.metrics.intervals import wilson
+from cxrlib.metrics.compute import areas, cumulate, rank, ratio
+from cxrlib.metrics.intervals import Floats, Ints, resamples, wilson
 from cxrlib.metrics.report import Report, answered
-from cxrlib.metrics.resampling import Floats, Ints, areas, cumulate, rank, ratio, resamples
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """ROC and precision–recall curves of one label against the others, with 95 % bands at 101 points; see `curves`.
+    """ROC and precision–recall curves of one label against the others, with 95 % bands at 101 points.
 
     Args:
-        thresholds: ndarray of shape (t,), descending: every score that occurs.
-        fpr: ndarray of shape (t,), part of the negative films scored at or above each threshold.
-        tpr: ndarray of shape (t,), part of the positive films scored at or above it: the recall.
-        precision: ndarray of shape (t,), part of the films at or above it that are positive.
-        grid: ndarray of shape (101,), from 0 to 1: false positive rates of the ROC band, recalls of the precision–recall band.
+        fpr: ndarray of shape (t,), false positive rate at each score that occurs, from the highest down.
+        tpr: ndarray of shape (t,), true positive rate there: the recall.
+        precision: ndarray of shape (t,), share of the images at or above the score that are positive.
+        grid: ndarray of shape (101,), from 0 to 1: false positive rates of the ROC band, recalls of the other.
         roc_band: ndarray of shape (2, 101), lowest and highest sensitivity at each false positive rate.
         pr_band: ndarray of shape (2, 101), lowest and highest precision at each recall.
         auroc: Area under the ROC curve.
         average_precision: Area under the precision–recall steps.
-        prevalence: Part of the films that are positive.
-
-    Example:
-        >>> from cxrlib.metrics.compute import make_report
-        >>> r = make_report([0, 1], [[0.9, 0.1], [0.2, 0.8]], labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="ab")
-        >>> curves(r).auroc
-        1.0
+        prevalence: Share of the images that are positive.
     """
 
-    thresholds: Floats
     fpr: Floats
     tpr: Floats
     precision: Floats
@@ -48,7 +40,7 @@ class Curves:
 
 
 def curves(report: Report, label: str | None = None, *, n_bootstrap: int = 300) -> Curves | None:
-    """Draw up the curves of one label against the others.
+    """Compute the curves of one label against the others.
 
     Args:
         report: A report with its predictions.
@@ -56,68 +48,61 @@ def curves(report: Report, label: str | None = None, *, n_bootstrap: int = 300) 
         n_bootstrap: Number of resamples behind the bands.
 
     Returns:
-        The curves; `None` where they are undefined, because every film is of one class.
+        The curves; `None` where they are undefined, because every image is of one class.
 
     Raises:
         ValueError: If the report lacks its predictions or the label is unknown.
 
     Example:
         >>> from cxrlib.metrics.compute import make_report
-        >>> r = make_report([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.1, 0.9]], labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="abcd")
+        >>> p = [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.1, 0.9]]
+        >>> r = make_report([0, 0, 1, 1], p, labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="abcd")
         >>> curves(r).tpr.tolist()
         [0.5, 0.5, 1.0, 1.0]
     """
-    y, p, clusters = answered(report)
+    y, p, patients = answered(report)
     label = report.labels[-1] if label is None else label
     if label not in report.labels:
         raise ValueError(f"label must be one of {', '.join(report.labels)}. Received: label={label!r}")
     c = report.labels.index(label)
-    positive, score = y == c, p[:, c]
+    positive, ranking = y == c, rank(p[:, c])
     if positive.all() or not positive.any():
         return None
-    order, starts = rank(score)
-    tp, fp = cumulate(np.ones((1, len(y))), positive, order, starts)
+    [tp], [fp] = cumulate(np.ones((1, len(y))), positive, *ranking)
     grid = np.linspace(0, 1, 101)
     at_fpr, at_recall = [], []
-    for weights in resamples(clusters, n_bootstrap, report.seed):
-        for t, f in zip(*cumulate(weights, positive, order, starts), strict=True):  # (g,), (g,)
+    for weights in resamples(patients, n_bootstrap, report.seed):
+        for t, f in zip(*cumulate(weights, positive, *ranking), strict=True):  # (g,), (g,)
             if t[-1] and f[-1]:
                 at_fpr.append(np.interp(grid, np.r_[0, f / f[-1]], np.r_[0, t / t[-1]]))
                 first = np.minimum(np.searchsorted(t / t[-1], np.maximum(grid, 1e-9)), len(t) - 1)
                 at_recall.append(t[first] / (t[first] + f[first]))
-    auroc, average_precision = areas(np.ones((1, len(y))), positive, order, starts)
-    empty = np.full((2, 101), np.nan)
+    bands = [np.quantile(x, [0.025, 0.975], axis=0) if x else np.full((2, 101), np.nan) for x in (at_fpr, at_recall)]
+    [auroc], [average_precision] = areas(np.ones((1, len(y))), positive, *ranking)
     return Curves(
-        thresholds=score[order][starts],
-        fpr=fp[0] / fp[0, -1],
-        tpr=tp[0] / tp[0, -1],
-        precision=tp[0] / (tp[0] + fp[0]),
+        fpr=fp / fp[-1],
+        tpr=tp / tp[-1],
+        precision=tp / (tp + fp),
         grid=grid,
-        roc_band=np.quantile(at_fpr, [0.025, 0.975], axis=0) if at_fpr else empty,
-        pr_band=np.quantile(at_recall, [0.025, 0.975], axis=0) if at_recall else empty,
-        auroc=float(auroc[0]),
-        average_precision=float(average_precision[0]),
+        roc_band=bands[0],
+        pr_band=bands[1],
+        auroc=float(auroc),
+        average_precision=float(average_precision),
         prevalence=float(positive.mean()),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """How often the label came true where its probability was so and so: the filled ones of 15 equally wide bins; see `reliability`.
+    """How often the label was true at which probability: the bins of 15 equally wide ones that hold images.
 
     Args:
-        centre: ndarray of shape (b,), centre of each filled bin.
+        centre: ndarray of shape (b,), centre of each bin.
         probability: ndarray of shape (b,), mean predicted probability in it.
-        observed: ndarray of shape (b,), part of its films where the label was true.
+        observed: ndarray of shape (b,), share of its images where the label was true.
         low: ndarray of shape (b,), lower ends of Wilson's 95 % intervals of `observed`.
         high: ndarray of shape (b,), upper ends.
-        count: ndarray of shape (b,), int64, number of films in each filled bin.
-
-    Example:
-        >>> from cxrlib.metrics.compute import make_report
-        >>> r = make_report([0, 1], [[0.9, 0.1], [0.2, 0.8]], labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="ab")
-        >>> reliability(r).observed.tolist()
-        [0.0, 1.0]
+        count: ndarray of shape (b,), int64, number of images in each bin.
     """
 
     centre: Floats
@@ -129,20 +114,21 @@ class Reliability:
 
 
 def reliability(report: Report) -> Reliability:
-    """Draw up the reliability diagram: of the second label when there are two, of the most probable label when there are more.
+    """Compute the reliability diagram: of the second label of two, else of the most probable label.
 
     Args:
         report: A report with its predictions.
 
     Returns:
-        The filled bins.
+        The bins that hold images.
 
     Raises:
         ValueError: If the report lacks its predictions.
 
     Example:
         >>> from cxrlib.metrics.compute import make_report
-        >>> r = make_report([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.2, 0.8]], labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="abc")
+        >>> p = [[0.9, 0.1], [0.2, 0.8], [0.2, 0.8]]
+        >>> r = make_report([0, 1, 1], p, labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="abc")
         >>> reliability(r).count.tolist()
         [1, 2]
 
@@ -152,34 +138,36 @@ def reliability(report: Report) -> Reliability:
     y, p, _ = answered(report)
     predicted, outcome = confidence(y, p)
     places = bins(predicted)
-    filled = np.unique(places)
-    rates = [wilson(int(outcome[places == b].sum()), int((places == b).sum())) for b in filled]
+    filled, count = np.unique(places, return_counts=True)
+    rates = [wilson(int(outcome[places == b].sum()), int(n)) for b, n in zip(filled, count, strict=True)]
     return Reliability(
         centre=(filled + 0.5) / BINS,
         probability=np.array([predicted[places == b].mean() for b in filled]),
         observed=np.array([rate.value for rate in rates]),
         low=np.array([rate.low for rate in rates]),
         high=np.array([rate.high for rate in rates]),
-        count=np.array([(places == b).sum() for b in filled], np.int64),
+        count=count,
     )
 
 
 def net_benefit(report: Report) -> tuple[Floats, Floats, Floats]:
-    """Draw up the decision curve of acting on every label but the first, the healthy one.
+    """Compute the decision curve of acting on the positive class; with three or more labels, on any but the first.
 
     Args:
         report: A report with its predictions.
 
     Returns:
-        Three ndarrays of shape (99,): the threshold probabilities 0.01 to 0.99, the net benefit of acting on films at or above each, and that of acting on
-        every film. Acting on none has 0. A net benefit of 0.1 is worth ten true positives in a hundred films and no false one.
+        Three ndarrays of shape (99,): the threshold probabilities 0.01 to 0.99, the net benefit of acting on images at
+        or above each, and that of acting on every image. Acting on none has 0. A net benefit of 0.1 is worth ten true
+        positives in a hundred images and no false one.
 
     Raises:
         ValueError: If the report lacks its predictions.
 
     Example:
         >>> from cxrlib.metrics.compute import make_report
-        >>> r = make_report([0, 1], [[0.9, 0.1], [0.2, 0.8]], labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="ab")
+        >>> p = [[0.9, 0.1], [0.2, 0.8]]
+        >>> r = make_report([0, 1], p, labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="ab")
         >>> float(net_benefit(r)[1][49])
         0.5
 
@@ -187,12 +175,12 @@ def net_benefit(report: Report) -> tuple[Floats, Floats, Floats]:
         Vickers and Elkin 2006, doi:10.1177/0272989X06295361.
     """
     y, p, _ = answered(report)
-    ill, score = y > 0, 1 - p[:, 0] if p.shape[1] > 2 else p[:, 1]
+    positive, score = y > 0, 1 - p[:, 0] if p.shape[1] > 2 else p[:, 1]
     thresholds = np.arange(1, 100) / 100
     odds = thresholds / (1 - thresholds)
     called = score[None, :] >= thresholds[:, None]  # (99, n)
     hits, alarms, all_hits, all_alarms = (
         ratio(x.sum(-1).astype(np.float64), np.asarray(len(y), np.float64))
-        for x in (called & ill, called & ~ill, ill, ~ill)
+        for x in (called & positive, called & ~positive, positive, ~positive)
     )
     return thresholds, hits - odds * alarms, all_hits - odds * all_alarms

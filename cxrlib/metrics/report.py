@@ -1,92 +1,125 @@
-"""The report: what a model's answers to some films were, what they are worth, and how it is written down."""
+"""The report: what a model answered, what that is worth, and how it is printed, stored and read back."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cxrlib.config import SCHEMA, check_labels
-from cxrlib.metrics.intervals import Estimate
-from cxrlib.metrics.resampling import Floats, Ints, clusters
+from cxrlib.metrics.calibration import BINS
+from cxrlib.metrics.intervals import Estimate, Floats, Ints, clusters
 
-METRICS = ("auroc", "average_precision", "accuracy", "precision", "recall", "specificity", "f1", "npv", "brier", "ece")
+if TYPE_CHECKING:
+    import pandas  # type: ignore[import-untyped]
+
+NAMES = {  # of every metric, and what it is; with three or more labels most are means over the labels
+    "auroc": ("AUROC", "Chance that a positive image scores above a negative one"),
+    "average_precision": ("Average precision", "Area under the precision–recall curve; chance is the prevalence"),
+    "accuracy": ("Accuracy", "Share of the images with the right label"),
+    "recall": ("Sensitivity (recall)", "Share of the positive images called positive"),
+    "specificity": ("Specificity", "Share of the negative images called negative"),
+    "precision": ("Precision (PPV)", "Share of the images called positive that are; it moves with the prevalence"),
+    "npv": ("NPV", "Share of the images called negative that are; it moves with the prevalence"),
+    "f1": ("F1", "Harmonic mean of precision and sensitivity"),
+    "brier": ("Brier score", "Mean squared error of the probabilities; 0 is best"),
+    "ece": ("ECE", f"Expected calibration error in {BINS} bins; 0 is best"),
+    "sensitivity_with_refusals_missed": ("Sensitivity, refusals missed", "If every image without an answer were wrong"),
+    "accuracy_with_refusals_wrong": ("Accuracy, refusals wrong", "If every image without an answer were wrong"),
+}
 WITH_REFUSALS = ("sensitivity_with_refusals_missed", "accuracy_with_refusals_wrong")
+METRICS = tuple(name for name in NAMES if name not in WITH_REFUSALS)
+SHORT = ("auroc", "recall", "specificity", "accuracy", "ece")  # in tables of sources and subgroups
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one film.
+    """What became of one image.
 
     Args:
         name: Its name, unique in the report.
-        truth: Its true label.
-        label: The predicted label; `None` when the film was refused.
-        probabilities: One per label, in the report's order, in [0, 1]; `nan` when the film was refused.
-        refused: Why it was refused, in words; empty when it was not, or when nobody said why.
-        patient: Whose film it is; `None` when unknown.
-        source: Which collection it comes from; empty when unknown.
+        truth: Its true label; perhaps one that the model does not have.
+        label: The predicted label; `None` unless `status` is `"ok"`.
+        probabilities: One per label, in the report's order, in [0, 1]; `nan` unless `status` is `"ok"`.
+        status: `"ok"`, `"refused"` or `"unreadable"`.
+        reasons: Why there is no answer, in words.
+        patient: The patient; `None` when unknown.
+        source: The collection it comes from; empty when unknown.
         groups: The subgroup it belongs to, for every column of subgroups.
 
     Example:
-        >>> Row("a.png", "NORMAL", "NORMAL", (0.9, 0.1)).refused
-        ''
+        >>> Row("a.png", "NORMAL", "NORMAL", (0.9, 0.1)).status
+        'ok'
     """
 
     name: str
     truth: str
     label: str | None
     probabilities: tuple[float, ...]
-    refused: str = ""
+    status: str = "ok"
+    reasons: str = ""
     patient: str | None = None
     source: str = ""
     groups: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Summary:
-    """The metrics of some films: of all, of one source, of a subgroup, of one label against the others.
-
-    With two labels, the second is the positive class of every metric. With more, `precision`, `recall`, `specificity`, `f1`, `npv`, `auroc` and
-    `average_precision` are means over the labels, each against the others, and `ece` is that of the most probable label.
+@dataclass(frozen=True)
+class Other:
+    """How images of a label that the model does not have were answered.
 
     Args:
-        n: Number of films, refused ones included.
-        n_refused: Number of films refused: in no metric but the two that say so.
-        n_patients: Number of patients; `None` when they are unknown, and each film counts as its own patient.
-        auroc: Area under the receiver operating characteristic curve.
-        average_precision: Mean precision over the positive films, in the order of their scores.
-        accuracy: Part of the films with the right label.
-        precision: Part of the films called positive that are (positive predictive value).
-        recall: Part of the positive films called positive (sensitivity).
-        specificity: Part of the negative films called negative.
-        f1: Harmonic mean of precision and recall.
-        npv: Part of the films called negative that are (negative predictive value).
-        brier: Mean squared error of the probability; with three or more labels, summed over them and in [0, 2].
-        ece: Expected calibration error: mean distance of probability and observed frequency, in 15 equally wide bins.
-        sensitivity_with_refusals_missed: The recall, had every refused film been called wrongly.
-        accuracy_with_refusals_wrong: The accuracy, had every refused film been called wrongly.
-        confusion_matrix: ndarray of shape (k, k), int64, number of films: rows are the truth, columns the prediction.
-        statements: What is undefined, left out or fragile, and why, in plain sentences.
-
-    Example:
-        >>> from cxrlib.metrics.compute import make_report
-        >>> y, p = [0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]
-        >>> r = make_report(y, p, labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="abc", sources=["here", "here", "there"])
-        >>> print(r.by_source["here"].recall)
-        1.000 (0.207–1.000)
+        n: Number of images.
+        n_refused: Number of images refused.
+        n_unreadable: Number of images that could not be read.
+        n_patients: Number of patients; `None` when unknown.
+        called_positive: Share of the answered images called positive.
     """
 
     n: int
     n_refused: int
+    n_unreadable: int
+    n_patients: int | None
+    called_positive: Estimate
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Summary:
+    """The metrics of some images: of all, of one source, of a subgroup, of one label against the others.
+
+    With two labels, the second is the positive class of every metric. With more, `precision`, `recall`, `specificity`,
+    `f1`, `npv`, `auroc` and `average_precision` are means over the labels, each against the others, and `ece` is that
+    of the most probable label.
+
+    Args:
+        n: Number of images, those without an answer included.
+        n_refused: Number of images refused: in no metric but the two that say so.
+        n_unreadable: Number of images that could not be read: likewise.
+        n_patients: Number of patients; `None` when they are unknown, and each image counts as its own patient.
+        auroc: Area under the receiver operating characteristic curve.
+        average_precision: Mean precision over the positive images, in the order of their scores.
+        accuracy: Share of the images with the right label.
+        precision: Share of the images called positive that are (positive predictive value).
+        recall: Share of the positive images called positive (sensitivity).
+        specificity: Share of the negative images called negative.
+        f1: Harmonic mean of precision and recall.
+        npv: Share of the images called negative that are (negative predictive value).
+        brier: Mean squared error of the probability; with three or more labels, summed over them and in [0, 2].
+        ece: Expected calibration error: mean distance of probability and observed frequency, in 15 equally wide bins.
+        sensitivity_with_refusals_missed: The recall if every image without an answer were called wrongly.
+        accuracy_with_refusals_wrong: The accuracy if every image without an answer were called wrongly.
+        confusion_matrix: ndarray of shape (k, k), int64, number of images: rows are the truth, columns the prediction.
+        statements: What is undefined, left out or uncertain, in plain sentences.
+    """
+
+    n: int
+    n_refused: int
+    n_unreadable: int
     n_patients: int | None
     auroc: Estimate
     average_precision: Estimate
@@ -106,15 +139,18 @@ class Summary:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Report(Summary):
-    """The metrics of a model on a data set, overall and apart, with the prediction of every film. `make_report` makes it.
+    """The metrics of a model on a data set, and the prediction of every image. Made by `make_report` and `evaluate`.
 
     Args:
-        labels: The class names, in the order of the probabilities.
-        threshold: Probability of the second label from which on it is predicted; `None` with three or more labels, where the most probable one is.
-        predictions: One row per film.
-        data: What the films are, in a few words; empty when nobody said.
+        labels: The class names, in the order of the probabilities; the second is the positive class.
+        threshold: Probability of the positive class from which on it is predicted; `None` where the most probable
+            label is.
+        predictions: One row per image.
+        data: What the images are, in a few words; empty when not stated.
         by_source: The same metrics for each source; empty when sources are unknown.
         by_label: With three or more labels, the metrics of each label against the others; empty with two.
+        by_other: For each label that the model does not have, how often such images are called positive. They are in
+            no other figure.
         subgroups: The same metrics for each column and each of its values.
         intervals: Where the intervals come from, in words.
         seed: Of the resampling.
@@ -122,9 +158,10 @@ class Report(Summary):
 
     Example:
         >>> from cxrlib.metrics.compute import make_report
-        >>> r = make_report([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]], labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names=["a", "b", "c"])
-        >>> r.confusion_matrix.tolist(), round(r.recall.value, 2)
-        ([[1, 0], [1, 1]], 0.5)
+        >>> y, p = [0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]
+        >>> r = make_report(y, p, labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="abc")
+        >>> r.confusion_matrix.tolist(), str(r.recall)
+        ([[1, 0], [1, 1]], '0.500 (0.095–0.905)')
     """
 
     labels: tuple[str, ...]
@@ -133,32 +170,84 @@ class Report(Summary):
     data: str
     by_source: dict[str, Summary]
     by_label: dict[str, Summary]
+    by_other: dict[str, Other]
     subgroups: dict[str, dict[str, Summary]]
     intervals: str
     seed: int
     n_bootstrap: int
 
+    def __str__(self) -> str:
+        names = [name for name in NAMES if name in METRICS or self.n_refused or self.n_unreadable]
+        blocks = [
+            self.headline,
+            _aligned(["", "value", "95 % interval"], [metric_cells(name, self) for name in names]),
+            _aligned(
+                ["", *(f"predicted {label}" for label in self.labels)],
+                [[f"true {label}", *(f"{n:,}" for n in line)] for label, line in self.matrix_rows],
+            ),
+        ]
+        for title, parts in self.parts.items():
+            head = [title, "images", *(NAMES[name][0] for name in SHORT[:3])]
+            rows = [[n, f"{part.n:,}", *(str(getattr(part, name)) for name in SHORT[:3])] for n, part in parts.items()]
+            blocks.append(_aligned(head, rows))
+        if self.by_other:
+            blocks.append(
+                _aligned(["Other labels", "images", "no answer", f"called {self.labels[1]}"], self.other_rows)
+            )
+        if self.statements:
+            blocks.append("\n".join(f"- {statement}" for statement in self.statements))
+        return "\n\n".join(blocks)
+
+    @property
+    def headline(self) -> str:
+        """One line: the data, the numbers of images and patients, and the rule of decision."""
+        patients = "" if self.n_patients is None else f" of {counted(self.n_patients, 'patient')}"
+        without = [f"{n:,} {what}" for n, what in ((self.n_refused, "refused"), (self.n_unreadable, "unreadable")) if n]
+        rule = "the most probable label is predicted"
+        if self.threshold is not None:
+            rule = f"{self.labels[1]} from a probability of {self.threshold:.3g}"
+        images = ", ".join([f"{counted(self.n, 'image')}{patients}", *without])
+        return " · ".join(filter(None, (self.data, " versus ".join(self.labels), images, rule)))
+
+    @property
+    def matrix_rows(self) -> list[tuple[str, list[int]]]:
+        """The confusion matrix: each true label with the number of images by predicted label."""
+        return list(zip(self.labels, self.confusion_matrix.tolist(), strict=True))
+
+    @property
+    def parts(self) -> dict[str, dict[str, Summary]]:
+        """Labels, sources and subgroups by the title of their table, where there are several."""
+        tables = {"Label": self.by_label, "Source": self.by_source if len(self.by_source) > 1 else {}}
+        subgroups = {f"Subgroup by {column}": parts for column, parts in self.subgroups.items()}
+        return {title: parts for title, parts in {**tables, **subgroups}.items() if parts}
+
+    @property
+    def other_rows(self) -> list[list[str]]:
+        """Cells of the table of labels that the model does not have."""
+        return [
+            [label, f"{part.n:,}", f"{part.n_refused + part.n_unreadable:,}", str(part.called_positive)]
+            for label, part in self.by_other.items()
+        ]
+
     def to_json(self, *, predictions: bool = True) -> str:
         """Write the report as JSON; what is undefined becomes `null`.
 
         Args:
-            predictions: Whether the rows of the films, which name files and patients, are written too.
+            predictions: Whether the rows of the images, which name files and patients, are written too.
 
         Returns:
             JSON text that `from_json` reads.
 
         Example:
             >>> from cxrlib.metrics.compute import make_report
-            >>> r = make_report([0, 1], [[0.9, 0.1], [0.2, 0.8]], labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names=["a", "b"])
+            >>> p = [[0.9, 0.1], [0.2, 0.8]]
+            >>> r = make_report([0, 1], p, labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="ab")
             >>> Report.from_json(r.to_json()).auroc == r.auroc
             True
         """
-        rows = self.predictions if predictions else ()
+        kept = dataclasses.replace(self, predictions=self.predictions if predictions else ())
         return json.dumps(
-            {"schema": SCHEMA, **_plain(dataclasses.replace(self, predictions=rows))},
-            indent=1,
-            allow_nan=False,
-            ensure_ascii=False,
+            {"schema": SCHEMA, **_plain(dataclasses.asdict(kept))}, indent=1, allow_nan=False, ensure_ascii=False
         )
 
     @classmethod
@@ -172,111 +261,142 @@ class Report(Summary):
             The report.
 
         Raises:
-            ValueError: If the text is no report of this schema.
+            ValueError: If the text is not a report of this schema.
 
         Example:
             >>> Report.from_json("{}")
             Traceback (most recent call last):
-            ValueError: this is no cxrlib report of schema 1: 'schema'
+            ValueError: this is not a cxrlib report of schema 2: 'schema'
         """
         try:
             data = json.loads(text)
-            if data.pop("schema") != SCHEMA:
-                raise ValueError("another schema")
+            if (schema := data.pop("schema")) != SCHEMA:
+                raise ValueError(f"it has schema {schema!r:.80}")
             data["labels"] = check_labels(data["labels"])
-            data["predictions"] = tuple(
-                Row(**{**row, "probabilities": tuple(_number(p) for p in row["probabilities"])})
-                for row in data["predictions"]
-            )
-            for name in ("by_source", "by_label"):
-                data[name] = {key: Summary(**_summary_fields(value)) for key, value in data[name].items()}
-            data["subgroups"] = {
-                c: {key: Summary(**_summary_fields(value)) for key, value in part.items()}
-                for c, part in data["subgroups"].items()
+            data["predictions"] = tuple(_row(row) for row in data["predictions"])
+            data["by_other"] = {
+                name: Other(**{**part, "called_positive": _estimate(part["called_positive"])})
+                for name, part in data["by_other"].items()
             }
-            return cls(**_summary_fields(data))
+            for parts in (data, data["subgroups"]):
+                for name in ("by_source", "by_label") if parts is data else list(parts):
+                    parts[name] = {key: Summary(**_fields(part)) for key, part in parts[name].items()}
+            return cls(**_fields(data))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError(f"this is no cxrlib report of schema {SCHEMA}: {error}") from error
+            raise ValueError(f"this is not a cxrlib report of schema {SCHEMA}: {error}") from error
 
-    def save(
-        self,
-        folder: str | Path,
-        *,
-        points: Mapping[str, float] | None = None,
-        films: Mapping[str, NDArray[Any]] | None = None,
-        heatmaps: Mapping[str, NDArray[Any]] | None = None,
-        history: Mapping[str, Sequence[float]] | None = None,
-    ) -> Path:
-        """Write `report.json`, `predictions.csv`, `figures/` and the self-contained `report.html`.
+    def table(self) -> list[dict[str, Any]]:
+        """Lay out the predictions as a table, such as `predictions.csv`.
+
+        Returns:
+            One dict per image: name, truth, label, `probability_<label>`, status, reasons, patient, source, subgroups.
+        """
+        columns = sorted({column for row in self.predictions for column in row.groups})
+        return [
+            {
+                "name": row.name,
+                "truth": row.truth,
+                "label": row.label,
+                **{f"probability_{x}": p for x, p in zip(self.labels, _plain(row.probabilities), strict=True)},
+                **{name: getattr(row, name) for name in ("status", "reasons", "patient", "source")},
+                **{column: row.groups.get(column, "") for column in columns},
+            }
+            for row in self.predictions
+        ]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the predictions as a data frame.
+
+        Returns:
+            One line per image, with the columns of `table`.
+
+        Raises:
+            ImportError: If pandas is missing.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_frame needs pandas: pip install pandas") from error
+        return pandas.DataFrame(self.table())
+
+    def save(self, folder: str | Path, **options: Any) -> Path:
+        """Write `report.json`, `predictions.csv`, figures and `report.html`; see `cxrlib.reporting.save`.
 
         Args:
             folder: Where to; made when it does not exist.
-            points: Thresholds by the name of their operating point, marked in the figures; the report's own is added.
-            films: Some films by name, each of shape (h, w), shown as samples; `plots.pick` says which are worth showing.
-            heatmaps: Heatmaps of these films by name, each of its film's shape, in [0, 1].
-            history: The training history by name, one value per epoch.
+            **options: As for `cxrlib.reporting.save`.
 
         Returns:
             The folder.
-
-        Raises:
-            ImportError: If matplotlib is missing.
-
-        Example:
-            >>> from cxrlib.metrics.compute import make_report
-            >>> import tempfile
-            >>> r = make_report([0, 1], [[0.9, 0.1], [0.2, 0.8]], labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names=["a", "b"])
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     sorted(p.name for p in r.save(folder).iterdir())
-            ['figures', 'predictions.csv', 'report.html', 'report.json']
         """
-        from cxrlib.reporting import html as html_report
-        from cxrlib.reporting import plots
+        from cxrlib import reporting
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").write_text(
-            self.to_json(), encoding="utf-8", errors="backslashreplace"
-        )  # a path that is no UTF-8 is still JSON
-        _write_csv(self, folder / "predictions.csv")
-        figures = plots.save(self, folder / "figures", points=points, films=films, heatmaps=heatmaps, history=history)
-        (folder / "report.html").write_text(
-            html_report.render(self, figures), encoding="utf-8", errors="backslashreplace"
-        )
-        return folder
+        return reporting.save(self, folder, **options)
 
 
 def answered(report: Report) -> tuple[Ints, Floats, Ints]:
-    """Give the films of a report that were not refused, as arrays.
+    """Give the answered images of a report whose labels the model has, as arrays.
 
     Args:
         report: A report with its predictions.
 
     Returns:
-        Truth, (n,) int64 into the report's labels; probabilities, (n, k); and patients as `clusters` numbers them, (n,).
+        Targets, (n,) int64 into the report's labels; probabilities, (n, k); and patients as `clusters` numbers them,
+        (n,).
 
     Raises:
         ValueError: If the report lacks its predictions.
-
-    Example:
-        >>> from cxrlib.metrics.compute import make_report
-        >>> r = make_report([0, 1], [[0.9, 0.1], [0.2, 0.8]], labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="ab")
-        >>> answered(r)[0].tolist()
-        [0, 1]
     """
     if not report.predictions:
-        raise ValueError(
-            "the report lacks its predictions, which curves are drawn from: make it anew, or read a report.json that holds them"
-        )
-    rows = [row for row in report.predictions if row.label is not None]
-    truth = np.array([report.labels.index(row.truth) for row in rows], np.int64)
+        raise ValueError("the report lacks its predictions, which curves need: read a report.json that holds them")
+    rows = [row for row in report.predictions if row.label is not None and row.truth in report.labels]
+    targets = np.array([report.labels.index(row.truth) for row in rows], np.int64)
     probabilities = np.array([row.probabilities for row in rows], np.float64).reshape(len(rows), len(report.labels))
-    return truth, probabilities, clusters([row.patient for row in rows])
+    return targets, probabilities, clusters([row.patient for row in rows])
+
+
+def counted(n: int, noun: str) -> str:
+    """Say how many there are.
+
+    Args:
+        n: The number.
+        noun: What is counted, in the singular.
+
+    Returns:
+        Number and noun.
+
+    Example:
+        >>> counted(1, "image"), counted(1200, "image")
+        ('1 image', '1,200 images')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def metric_cells(name: str, part: Summary) -> list[str]:
+    """Lay out a metric as cells of a table.
+
+    Args:
+        name: The metric, one of `NAMES`.
+        part: Where it is taken from.
+
+    Returns:
+        Its name, value and interval.
+    """
+    estimate: Estimate = getattr(part, name)
+    return [NAMES[name][0], estimate.number, estimate.interval]
+
+
+def _aligned(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in plain text: the first column to the left, the others to the right."""
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -290,55 +410,15 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _summary_fields(data: Mapping[str, Any]) -> dict[str, Any]:
-    estimates = {
-        name: Estimate(**{key: _number(x) for key, x in data[name].items()}) for name in (*METRICS, *WITH_REFUSALS)
-    }
-    return {
-        **data,
-        **estimates,
-        "confusion_matrix": np.array(data["confusion_matrix"], np.int64),
-        "statements": tuple(data["statements"]),
-    }
+def _estimate(data: Mapping[str, float | None]) -> Estimate:
+    return Estimate(**{key: _number(value) for key, value in data.items()})
 
 
-def _write_csv(report: Report, path: Path) -> None:
-    """One line per film: name, truth, label, a probability per label, why refused, patient, source, and the subgroups."""
-    columns = sorted({column for row in report.predictions for column in row.groups})
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            [
-                "name",
-                "truth",
-                "label",
-                *(f"probability_{label}" for label in report.labels),
-                "refused",
-                "patient",
-                "source",
-                *columns,
-            ]
-        )
-        for row in report.predictions:
-            numbers = ["" if math.isnan(p) else repr(p) for p in row.probabilities]
-            groups = [row.groups.get(column, "") for column in columns]
-            writer.writerow(
-                [row.name, row.truth, row.label or "", *numbers, row.refused, row.patient or "", row.source, *groups]
-            )
+def _row(data: Mapping[str, Any]) -> Row:
+    return Row(**{**data, "probabilities": tuple(_number(p) for p in data["probabilities"])})
 
 
-def counted(n: int, thing: str) -> str:
-    """Name a number of things.
-
-    Args:
-        n: How many.
-        thing: What they are, in the singular.
-
-    Returns:
-        The words.
-
-    Example:
-        >>> counted(1, "film"), counted(1200, "film")
-        ('1 film', '1,200 films')
-    """
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a Summary or a Report, read from JSON types."""
+    arrays = {"confusion_matrix": np.array(data["confusion_matrix"], np.int64), "statements": tuple(data["statements"])}
+    return {**data, **{name: _estimate(data[name]) for name in NAMES}, **arrays}

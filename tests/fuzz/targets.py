@@ -28,7 +28,8 @@ from cxrlib.data import split as sampling
 from cxrlib.images import phantom
 from cxrlib.images.decode import fit, read
 from cxrlib.images.sources import ImageError
-from cxrlib.metrics.compute import Report, make_report
+from cxrlib.metrics.compute import make_report
+from cxrlib.metrics.report import Report
 from cxrlib.runtime.gate import Gate, GateConfig, inspect
 from cxrlib.runtime.litert import Runtime
 
