@@ -1,4 +1,4 @@
-"""Truth and answers that are drawn, and reports of them, for the tests of what measures them."""
+"""Random targets and probabilities, and reports of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cxrlib.metrics.compute import Report, make_report
+from cxrlib.metrics.compute import make_report
+from cxrlib.metrics.report import Report
 
 TWO = ("NORMAL", "PNEUMONIA")
 
@@ -15,7 +16,7 @@ TWO = ("NORMAL", "PNEUMONIA")
 def two(
     n: int = 200, *, seed: int = 0, separation: float = 2.0, digits: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Truth and calibrated probabilities; with `digits`, rounded so that scores tie."""
+    """Targets and calibrated probabilities; with `digits`, rounded so that scores tie."""
     rng = np.random.default_rng(seed)
     y = (rng.random(n) < 0.6).astype(int)
     logit = separation * (rng.normal(size=n) + separation * (y - 0.5)) + math.log(0.6 / 0.4)
@@ -34,7 +35,7 @@ def many(n: int = 200, k: int = 4, *, seed: int = 0) -> tuple[np.ndarray, np.nda
 def report(y: Any, p: Any, labels: tuple[str, ...] = TWO, **options: Any) -> Report:
     options = {
         "threshold": 0.5 if len(labels) == 2 else None,
-        "names": [f"film{i}.png" for i in range(len(y))],
+        "names": [f"image{i}.png" for i in range(len(y))],
         "n_bootstrap": 100,
         **options,
     }

@@ -32,7 +32,7 @@ def test_temperature_has_the_least_loss() -> None:
     assert fit_temperature(z, y) == pytest.approx(best.x, rel=1e-3)
 
 
-def test_a_film_of_weight_two_counts_as_two_films() -> None:
+def test_an_image_of_weight_two_counts_as_two_images() -> None:
     y, p = many(60)
     z, weights = 2 * np.log(p), np.arange(60) % 3
     assert fit_temperature(z, y, weights) == pytest.approx(
@@ -61,15 +61,15 @@ def test_temperature_says_what_is_wrong() -> None:
     ):
         with pytest.raises(
             ValueError,
-            match=r"logits must be finite, of shape \(n,\) or \(n, k\), with n labels\. Received: logits of shape",
+            match=r"logits must be finite, of shape \(n,\) or \(n, k\), with n targets\. Received: logits of shape",
         ):
             fit_temperature(logits, y)
     for weights in ([1.0], [1.0, -1.0], [0.0, 0.0], [1.0, math.nan]):
-        with pytest.raises(ValueError, match=r"weights must not be negative, one per film\. Received: shape"):
+        with pytest.raises(ValueError, match=r"weights must not be negative, one per image\. Received: shape"):
             fit_temperature([0.0, 1.0], [0, 1], weights)
-    with pytest.raises(ValueError, match="a temperature needs films of at least two classes"):
+    with pytest.raises(ValueError, match="a temperature needs images of at least two classes"):
         fit_temperature([0.0, 1.0], [1, 1])
-    with pytest.raises(ValueError, match=r"truth must hold at least one integer in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"targets must hold integers in \[0, 1\]"):
         fit_temperature([0.0, 1.0], [0, 2])
 
 

@@ -9,8 +9,8 @@ import pytest
 from drawn_answers import many, report, two
 
 from cxrlib.metrics.comparison import compare
-from cxrlib.metrics.compute import Report
 from cxrlib.metrics.intervals import Estimate
+from cxrlib.metrics.report import Report
 
 
 def slow_delong(y: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -36,7 +36,7 @@ def test_compare_is_delongs(digits: int | None) -> None:
     assert e.high - e.value == pytest.approx(1.959964 * math.sqrt(variance), rel=1e-5)
 
 
-def test_compare_finds_films_by_name_and_leaves_out_refused_ones() -> None:
+def test_compare_finds_images_by_name_and_leaves_out_refused_ones() -> None:
     y, p = two(60)
     q = two(60, seed=5)[1]
     names = [f"{i}.png" for i in range(60)]
@@ -47,6 +47,14 @@ def test_compare_finds_films_by_name_and_leaves_out_refused_ones() -> None:
     q[:10] = np.nan
     fewer = compare(a, report(y, q, names=names))
     assert fewer.value == pytest.approx(compare(report(y[10:], p[10:]), report(y[10:], q[10:])).value)
+
+
+def test_compare_leaves_out_images_of_other_labels() -> None:
+    y, p = two(60)
+    q = two(60, seed=5)[1]
+    other = [None] * 60 + ["TB"]
+    more = [report([*y, 0], [*scores, [0.1, 0.9]], other=other) for scores in (p, q)]
+    assert compare(*more) == compare(report(y, p), report(y, q))
 
 
 def test_compare_keeps_patients_together() -> None:
@@ -91,11 +99,11 @@ def test_compare_says_what_does_not_fit() -> None:
     ):
         with pytest.raises(
             ValueError,
-            match=r"both reports must hold the predictions of the same films .* Received: 20 films of NORMAL, PNEUMONIA and",
+            match=r"predictions of the same images with the same labels\. Received: 20 images of NORMAL, PNEUMONIA and",
         ):
             compare(a, b)
     one = report([1, 1], [[0.2, 0.8], [0.3, 0.7]])
     with pytest.raises(
-        ValueError, match=r"films of at least two classes that neither model refused\. Received: 2 films of 1 classes"
+        ValueError, match=r"images of at least two classes that both models answered\. Received: 2 images of 1 classes"
     ):
         compare(one, one)

@@ -27,7 +27,7 @@ def choose(
     `balanced` makes the larger of two errors as small as possible: the share of positive images missed in the source
     where most are missed, and the share of false alarms in the source where most are raised. `screening` is the largest
     threshold with a sensitivity of at least 0.97 in the worst source, and `specific` the smallest with a specificity of
-    at least 0.95 in the worst source.
+    at least 0.95 in the worst source; the highest threshold there is where none has it.
 
     The worst is taken of all images together and of every source with at least 50 patients of the class. The shares of
     `balanced` are smoothed, so that a few images do not move it. Of thresholds with the same false alarms, `screening`
@@ -86,7 +86,7 @@ def choose(
     chosen = {
         "balanced": balanced,
         "screening": min(balanced, int(np.flatnonzero(called == called[sensitive])[0])),
-        "specific": max(balanced, int(np.flatnonzero(specificity >= SPECIFICITY - 1e-9)[0])),
+        "specific": max(balanced, int([*np.flatnonzero(specificity >= SPECIFICITY - 1e-9), len(candidates) - 1][0])),
     }
     return {name: measure(y, p, sources, float(candidates[i])) for name, i in chosen.items()}
 
