@@ -118,7 +118,8 @@ def fit(
         shuffle=False,
         verbose=0,
     )
-    trainer.optimizer.finalize_variable_values(trainer.trainable_variables)  # the average, where there is one
+    if recipe.epochs:
+        trainer.optimizer.finalize_variable_values(trainer.trainable_variables)  # the average, where there is one
     if isinstance(recipe, TextbookRecipe) and (folder / _BEST).exists():
         model.load_weights(folder / _BEST)
     history: History = callbacks[0].history
@@ -186,17 +187,21 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
             if isinstance(recipe, DefaultRecipe)
             else np.ones(len(side.index))
         )
+        self.chosen = self._drawn()  # Keras looks at some batches before the first epoch begins
 
     def __len__(self) -> int:
         return self.steps
 
     def on_epoch_begin(self) -> None:
-        self.chosen = draw(self.weights, self.steps * self.recipe.batch_size, self.recipe.seed, self.epoch)
+        self.chosen = self._drawn()
         self.epoch += 1
 
     def __getitem__(self, i: int) -> tuple[NDArray[Any], NDArray[Any]]:
         chosen = self.chosen[i * self.recipe.batch_size : (i + 1) * self.recipe.batch_size][self.share]
         return self.side.batch(chosen), self.side.targets(chosen)
+
+    def _drawn(self) -> NDArray[np.int64]:
+        return draw(self.weights, self.steps * self.recipe.batch_size, self.recipe.seed, self.epoch)
 
 
 class _InOrder(keras.utils.PyDataset):  # type: ignore[misc]
