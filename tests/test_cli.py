@@ -494,12 +494,19 @@ def test_evaluate(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (folder / "NORMAL" / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     assert run("evaluate", tiny, folder, "--operating-point", "balanced", "--output", tmp_path / "report") == 1
     out, err = capsys.readouterr()
-    assert out.startswith("9 images, 1 refused, threshold 0.600\n")
-    assert re.search(r"^  auroc +\d\.\d+", out, re.MULTILINE)
-    assert re.search(r"^    NORMAL +\d+ +\d+$", out, re.MULTILINE)
+    assert "9 images, 1 unreadable" in out.splitlines()[0]
+    assert re.search(r"^AUROC +\d\.\d+", out, re.MULTILINE)
+    assert re.search(r"^true NORMAL +\d+ +\d+$", out, re.MULTILINE)
     assert out.endswith(f"{tmp_path / 'report' / 'report.html'}\n")
     assert "damaged.png: it is damaged or not complete" in err
     assert {"report.json", "predictions.csv", "report.html"} <= set(os.listdir(tmp_path / "report"))
+    phantom.save(folder / "NORMAL" / "damaged.png", size=64)
+    phantom.write(tmp_path / "sick" / "OTHER", n=1, size=64)
+    shutil.copytree(tmp_path / "sick" / "OTHER" / "NORMAL", folder / "OTHER")
+    assert run("evaluate", tiny, folder, "--other", "OTHER", "--quiet") == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"^OTHER +1 ", out, re.MULTILINE)
+    assert err == ""
     assert run("evaluate", tiny, tmp_path / "nowhere") == 1
     assert "nowhere" in capsys.readouterr().err
 

@@ -42,6 +42,7 @@ from pages import Pages  # noqa: E402
 from cxrlib import Explanation, Prediction, Predictor, cli  # noqa: E402
 from cxrlib.images import decode as images  # noqa: E402
 from cxrlib.images import phantom  # noqa: E402
+from cxrlib.metrics.compute import make_report  # noqa: E402
 
 POINTS = {
     name: {"threshold": t, "sensitivity": 0.9, "specificity": 0.8, "by_source": {}}
@@ -299,6 +300,22 @@ def test_a_model_with_three_labels_and_no_operating_points(tmp_path: Path) -> No
     decided = pages.answer(explanation(prediction(0.6, labels=("A", "B", "C"))))
     assert "B likely" in decided
     assert "above the threshold of 50%" in decided
+
+
+def test_four_figures_at_a_glance(pages: Pages) -> None:
+    p = np.linspace(0, 1, 20)
+    pages.report = make_report(
+        (p > 0.4).astype(int),
+        np.stack([1 - p, p], axis=1),
+        labels=("NORMAL", "PNEUMONIA"),
+        threshold=0.5,
+        names=[str(i) for i in range(20)],
+        data="<here>",
+    )
+    html = pages.glance()
+    assert html.count("<dt>") == 4
+    assert "<dt>AUROC</dt><dd><strong>1.000</strong>" in html
+    assert "Measured on 20 images (&lt;here&gt;), with 95% intervals." in html
 
 
 def test_the_card_shows_figures_and_no_other_file(pages: Pages, tmp_path: Path) -> None:
