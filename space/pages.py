@@ -215,6 +215,9 @@ class Pages:
         sources = (f"{escape(s.name)} ({sum(s.train.values()):,})" for s in self.config.sources)
         trained = f" Trained on images of {', '.join(sources)}." if self.config.sources else ""
         measured = f"Measured on {self.report.n:,} images{where}, with 95% intervals.{trained}"
+        for label, other in self.report.by_other.items():
+            unknown = f"Of {other.n:,} images labelled {escape(label)}, a class that it does not have"
+            measured += f" {unknown}, it called {_part(other.called_positive.value)} {escape(self.finding)}."
         return f'<dl class="cx-glance">{tiles}</dl><p class="cx-fine">{measured}</p>'
 
     def card(self) -> str:

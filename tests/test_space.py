@@ -310,12 +310,14 @@ def test_four_figures_at_a_glance(pages: Pages) -> None:
         labels=("NORMAL", "PNEUMONIA"),
         threshold=0.5,
         names=[str(i) for i in range(20)],
+        other=[*[None] * 18, "OTHER", "OTHER"],
         data="<here>",
     )
     html = pages.glance()
     assert html.count("<dt>") == 4
     assert "<dt>AUROC</dt><dd><strong>1.000</strong>" in html
-    assert "Measured on 20 images (&lt;here&gt;), with 95% intervals." in html
+    assert "Measured on 18 images (&lt;here&gt;), with 95% intervals." in html
+    assert "Of 2 images labelled OTHER, a class that it does not have, it called 100% pneumonia." in html
 
 
 def test_the_card_shows_figures_and_no_other_file(pages: Pages, tmp_path: Path) -> None:
