@@ -124,10 +124,11 @@ def save(
     config = dataclasses.replace(config, probe=probe(Runtime(network)), versions=_versions())
     with _draft(target) as new:
         (new / RUNTIME).write_bytes(network)
-        for form in formats if model is not None else ():
+        if model is not None:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*HDF5.*legacy.*")  # asked for by name
-                model.save(new / f"model.{form}")
+                for form in formats:
+                    model.save(new / f"model.{form}")
         if report is not None:
             from cxrlib.reporting import plots
 
@@ -261,19 +262,20 @@ def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> Bundl
     return Bundle(root, config, runtime, report)
 
 
-def for_hub(bundle: Bundle, repo_id: str) -> dict[str, bytes]:
-    """Render the card of a bundle with the name of its repository, and the config that lists this card.
+def for_hub(bundle: Bundle, repo_id: str) -> dict[str, Path | bytes]:
+    """List what is published of a bundle: its files, with a card that names the repository and the config that fits.
 
     Args:
         bundle: The bundle; its folder stays as it is.
         repo_id: `user/repo`.
 
     Returns:
-        The content of `README.md` and `config.json`, by name.
+        Path or content of each file, by name.
     """
     readme = _card(bundle.config, bundle.report, repo_id)
-    files = {**bundle.config.files, CARD: _sha256(readme)}
-    return {CARD: readme, CONFIG: _json(dataclasses.replace(bundle.config, files=files))}
+    listed = {**bundle.config.files, CARD: _sha256(readme)}
+    paths: dict[str, Path | bytes] = {name: bundle.folder / name for name in listed}
+    return {**paths, CARD: readme, CONFIG: _json(dataclasses.replace(bundle.config, files=listed))}
 
 
 def load_weights(model: keras.Model, folder: str | os.PathLike[str]) -> None:

@@ -311,16 +311,13 @@ class Predictor:
             ConnectionError: If the Hub cannot be reached or fails.
         """
         return hub.push(
-            self.folder,
             repo_id,
-            files=tuple(self.config.files),
-            contents=bundle.for_hub(self._bundle, repo_id),
+            bundle.for_hub(self._bundle, repo_id),
             private=private,
             revision=revision,
             commit_message=commit_message,
             create_pr=create_pr,
             token=token,
-            obsolete=("figures/*", "model.*"),
         )
 
     def _answer(self, source: Source, *, spread: bool = True) -> tuple[Prediction, Radiograph, Output | None]:

@@ -1,12 +1,13 @@
-"""A small Hugging Face Hub on loopback: the documented HTTP API over real sockets, for the real `huggingface_hub` client.
+"""A small Hugging Face Hub on loopback: the documented HTTP API over real sockets, for the real client.
 
     with serving() as hub:                        # HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET=1
         hub.add_user("hf_alice", "alice")
         hub.plant("alice/model", {"config.json": b"{}"})
         hub.fault(r"GET /files/", "truncate")
 
-`python tests/hub_server.py` serves one until Ctrl-C, for trying `hf` and `cxrlib publish` by hand. Everything lives in memory. Large and binary files
-travel by LFS through a second port that stands for the storage host, as on the Hub: another origin, to which no token may be sent.
+`python tests/hub_server.py` serves one until Ctrl-C, for trying `hf` and `cxrlib publish` by hand. Everything is in
+memory. Large and binary files travel by LFS through a second port that stands for the storage host, as on the Hub:
+another origin, to which no token may be sent.
 """
 
 from __future__ import annotations
@@ -181,9 +182,10 @@ class HubServer:
         skip: int = 0,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Let requests that match fail: an HTTP status, or disconnect, stall (no answer), hang-up (the upload is cut in its middle), truncate (half a
-        body, then the line breaks), pause (half a body, then silence), short (half a body that claims to be whole), corrupt (one bit wrong), portal (an
-        HTML page with status 200, as a network that wants a login gives)."""
+        """Let requests that match fail: an HTTP status, or disconnect, stall (no answer), hang-up (the upload is cut in
+        its middle), truncate (half a body, then the line breaks), pause (half a body, then silence), short (half a body
+        that claims to be whole), corrupt (one bit wrong), portal (an HTML page with status 200, as a network that wants
+        a login gives)."""
         self.faults.append(Fault(pattern, kind, times, skip, dict(headers or {})))
 
     def create(
@@ -718,7 +720,7 @@ class _Hub(_Handler):
                 if value["oid"] not in self.owner.objects:
                     raise Refusal(
                         400,
-                        f"Your push was rejected because an LFS pointer pointed to a file that does not exist: {value['oid']}",
+                        f"Your push was rejected: an LFS pointer pointed to a file that does not exist: {value['oid']}",
                     )
                 files[value["path"]] = File(self.owner.objects[value["oid"]], True)
             elif line["key"] == "deletedFile":

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import namedtuple
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,8 @@ def write(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 def push(folder: Path, content: Mapping[str, bytes] = CONTENT, **options: Any) -> hub.Published:
     files = bundle(content)
-    return hub.push(write(folder, files), REPO, files=list(files), **{"token": "hf_alice", **options})
+    write(folder, files)
+    return hub.push(REPO, {name: folder / name for name in files}, **{"token": "hf_alice", **options})
 
 
 def pull(**options: Any) -> tuple[Path, str]:
@@ -127,19 +127,11 @@ def test_parse_address_refuses(address: str) -> None:
         hub.parse_address(address)
 
 
-def test_contents_take_the_place_of_files(server: HubServer, tmp_path: Path) -> None:
-    write(tmp_path, {"a.txt": b"from the folder", "b.txt": b"b"})
-    hub.push(
-        tmp_path, REPO, files=["a.txt", "b.txt"], contents={"a.txt": b"from memory", "c.txt": b"c"}, token="hf_alice"
-    )
-    assert {name: data for name, data in server.files(REPO).items() if name.endswith(".txt")} == {
-        "a.txt": b"from memory",
-        "b.txt": b"b",
-        "c.txt": b"c",
-    }
-    assert (tmp_path / "a.txt").read_bytes() == b"from the folder"
-    with pytest.raises(BundleError, match=r"unsafe name: '\.\./secret'"):
-        hub.push(tmp_path, REPO, files=["b.txt"], contents={"../secret": b""})
+def test_files_are_paths_or_contents(server: HubServer, tmp_path: Path) -> None:
+    write(tmp_path, {"b.txt": b"from the folder"})
+    hub.push(REPO, {"a.txt": b"from memory", "b.txt": tmp_path / "b.txt"}, token="hf_alice")
+    found = {name: data for name, data in server.files(REPO).items() if name.endswith(".txt")}
+    assert found == {"a.txt": b"from memory", "b.txt": b"from the folder"}
 
 
 def test_names_are_checked_before_any_request(server: HubServer, tmp_path: Path) -> None:
@@ -148,17 +140,11 @@ def test_names_are_checked_before_any_request(server: HubServer, tmp_path: Path)
     with pytest.raises(ValueError, match=r"revision must be a branch, a tag or a commit\. Received: revision='\.\./x'"):
         pull(revision="../x")
     with pytest.raises(ValueError, match="is named user/repo"):
-        hub.push(write(tmp_path, {"a": b""}), "../x", files=["a"])
-    with pytest.raises(
-        ValueError, match=r"tag must be a valid name for a version, such as v1\. Received: tag='no good'"
-    ):
-        push(tmp_path, tag="no good")
-    with pytest.raises(ValueError, match=r"files must name at least one file\. Received: files=\[\]"):
-        hub.push(tmp_path, REPO, files=[])
+        hub.push("../x", {"a": b""})
     with pytest.raises(BundleError, match=r"unsafe name: '\.\./secret'"):
-        hub.push(tmp_path, REPO, files=["../secret"])
-    with pytest.raises(FileNotFoundError, match=r"lacks missing\.json, none\.txt"):
-        hub.push(tmp_path, REPO, files=["missing.json", "none.txt"])
+        hub.push(REPO, {"../secret": b""})
+    with pytest.raises(FileNotFoundError, match=r"files to publish are missing: missing\.json"):
+        hub.push(REPO, {"missing.json": tmp_path / "missing.json"})
     assert not server.asked("/api/repos|/api/models")
 
 
@@ -191,27 +177,27 @@ def test_versions_count_up_and_old_ones_stay(server: HubServer, tmp_path: Path) 
     first = push(tmp_path)
     changed = {**CONTENT, "report.json": b"{}"}
     second = push(tmp_path, changed)
-    third = push(tmp_path, {**CONTENT, "report.json": b"[]"}, tag="2026.1")
-    assert (first.tag, second.tag, third.tag) == ("v1", "v2", "2026.1")
+    third = push(tmp_path, {**CONTENT, "report.json": b"[]"})
+    assert (first.tag, second.tag, third.tag) == ("v1", "v2", "v3")
     assert_whole(pull(revision="v1")[0])
     assert_whole(pull(revision="v2")[0], changed)
     assert pull()[1] == third.revision
 
 
 def test_a_tag_is_never_moved(server: HubServer, tmp_path: Path) -> None:
-    first = push(tmp_path, tag="v1")
-    with pytest.raises(
-        FileExistsError, match="alice/model already has a version v1: give another tag, or none for the next free one"
-    ):
-        push(tmp_path, {**CONTENT, "report.json": b"{}"}, tag="v1")
-    assert server.repos["model", REPO].branches["main"] == first.revision, "nothing was uploaded"
+    first = push(tmp_path)
+    server.repos["model", REPO].tags["v7"] = first.revision
+    assert push(tmp_path).tag == "v7", "nothing changed, so the version stays"
+    assert push(tmp_path, {**CONTENT, "report.json": b"{}"}).tag == "v8"
+    assert server.repos["model", REPO].tags["v1"] == first.revision
 
 
 def test_obsolete_files_go_with_the_same_commit(server: HubServer, tmp_path: Path) -> None:
     push(tmp_path)
-    server.plant(REPO, {"LICENSE": b"mine", "figures/old.png": b"old"})
-    push(tmp_path, {"model.tflite": CONTENT["model.tflite"]}, obsolete=["figures/*", "report.json"])
-    assert set(server.files(REPO)) == {".gitattributes", "LICENSE", "README.md", "config.json", "model.tflite"}
+    server.plant(REPO, {"LICENSE": b"mine", "figures/old.png": b"old", "model.h5": b"old", "models.md": b"mine"})
+    push(tmp_path, {"model.tflite": CONTENT["model.tflite"]})
+    kept = {"LICENSE", "README.md", "models.md", "report.json"}
+    assert set(server.files(REPO)) == {".gitattributes", "config.json", "model.tflite", *kept}
     assert len(server.repos["model", REPO].commits) == 4
 
 
@@ -220,7 +206,7 @@ def test_push_to_a_branch_creates_it(server: HubServer, tmp_path: Path) -> None:
     repo = server.repos["model", REPO]
     assert repo.branches["try/1"] == repo.tags["v1"] == published.revision != repo.branches["main"]
     assert_whole(pull(revision="try/1")[0])
-    with pytest.raises(BundleError, match=r"alice/model is no cxrlib bundle: it has no config\.json"):
+    with pytest.raises(BundleError, match=r"alice/model is not a cxrlib bundle: it has no config\.json"):
         pull()
 
 
@@ -318,7 +304,7 @@ def test_publish_space_binds_model_and_revision_in_one_commit(server: HubServer,
         tmp_path,
         {
             ".env": b"HF_TOKEN=hf_alice",
-            ".gradio/flagged.csv": b"a film",
+            ".gradio/flagged.csv": b"an image",
             "__pycache__/app.cpython-311.pyc": b"x",
             "assets/.DS_Store": b"x",
         },
@@ -328,7 +314,7 @@ def test_publish_space_binds_model_and_revision_in_one_commit(server: HubServer,
     assert repo.sdk == "gradio"
     assert set(files) == {".gitattributes", "README.md", "app.py", "assets/style.css", "model.txt", "requirements.txt"}
     assert hub.parse_address(files["model.txt"].decode().strip()) == (REPO, "v1")
-    assert files["README.md"].decode() == "---\ntitle: Demo\nsdk: gradio\nmodels:\n- alice/model\n---\nA demo.\n"
+    assert files["README.md"].decode() == "---\ntitle: Demo\nmodels:\n- alice/model\nsdk: gradio\n---\nA demo.\n"
     assert list(repo.titles.values()) == ["initial commit", "Serve alice/model at v1"]
     assert published.url == f"{server.url}/spaces/alice/demo/tree/{published.revision}"
     assert (tmp_path / "README.md").read_text() == card, "the folder stays as it is"
@@ -338,31 +324,21 @@ def test_publish_space_binds_model_and_revision_in_one_commit(server: HubServer,
 
 def test_publish_space_brings_the_library_along(server: HubServer, tmp_path: Path) -> None:
     write(tmp_path / "demo", {"app.py": b"import library\n", "README.md": b"---\nsdk: gradio\n---\n"})
-    write(
-        tmp_path / "library",
-        {"__init__.py": b"", "card.md": b"x", ".secret": b"x", "default/model.tflite": b"x", "__pycache__/a.pyc": b"x"},
-    )
-    hub.publish_space(
-        tmp_path / "demo", "alice/demo", model=REPO, revision="v1", library=tmp_path / "library", token="hf_alice"
-    )
+    code = ("__init__.py", "card.md", "images/__init__.py", "images/read.py")
+    others = (".secret", "default/model.tflite", "__pycache__/a.pyc", "images/__pycache__/b.pyc")
+    library = write(tmp_path / "library", dict.fromkeys((*code, *others), b"x"))
+    hub.publish_space(tmp_path / "demo", "alice/demo", model=REPO, revision="v1", library=library, token="hf_alice")
     files = server.files("alice/demo", kind="space")
-    assert set(files) == {
-        ".gitattributes",
-        "README.md",
-        "app.py",
-        "model.txt",
-        "library/__init__.py",
-        "library/card.md",
-    }
+    assert set(files) == {".gitattributes", "README.md", "app.py", "model.txt", *(f"library/{name}" for name in code)}
 
 
 def test_publish_space_refuses(server: HubServer, tmp_path: Path) -> None:
     write(tmp_path, {"app.py": b""})
-    with pytest.raises(FileNotFoundError, match=r"lacks README\.md"):
+    with pytest.raises(FileNotFoundError, match=r"README\.md"):
         hub.publish_space(tmp_path, "alice/demo", model=REPO, revision="v1")
     write(tmp_path, {"README.md": b"no metadata"})
     with pytest.raises(
-        ValueError, match=r"the Space's README\.md must begin with its metadata between two lines of ---"
+        ValueError, match=r"README\.md must begin with the metadata of a Space, between two lines of ---"
     ):
         hub.publish_space(tmp_path, "alice/demo", model=REPO, revision="v1")
     with pytest.raises(ValueError, match="is named user/repo"):
@@ -426,6 +402,37 @@ def test_pull_works_offline_from_the_cache(
     assert_whole(online[0])
 
 
+OFFLINE = """
+import json, sys
+from cxrlib import hub
+for revision in sys.argv[1:]:
+    print(hub.pull("alice/model", list_files=lambda data: json.loads(data)["files"], revision=revision)[1])
+"""
+
+
+def test_offline_mode_knows_branch_tag_and_commit(server: HubServer, tmp_path: Path) -> None:
+    commit = push(tmp_path).revision
+    for revision in ("main", "v1", commit):
+        pull(revision=revision)
+    server.requests.clear()
+    env = {**os.environ, **environment(server, tmp_path / "home"), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", OFFLINE, "main", "v1", commit]
+    done = subprocess.run(command, check=False, env=env, capture_output=True, text=True)
+    assert done.stdout.split() == [commit] * 3, done.stderr
+    done = subprocess.run([*command[:3], "v2"], check=False, env=env, capture_output=True, text=True)
+    assert "cannot be reached" in done.stderr
+    assert "HF_HUB_OFFLINE" in done.stderr
+    assert not server.requests
+
+
+def test_a_second_model_in_the_repository_stays_there(server: HubServer, tmp_path: Path) -> None:
+    """Two model files: the one that config.json lists is taken, whatever lies beside it."""
+    server.plant(REPO, {**bundle(CONTENT), "model_int8.tflite": b"other", "old/model.tflite": b"other"})
+    folder, _ = pull()
+    assert_whole(folder)
+    assert [path.name for path in folder.rglob("*.tflite")] == ["model.tflite"]
+
+
 def test_a_read_only_cache_serves(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     push(tmp_path)
     online = pull()
@@ -470,12 +477,12 @@ def test_many_at_once(server: HubServer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"other.txt": b""}, "alice/model is no cxrlib bundle: it has no config.json"),
+        ({"other.txt": b""}, "alice/model is not a cxrlib bundle: it has no config.json"),
         ({"config.json": b"not json"}, "config.json is no cxrlib config"),
         ({"config.json": b'{"architectures": ["BertModel"]}'}, "config.json is no cxrlib config"),
         (
             {"config.json": b'{"files": {"gone.json": "00"}}'},
-            "alice/model is incomplete: its config.json lists gone.json, which the repository does not have",
+            "alice/model is incomplete: it lacks gone.json, which its config.json lists",
         ),
         ({"config.json": b'{"files": {"../../x": "00"}}'}, "unsafe name: '../../x'"),
         ({"config.json": b'{"files": {"/etc/passwd": "00"}}'}, "unsafe name: '/etc/passwd'"),
@@ -486,11 +493,11 @@ def test_many_at_once(server: HubServer, tmp_path: Path) -> None:
         ),
         (
             {"config.json": b" " * 2**10 + b"{}"},
-            "alice/model is no cxrlib bundle: config.json would take 1,026 bytes, more than the 1,000 allowed",
+            "alice/model: config.json would take 1,026 bytes, more than 1,000",
         ),
         (
             bundle({"a.bin": bytes(900), "b.bin": bytes(900)}),
-            "is no cxrlib bundle: its 2 files would take 1,800 bytes, more than the 1,500 allowed",
+            "alice/model: its files would take 1,800 bytes, more than 1,500",
         ),
     ],
 )
@@ -505,16 +512,32 @@ def test_pull_refuses(
             pull()
     with pytest.raises((BundleError, FileNotFoundError)):
         pull(local_files_only=True)
-    if "allowed" in message:
+    if "would take" in message:
         assert not server.asked("GET /files/"), "refused by size before the first byte"
 
 
 def test_a_server_that_lies_about_the_size(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfApi
+
     monkeypatch.setattr(hub, "MAX_CONFIG_BYTES", 1000)
     server.plant(REPO, {"config.json": b" " * 2000})
-    monkeypatch.setattr(hub._Repository, "_size", lambda self, name: 1)
-    with pytest.raises(BundleError, match=r"its config\.json has more than the 1,000 bytes allowed"):
-        pull()
+    asked = HfApi.model_info
+
+    def small(self: HfApi, *args: Any, **options: Any) -> Any:
+        info = asked(self, *args, **options)
+        for file in info.siblings or ():
+            file.size = 1
+        return info
+
+    monkeypatch.setattr(HfApi, "model_info", small)
+    read: list[int] = []
+    with pytest.raises(BundleError, match=r"too long"):
+        hub.pull(REPO, list_files=lambda data: read.append(len(data)) or refuse())
+    assert read == [1001], "no more than that is read"
+
+
+def refuse() -> dict[str, str]:
+    raise BundleError("too long")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.tflite", "report.json"])
@@ -530,14 +553,16 @@ def test_a_damaged_copy_in_the_cache_is_replaced(server: HubServer, tmp_path: Pa
 
 def test_a_damaged_copy_without_a_network(server: HubServer, tmp_path: Path) -> None:
     push(tmp_path)
-    folder, commit = pull()
+    folder, _ = pull()
     (folder / "report.json").resolve().write_bytes(b"")
     server.stop()
     with pytest.raises(BundleError, match=r"report\.json of alice/model is not the file"):
         pull()
     (folder / "report.json").unlink()
-    with pytest.raises(FileNotFoundError, match=f"holds no complete copy of alice/model at {commit}"):
+    with pytest.raises(ConnectionError, match="cannot be reached"):
         pull()
+    with pytest.raises(FileNotFoundError, match="the cache holds no complete copy of alice/model: load it once"):
+        pull(local_files_only=True)
 
 
 def test_a_damaged_copy_that_cannot_be_replaced_now(server: HubServer, tmp_path: Path) -> None:
@@ -640,13 +665,14 @@ def test_a_body_that_ends_early_without_saying_so(server: HubServer, tmp_path: P
     server.fault("GET /files/", "short")
     with pytest.raises(
         ConnectionError,
-        match=r"the transfer of alice/model failed \(Consistency check failed: file should be of size 5125 .*\): try again",
+        match=r"transfer of alice/model failed \(Consistency check failed: file should be of size 5125 .*\): try again",
     ):
         pull()
 
 
 KILLED = """
 import json, sys
+from pathlib import Path
 from cxrlib import hub
 hub.{call}
 """
@@ -677,31 +703,17 @@ def test_a_killed_pull(server: HubServer, tmp_path: Path, how: signal.Signals) -
     with pytest.raises(FileNotFoundError, match="holds no complete copy of alice/model"):
         pull(local_files_only=True)
     server.faults.clear()
-    assert len(list(tmp_path.rglob("*.incomplete"))) == (how == signal.SIGKILL)
     assert_whole(pull()[0])
-    assert not list(tmp_path.rglob("*.incomplete"))
     assert not list(tmp_path.rglob("*.tmp"))
-
-
-def test_a_download_that_another_process_is_at_is_left_alone(server: HubServer, tmp_path: Path) -> None:
-    push(tmp_path)
-    folder = pull()[0].parents[1]
-    for name in ("abandoned", "held"):
-        (folder / "blobs" / f"{name}.0123abcd.incomplete").write_bytes(b"half")
-    from huggingface_hub.utils import WeakFileLock
-
-    with WeakFileLock(folder.parent / ".locks" / folder.name / "held.lock"):
-        pull()
-        assert [path.name for path in folder.rglob("*.incomplete")] == ["held.0123abcd.incomplete"]
-    pull()
-    assert not list(folder.rglob("*.incomplete"))
 
 
 def test_a_killed_push(server: HubServer, tmp_path: Path) -> None:
     first = push(tmp_path / "first")
-    write(tmp_path / "second", files := bundle({**CONTENT, "model.tflite": b"\0second"}))
+    files = bundle({**CONTENT, "model.tflite": b"\0second"})
+    paths = {name: str(write(tmp_path / "second", files) / name) for name in files}
     server.fault("PUT /upload/", "stall")
-    code = KILLED.format(call=f"push({str(tmp_path / 'second')!r}, {REPO!r}, files={list(files)!r}, token='hf_alice')")
+    call = f"push({REPO!r}, {{name: Path(path) for name, path in {paths!r}.items()}}, token='hf_alice')"
+    code = KILLED.format(call=call)
     assert run_until_paused(server, code, tmp_path / "home", signal.SIGKILL) != 0
     assert server.repos["model", REPO].branches["main"] == first.revision
     assert_whole(pull()[0])
@@ -713,7 +725,7 @@ def test_a_killed_push(server: HubServer, tmp_path: Path) -> None:
 def test_no_such_repository(server: HubServer, tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError,
-        match="the Hub shows no repository alice/model without a token: check the name, or, if it is private, log in with `hf",
+        match="no repository alice/model without a token: check the name, or, if it is private, log in with `hf",
     ):
         pull()
     with pytest.raises(
@@ -734,7 +746,9 @@ def test_private_without_and_with_a_token(server: HubServer, tmp_path: Path) -> 
 
 def test_gated_without_and_with_a_token(server: HubServer, tmp_path: Path) -> None:
     server.plant(REPO, bundle(CONTENT), gated=True)
-    message = f"alice/model is gated: accept its conditions at {server.url}/alice/model, then log in with `hf auth login` or give token="
+    message = (
+        f"alice/model is gated: accept its conditions at {server.url}/alice/model, then log in with `hf auth login`"
+    )
     for token in (None, "hf_bob"):
         with pytest.raises(PermissionError, match=message):
             pull(token=token)
@@ -753,7 +767,9 @@ def test_a_repository_that_is_gone_is_not_served_from_the_cache(server: HubServe
 def test_disabled(server: HubServer, tmp_path: Path) -> None:
     push(tmp_path)
     server.fault("GET /api/models", 403, headers={"X-Error-Message": "Access to this resource is disabled."})
-    with pytest.raises(PermissionError, match="alice/model was disabled by the Hub: see http"):
+    with pytest.raises(
+        PermissionError, match=r"let this token read alice/model \(Access to this resource is disabled\.\)"
+    ):
         pull()
 
 
@@ -762,7 +778,7 @@ def test_no_such_revision(server: HubServer, tmp_path: Path) -> None:
     for revision in ("v9", "0" * 40):
         with pytest.raises(
             FileNotFoundError,
-            match=f"alice/model has no such branch, tag or commit: see {server.url}/alice/model/tree/main for those it has",
+            match=f"alice/model has no such branch, tag or commit: see {server.url}/alice/model/tree/main",
         ):
             pull(revision=revision)
 
@@ -773,14 +789,15 @@ def test_tokens(server: HubServer, tmp_path: Path) -> None:
     ):
         push(tmp_path, token=None)
     with pytest.raises(
-        PermissionError, match="the Hub does not accept the token, which may be mistyped or expired: log in anew"
+        PermissionError,
+        match="the Hub does not accept the token, which may be mistyped or expired: log in with `hf auth login`",
     ) as info:
         push(tmp_path, token="hf_wrong")
     assert "hf_wrong" not in str(info.value)
     for token in ("hf_reader", "hf_bob"):
         with pytest.raises(
             PermissionError,
-            match=r"the Hub does not let this token write alice/model \(You don't have the rights to write to alice/model\)",
+            match=r"does not let this token write alice/model \(You don't have the rights to write to alice/model\)",
         ):
             push(tmp_path, token=token)
     with pytest.raises(PermissionError, match="there is no stored token: log in with `hf auth login` or give token="):
@@ -832,7 +849,7 @@ def test_rate_limit_while_downloading_and_uploading(server: HubServer, tmp_path:
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_the_hub_is_ill(server: HubServer, tmp_path: Path, status: int) -> None:
+def test_the_hub_fails(server: HubServer, tmp_path: Path, status: int) -> None:
     server.fault(".", status)
     for call in (pull, lambda: push(tmp_path)):
         with pytest.raises(
@@ -841,7 +858,7 @@ def test_the_hub_is_ill(server: HubServer, tmp_path: Path, status: int) -> None:
             call()
 
 
-def test_an_ill_hub_does_not_matter_to_a_cached_model(server: HubServer, tmp_path: Path) -> None:
+def test_a_cached_model_needs_no_working_hub(server: HubServer, tmp_path: Path) -> None:
     push(tmp_path)
     online = pull()
     for kind in (500, 429, "disconnect"):
@@ -852,13 +869,13 @@ def test_an_ill_hub_does_not_matter_to_a_cached_model(server: HubServer, tmp_pat
 
 def test_no_network(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.stop()
-    message = rf"{server.url} cannot be reached \(.*refused.*\): check the network, the proxy and HF_HUB_OFFLINE, and try again"
+    message = rf"{server.url} cannot be reached \(.*refused.*\): check the network, the proxy and HF_HUB_OFFLINE"
     for call in (pull, lambda: push(tmp_path)):
         with pytest.raises(ConnectionError, match=message):
             call()
     with pytest.raises(
         FileNotFoundError,
-        match=rf"the cache in {tmp_path}/home/hub holds no complete copy of alice/model: load it once with a network",
+        match=r"the cache holds no complete copy of alice/model: load it once with a network",
     ):
         pull(local_files_only=True)
     with pytest.raises(FileNotFoundError, match="holds no complete copy of alice/model at v1"):
@@ -875,7 +892,7 @@ def test_a_silent_hub_is_given_up(server: HubServer, monkeypatch: pytest.MonkeyP
         pull()
 
 
-def test_something_that_is_no_hub(server: HubServer, tmp_path: Path) -> None:
+def test_something_that_is_not_a_hub(server: HubServer, tmp_path: Path) -> None:
     push(tmp_path)
     server.fault("/resolve", 404)
     with pytest.raises(
@@ -893,7 +910,7 @@ def test_a_network_that_wants_a_login(server: HubServer, tmp_path: Path) -> None
     for call in (pull, lambda: push(tmp_path)):
         with pytest.raises(
             ConnectionError,
-            match=f"{server.url} does not answer as the Hub does: check the network, which may want a login, the proxy and",
+            match=f"{server.url} does not answer as the Hub does: check the network, which may want a login",
         ):
             call()
     server.faults.clear()
@@ -906,23 +923,14 @@ def test_a_network_that_wants_a_login(server: HubServer, tmp_path: Path) -> None
 
 def test_disk_full(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     push(tmp_path)
-    usage = namedtuple("usage", "total used free")
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda path: usage(1000, 990, 10))
-        with pytest.raises(
-            OSError,
-            match=r"the disk is full: alice/model needs \d+ bytes in .*/home/hub, where 10 are free; free some space, or choose",
-        ) as info:
-            pull()
-        assert info.value.errno == errno.ENOSPC
-    assert not server.asked("GET .*/files/")
 
     def full(*args: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
     with pytest.raises(
-        OSError, match=r"the disk is full: alice/model could not be stored \(.*No space left on device\)"
+        OSError,
+        match=r"the disk is full: alice/model could not be stored \(.*No space left on device\); free some space, or",
     ) as info:
         pull()
     assert info.value.errno == errno.ENOSPC
@@ -931,7 +939,8 @@ def test_disk_full(server: HubServer, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_disk_that_fills_up_in_the_middle(server: HubServer, tmp_path: Path) -> None:
     push(tmp_path, {**CONTENT, "model.tflite": b"\0" * 200_000})
-    code = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+    code = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
     code += KILLED.format(call=f"pull({REPO!r}, list_files=lambda data: json.loads(data)['files'])")
     env = {**os.environ, **environment(server, tmp_path / "home"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], check=False, env=env, capture_output=True, text=True)

@@ -61,17 +61,17 @@ def _model(*layers: dict[str, Any]) -> dict[str, Any]:
     first = {
         "module": "keras.layers",
         "class_name": "InputLayer",
-        "config": {"batch_shape": [None, 32, 32, 1], "dtype": "float32", "name": "film"},
+        "config": {"batch_shape": [None, 32, 32, 1], "dtype": "float32", "name": "image"},
         "registered_name": None,
-        "name": "film",
+        "name": "image",
         "inbound_nodes": [],
     }
     config = {
         "name": "model",
         "trainable": True,
         "layers": [first, *layers],
-        "input_layers": [["film", 0, 0]],
-        "output_layers": [["film", 0, 0]],
+        "input_layers": [["image", 0, 0]],
+        "output_layers": [["image", 0, 0]],
     }
     return {
         "module": "keras.src.models.functional",
@@ -99,8 +99,8 @@ def _lambda(canary: Path) -> dict[str, Any]:
         "class_name": "__lambda__",
         "config": {"code": base64.b64encode(marshal.dumps(code)).decode(), "defaults": None, "closure": None},
     }
-    film = {"shape": [None, 32, 32, 1], "dtype": "float32", "keras_history": ["film", 0, 0]}
-    nodes = [{"args": [{"class_name": "__keras_tensor__", "config": film}], "kwargs": {}}]
+    tensor = {"shape": [None, 32, 32, 1], "dtype": "float32", "keras_history": ["image", 0, 0]}
+    nodes = [{"args": [{"class_name": "__keras_tensor__", "config": tensor}], "kwargs": {}}]
     config = {"name": "lambda", "trainable": True, "dtype": "float32", "function": value, "arguments": {}}
     return {
         "module": "keras.layers",
@@ -211,7 +211,7 @@ def test_planted_as_the_network(server: HubServer, canary: Path, make: Callable[
     server.plant(REPO, tiny_network.files(extra={"model.tflite": make(canary)}))
     with pytest.raises(
         BundleError,
-        match=r"(model|model\.tflite).*: it is (no LiteRT model|a damaged LiteRT model|no network of cxrlib|damaged or no network of cxrlib)",
+        match=r"model.*: it is (a damaged LiteRT model|not a |damaged or not a network of cxrlib)",
     ):
         Predictor.from_hub(REPO)
 
@@ -251,9 +251,8 @@ def test_planted_under_a_name_that_no_bundle_has(server: HubServer, canary: Path
 @pytest.mark.parametrize("report", [b"", b"{}", b"\x80\x04.", b"[" * 100_000, b'{"auroc": "high"}'])
 def test_planted_as_report(server: HubServer, report: bytes) -> None:
     server.plant(REPO, tiny_network.files(extra={"report.json": report}))
-    predictor = Predictor.from_hub(REPO)
-    with pytest.raises(BundleError, match=r"report\.json"):
-        _ = predictor.report
+    with pytest.raises(BundleError, match=r"report\.json cannot be read"):
+        Predictor.from_hub(REPO)
 
 
 def _cycle(model: Any) -> None:
@@ -278,7 +277,7 @@ def _fails_when_run(model: Any) -> None:
 
 
 def refused_in_a_fresh_process(models: list[str], env: dict[str, str] | None = None) -> list[str]:
-    """Load models in a process that may take neither all memory nor for ever, and give what was raised; a crash ends the list early."""
+    """What was raised while a process of limited memory and time loaded models; a crash ends the list early."""
     code = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
@@ -376,7 +375,7 @@ def test_a_wrong_hash(server: HubServer) -> None:
     server.plant(REPO, {**tiny_network.files(), "README.md": b"altered"})
     with pytest.raises(
         BundleError,
-        match=r"README\.md of mallory/model is not the file that its config\.json lists \(SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}\)",
+        match=r"README\.md of mallory/model is not .*config\.json lists \(SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}",
     ):
         Predictor.from_hub(REPO)
 
@@ -384,28 +383,28 @@ def test_a_wrong_hash(server: HubServer) -> None:
 @pytest.mark.parametrize("digest", ["", "0" * 63, "Z" * 64, "0" * 64 + "\n", "md5:0"])
 def test_no_hash(server: HubServer, digest: str) -> None:
     server.plant(REPO, _listing("README.md", digest))
-    with pytest.raises(BundleError, match="which is no SHA-256"):
+    with pytest.raises(BundleError, match="SHA-256"):
         Predictor.from_hub(REPO)
 
 
-@pytest.mark.parametrize("schema", [2, 99, 0, -1])
-def test_a_future_schema(server: HubServer, schema: int) -> None:
+@pytest.mark.parametrize("schema", [1, 99, 0, -1])
+def test_another_schema(server: HubServer, schema: int) -> None:
     server.plant(REPO, _config(schema=schema, something_new={}))
-    with pytest.raises(BundleError, match=rf"schema {schema}, this cxrlib reads schema 1: install"):
+    with pytest.raises(BundleError, match=rf"schema {schema}, this version reads schema 2: (install|it was made)"):
         Predictor.from_hub(REPO)
 
 
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (b"", "is no config of a cxrlib bundle: "),
-        (b"\xff\xfe", "is no config of a cxrlib bundle: "),
-        (b"[" * 100_000, "is no config of a cxrlib bundle: "),
-        (b'{"labels":' * 50_000, "is no config of a cxrlib bundle: "),
+        (b"", "is not the config of a cxrlib bundle: "),
+        (b"\xff\xfe", "is not the config of a cxrlib bundle: "),
+        (b"[" * 100_000, "is not the config of a cxrlib bundle: "),
+        (b'{"labels":' * 50_000, "is not the config of a cxrlib bundle: "),
         (b"null", "must be an object with named fields"),
         (b'{"model_type": "bert", "architectures": ["BertModel"]}', "has unknown fields: architectures, model_type"),
-        (b"1" * 10_000, "is no config of a cxrlib bundle: "),
-        (b" " * (17 * 2**20), r"config\.json would take 17,825,792 bytes, more than the 16,777,216 allowed"),
+        (b"1" * 10_000, "is not the config of a cxrlib bundle: "),
+        (b" " * (17 * 2**20), r"config\.json would take 17,825,792 bytes, more than 8,388,608"),
     ],
 )
 def test_another_config(server: HubServer, config: bytes, reason: str) -> None:
@@ -416,7 +415,7 @@ def test_another_config(server: HubServer, config: bytes, reason: str) -> None:
 
 def test_a_pickle_as_config(server: HubServer, canary: Path) -> None:
     server.plant(REPO, {**tiny_network.files(), "config.json": pickled(canary)})
-    with pytest.raises(BundleError, match="is no config of a cxrlib bundle"):
+    with pytest.raises(BundleError, match="is not the config of a cxrlib bundle"):
         Predictor.from_hub(REPO)
 
 
@@ -509,7 +508,8 @@ from cxrlib.images import phantom
 predictor = Predictor.from_hub(sys.argv[1]) if len(sys.argv) < 3 else Predictor(f"hf://{sys.argv[1]}@{sys.argv[2]}")
 answers = [predictor(phantom.draw(seed=seed, opacity=bool(seed % 2))).probabilities for seed in range(6)]
 heavy = sorted({"tensorflow", "keras", "torch", "jax", "sklearn", "matplotlib", "pandas"} & set(sys.modules))
-print(json.dumps({"answers": [{label: p.hex() for label, p in answer.items()} for answer in answers], "revision": predictor.revision, "heavy": heavy}))
+answers = [{label: p.hex() for label, p in answer.items()} for answer in answers]
+print(json.dumps({"answers": answers, "revision": predictor.revision, "heavy": heavy}))
 """
 
 
