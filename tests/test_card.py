@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxrlib.config import DISCLAIMER, BundleConfig, OperatingPoint, SourceSummary, TrainConfig
-from cxrlib.metrics.compute import Report, make_report
+from cxrlib.config import DISCLAIMER, BundleConfig, DefaultRecipe, OperatingPoint, SourceSummary, TextbookRecipe
+from cxrlib.metrics.compute import make_report
+from cxrlib.metrics.report import Report
 from cxrlib.reporting import card
 
 EXPECTED = Path(__file__).with_name(
@@ -24,7 +25,7 @@ BARE = BundleConfig(
     decoder=1,
     preprocessing="",
     temperature=1.0,
-    training=TrainConfig(),
+    recipe=DefaultRecipe(),
     probe=(0.9, 0.1),
 )
 FULL = BundleConfig(
@@ -33,7 +34,7 @@ FULL = BundleConfig(
     decoder=1,
     preprocessing="Pixels by declared bit depth, squashed to 224 x 224.",
     temperature=1.31,
-    training=TrainConfig(),
+    recipe=DefaultRecipe(),
     probe=(0.25, 0.75),
     operating_points={
         "balanced": OperatingPoint(0.5, 0.97, 0.95, {"clinic": (0.98, 0.96), "ward": (0.9, -1)}),
@@ -46,7 +47,9 @@ FULL = BundleConfig(
     ),
     fingerprint="ab" * 32,
     split="cd" * 32,
-    notes=("26 films are exact copies of others.",),
+    notes=("26 images are exact copies of others.",),
+    population="Children of one to five years at one hospital.",
+    license="cc-by-4.0",
     gate={"anything": 1},
     versions={"cxrlib": "0.1.0", "keras": "3.15.1"},
 )
@@ -77,34 +80,22 @@ def rich() -> Report:
         patients=[f"p{n // 4}" for n in range(80)],
         sources=["clinic"] * 50 + ["ward"] * 30,
         groups={"sex": ["F", "M", "M", "F"] * 20},
-        refused=["a hand" if n in (3, 4) else "" for n in range(80)],
+        reasons=["a hand" if n in (3, 4) else "" for n in range(80)],
     )
 
 
 def test_the_whole_card() -> None:
-    text = card.render(
-        FULL,
-        rich(),
-        repo_id="user/repo",
-        license="cc-by-4.0",
-        population="Children of one to five years at one hospital.",
-    )
+    text = card.render(FULL, rich(), repo_id="user/repo")
     if os.environ.get("CXRLIB_WRITE_EXPECTED"):
         EXPECTED.write_text(text, encoding="utf-8")
     assert text == EXPECTED.read_text(encoding="utf-8")
-    assert text == card.render(
-        FULL,
-        rich(),
-        repo_id="user/repo",
-        license="cc-by-4.0",
-        population="Children of one to five years at one hospital.",
-    )
+    assert text == card.render(FULL, rich(), repo_id="user/repo")
 
 
 def test_the_hub_reads_its_metadata() -> None:
     hub = pytest.importorskip("huggingface_hub")
     report = rich()
-    data = hub.ModelCard(card.render(FULL, report, repo_id="user/repo", license="cc-by-4.0")).data
+    data = hub.ModelCard(card.render(FULL, report, repo_id="user/repo")).data
     assert (data.library_name, data.pipeline_tag, data.license, data.model_name) == (
         "cxrlib",
         "image-classification",
@@ -136,30 +127,24 @@ def test_no_placeholder_and_nothing_left_open(config: BundleConfig, report: Repo
     assert "huggingface.co" not in text
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert headings == re.findall(r"^## (.+)$", EXPECTED.read_text("utf-8"), re.MULTILINE)
-    answered = re.findall(r"\| ([^|]+) \|$", text.split("| Asked for")[1].split("**The bundle")[0], re.MULTILINE)[2:]
-    assert {part for where in answered for part in where.split("; ")} <= set(headings)
 
 
 def test_what_is_unknown_is_said() -> None:
     text = card.render(BARE, None)
     for sentence in (
-        "This bundle was not measured, or its report was not kept",
+        "This bundle was not measured. Measure it on images like yours",
         "**It was not measured.**",
         "The bundle does not record what the network was trained on.",
         "**What it was trained on is not recorded.**",
-        "Ages, sexes, devices and the way the films were chosen are not recorded in the bundle.",
-        "**Audit.** No remark is recorded.",
+        "Ages, sexes, devices and how the images were selected are not recorded.",
         "The bundle has no gate: it answers for any picture",
-        "No licence of the weights is recorded",
-        "- Performance with intervals (12e, 23a)",
-        "- Sources of the data (5a)",
-        "- Whom the films show (6a, 20b)",
+        "No licence is recorded.",
         'predictor = Predictor(".")  # the folder that holds this file',
     ):
         assert sentence in text
     assert "model-index" not in text
     assert "license:" not in text
-    assert "Training and validation films are of different patients" not in text
+    assert "Training and validation images are of different patients" not in text
 
 
 def test_one_source_is_a_warning() -> None:
@@ -167,28 +152,28 @@ def test_one_source_is_a_warning() -> None:
     assert "**It was trained on one source (clinic)**: it may have learnt that place, not the disease" in card.render(
         one, rich()
     )
-    assert "It was measured on films of one source" in card.render(FULL, measured())
-    assert "It was measured on films of one source" not in card.render(FULL, rich())
-    assert "Whether it serves men and women" in card.render(FULL, measured())
-    assert "Whether it serves" not in card.render(FULL, rich())
+    assert "It was measured on images of one source" in card.render(FULL, measured())
+    assert "It was measured on images of one source" not in card.render(FULL, rich())
+    assert "Subgroups of age, sex and view were not measured." in card.render(FULL, measured())
+    assert "Subgroups of age" not in card.render(FULL, rich())
 
 
 def test_several_labels() -> None:
     labels = ("NORMAL", "PNEUMONIA", "COVID-19", "TB")
     config = dataclasses.replace(BARE, labels=labels, probe=(0.25,) * 4)
     text = card.render(config, measured(4))
-    assert "tells NORMAL, PNEUMONIA, COVID-19 and TB apart" in text
-    assert "None: with three or more labels the most probable one is predicted." in text
+    assert "as NORMAL, PNEUMONIA, COVID-19 or TB" in text
+    assert "None: the most probable label is predicted." in text
     assert "means over the labels, each against the others" in text
     assert re.search(r"\| COVID-19 \| 80 \| 2 \| 0\.\d{3} \(", text)
 
 
 def test_undefined_metrics_stay_out_of_the_metadata() -> None:
     hub = pytest.importorskip("huggingface_hub")
-    ill = make_report(
+    positive = make_report(
         [1, 1], [[0.2, 0.8], [0.3, 0.7]], labels=BARE.labels, threshold=0.5, names="ab", sources=["w", "w"]
     )
-    text = card.render(BARE, ill)
+    text = card.render(BARE, positive)
     assert {e.metric_type for e in hub.ModelCard(text).data.eval_results} == {
         "average_precision",
         "accuracy",
@@ -199,8 +184,8 @@ def test_undefined_metrics_stay_out_of_the_metadata() -> None:
         "brier_score",
         "expected_calibration_error",
     } - {"npv"}
-    assert {e.dataset_name for e in hub.ModelCard(text).data.eval_results} == {"w"}
-    assert "| AUROC | undefined | – |" in text
+    assert {e.dataset_name for e in hub.ModelCard(text).data.eval_results} == {"evaluation images"}
+    assert "| AUROC | undefined |  |" in text
     refused = make_report([0, 1], np.full((2, 2), np.nan), labels=BARE.labels, threshold=0.5, names="ab")
     assert "model-index" not in card.render(BARE, refused)
 
@@ -209,7 +194,12 @@ def test_words_of_others_cannot_change_the_card() -> None:
     hub = pytest.importorskip("huggingface_hub")
     evil = 'x"\n---\nlicense: mit\n# Approved | <script>alert(1)</script> [safe](http://bad) `code` $title {curly}'
     config = dataclasses.replace(
-        FULL, labels=("NORMAL", evil), sources=(SourceSummary(evil, {evil: 3}, {}, 1),), notes=(evil,)
+        FULL,
+        labels=("NORMAL", evil),
+        sources=(SourceSummary(evil, {evil: 3}, {}, 1),),
+        notes=(evil,),
+        population=evil,
+        license=None,
     )
     y = np.arange(40) % 2
     report = make_report(
@@ -222,7 +212,7 @@ def test_words_of_others_cannot_change_the_card() -> None:
         groups={evil: [evil] * 40},
         data=evil,
     )
-    text = card.render(config, report, population=evil)
+    text = card.render(config, report)
     loaded = hub.ModelCard(text)
     assert loaded.data.license is None
     assert " ".join(loaded.data.eval_results[0].dataset_name.split()) == " ".join(evil.split())
@@ -234,11 +224,39 @@ def test_words_of_others_cannot_change_the_card() -> None:
     assert all(line.endswith(" |") for line in rows)
 
 
-def test_yaml_reads_every_text_back() -> None:
-    yaml = pytest.importorskip("yaml")
-    data = {
-        "a": ["yes", "no", "null", "1", "1.0", "a: b", "- a", "#", "é", 'q"uote', "\\", "plain-text", "on", "~", ""],
-        "b": {"c": 1, "d": 0.5},
-        "e": [{"f": "g", "h": [{"i": "j"}]}],
-    }
-    assert yaml.safe_load(card._yaml(data)) == data
+def test_every_recipe_is_written_down() -> None:
+    config = dataclasses.replace(FULL, recipe=TextbookRecipe(epochs=11))
+    text = card.render(config, None)
+    assert r"A mobilenet\_v2 network" in text
+    assert "| epochs | 11 |" in text
+    assert "| augmentation.rotation | 10.0 |" in text
+    assert "trust" not in text
+    other = card.render(dataclasses.replace(FULL, recipe=DefaultRecipe(backbone="densenet121")), None)
+    assert "Sandler" not in other
+    assert "- densenet121" in other
+
+
+def test_labels_that_the_model_does_not_have_are_named() -> None:
+    y = np.arange(40) % 2
+    report = make_report(
+        np.r_[y, np.zeros(20, int)],
+        np.concatenate([np.eye(2)[y] * 0.8 + 0.1, [[0.1, 0.9], [0.8, 0.2]] * 10]),
+        labels=BARE.labels,
+        threshold=0.5,
+        names=range(60),
+        other=[None] * 40 + ["TB"] * 20,
+    )
+    text = card.render(FULL, report)
+    called = report.by_other["TB"].called_positive
+    assert f"| TB | 20 | 0 | {called} |" in text
+    assert f"- Share of images with other labels called PNEUMONIA: TB {called}." in text
+    assert "TB" not in text.split("---")[1]
+    assert "How often it calls other findings PNEUMONIA was not measured." in card.render(FULL, rich())
+
+
+def test_three_labels_with_operating_points() -> None:
+    labels = ("NORMAL", "PNEUMONIA", "OTHER")
+    config = dataclasses.replace(FULL, labels=labels, probe=(0.3, 0.3, 0.4))
+    text = card.render(config, None)
+    assert "Chosen on the validation images for PNEUMONIA against everything else." in text
+    assert "From the threshold of the operating point on, the label is PNEUMONIA." in text

@@ -1,4 +1,4 @@
-"""evaluate: what a model does with films whose labels are known, through the code that users run."""
+"""evaluate: what a model does with images whose labels are known, through the code that users run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from PIL import Image
 from cxrlib import Predictor, evaluate
 from cxrlib.data.scan import scan
 from cxrlib.evaluation import _at
-from cxrlib.images import decode as images
-from cxrlib.images import phantom
-from cxrlib.predictor import UNREADABLE
+from cxrlib.images import decode, phantom
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two class folders of eight films each."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two class folders of eight images each."""
     return phantom.write(tmp_path_factory.mktemp("data") / "hospital", n=8, size=72)
 
 
@@ -30,13 +28,13 @@ def rows(report: Any) -> dict[str, float]:
     return {row.name: row.probabilities[1] for row in report.predictions}
 
 
-def test_a_report_holds_the_predictor_s_own_answers(tiny: Path, films: Path) -> None:
-    report = evaluate(tiny, films, progress=False)
+def test_a_report_holds_the_predictor_s_own_answers(tiny: Path, images: Path) -> None:
+    report = evaluate(tiny, images, progress=False)
     predictor = Predictor(tiny)
     assert (report.n, report.n_refused, report.threshold) == (16, 0, 0.3)
     assert report.labels == ("NORMAL", "PNEUMONIA")
     assert rows(report) == {
-        name: predictor(path).probability for name, path in zip(scan(films).names, scan(films).paths, strict=True)
+        name: predictor(path).probability for name, path in zip(scan(images).names, scan(images).paths, strict=True)
     }
     called = [
         int((np.array([p for n, p in rows(report).items() if truth in n]) >= 0.3).sum())
@@ -46,50 +44,51 @@ def test_a_report_holds_the_predictor_s_own_answers(tiny: Path, films: Path) -> 
     assert report.confusion_matrix.sum() == 16
 
 
-def test_every_kind_of_model(tiny: Path, films: Path) -> None:
-    wanted = rows(evaluate(tiny, films, progress=False))
-    assert rows(evaluate(str(tiny), films, progress=False)) == wanted
-    assert rows(evaluate(Predictor(tiny), scan(films), progress=False)) == wanted
+def test_every_kind_of_model(tiny: Path, images: Path) -> None:
+    wanted = rows(evaluate(tiny, images, progress=False))
+    assert rows(evaluate(str(tiny), images, progress=False)) == wanted
+    assert rows(evaluate(Predictor(tiny), scan(images), progress=False)) == wanted
     with pytest.raises(
         TypeError, match=r"model must be a bundle's folder, a Predictor, a keras\.Model or None\. Received: int"
     ):
-        evaluate(3, films)  # type: ignore[arg-type]
+        evaluate(3, images)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="there is no bundle at"):
-        evaluate("nowhere", films)
+        evaluate("nowhere", images)
 
 
-def test_thresholds(tiny: Path, films: Path) -> None:
-    assert evaluate(tiny, films, threshold=0.9, progress=False).threshold == 0.9
-    assert evaluate(Predictor(tiny, operating_point="balanced"), films, progress=False).threshold == 0.6
+def test_thresholds(tiny: Path, images: Path) -> None:
+    assert evaluate(tiny, images, threshold=0.9, progress=False).threshold == 0.9
+    assert evaluate(Predictor(tiny, operating_point="balanced"), images, progress=False).threshold == 0.6
     with pytest.raises(ValueError, match="threshold"):
-        evaluate(tiny, films, threshold=1.5, progress=False)
+        evaluate(tiny, images, threshold=1.5, progress=False)
 
 
-def test_what_cannot_be_answered_is_counted_and_named(gated: Path, films: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_answered_is_counted_and_named(gated: Path, images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "hospital"
     phantom.write(folder, n=3, size=72)
     Image.new("L", (90, 90)).save(folder / "NORMAL" / "blank.png")
     (folder / "PNEUMONIA" / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     report = evaluate(gated, folder, output=tmp_path / "report", progress=False)
-    assert (report.n, report.n_refused) == (8, 2)
+    assert (report.n, report.n_refused, report.n_unreadable) == (8, 1, 1)
     assert report.confusion_matrix.sum() == 6
-    reasons = {row.name.rpartition("/")[2]: row.refused for row in report.predictions if row.refused}
-    assert reasons["blank.png"] == "it is almost blank"
-    assert reasons["damaged.png"].startswith(UNREADABLE)
+    found = {row.name.rpartition("/")[2]: row for row in report.predictions if row.status != "ok"}
+    assert (found["blank.png"].status, found["blank.png"].reasons) == ("refused", "it is almost blank")
+    assert found["damaged.png"].status == "unreadable"
+    assert "damaged.png" in found["damaged.png"].reasons
     with (tmp_path / "report" / "predictions.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 8
 
 
-def test_a_report_is_written(tiny: Path, films: Path, tmp_path: Path) -> None:
+def test_a_report_is_written(tiny: Path, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs the [train] extra")
-    evaluate(tiny, films, output=tmp_path / "report", progress=False)
+    evaluate(tiny, images, output=tmp_path / "report", progress=False)
     assert {"report.json", "predictions.csv", "report.html", "figures"} <= set(os.listdir(tmp_path / "report"))
     assert any((tmp_path / "report" / "figures").iterdir())
 
 
-def test_sources_splits_and_subgroups(tiny: Path, films: Path, tmp_path: Path) -> None:
-    table = tmp_path / "films.csv"
-    found = scan(films)
+def test_sources_splits_and_subgroups(tiny: Path, images: Path, tmp_path: Path) -> None:
+    table = tmp_path / "images.csv"
+    found = scan(images)
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "patient", "source", "split", "sex"])
@@ -112,8 +111,8 @@ def test_sources_splits_and_subgroups(tiny: Path, films: Path, tmp_path: Path) -
         evaluate(tiny, table, split="val", progress=False)
 
 
-def test_a_split_of_films_that_were_listed_before(tiny: Path, films: Path) -> None:
-    whole = scan(films)
+def test_a_split_of_images_that_were_listed_before(tiny: Path, images: Path) -> None:
+    whole = scan(images)
     whole = replace(whole, splits=tuple("val" if i % 4 else None for i in range(len(whole))))
     report = evaluate(tiny, whole, split="validation", progress=False)
     assert [row.name for row in report.predictions] == [name for i, name in enumerate(whole.names) if i % 4]
@@ -121,20 +120,63 @@ def test_a_split_of_films_that_were_listed_before(tiny: Path, films: Path) -> No
     with pytest.raises(ValueError, match=r"the data has no split 'nonsense'; it has val\. Received: split='nonsense'"):
         evaluate(tiny, whole, split="nonsense", progress=False)
     with pytest.raises(ValueError, match="the data has no split 'test'; it has none at all"):
-        evaluate(tiny, scan(films), split="test", progress=False)
+        evaluate(tiny, scan(images), split="test", progress=False)
 
 
-def test_patients_are_found_when_films_are_listed(tiny: Path, films: Path) -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"a Dataset has its patients: give patient_pattern to `cxrlib\.data\.scan` instead\. Received: patient_pattern='x'",
-    ):
-        evaluate(tiny, scan(films), patient_pattern="x", progress=False)
+def test_the_test_split_is_the_default(tiny: Path, images: Path) -> None:
+    whole = scan(images)
+    split = replace(whole, splits=tuple("test" if i % 4 else "train" for i in range(len(whole))))
+    report = evaluate(tiny, split, progress=False)
+    assert (report.n, report.data) == (12, "hospital (test)")
+    assert report.statements[0] == "Only the test split was measured; 4 other images were left out."
+    assert evaluate(tiny, split, split="train", progress=False).n == 4
+    only = evaluate(tiny, split.take(np.array(split.splits) == "test"), progress=False)
+    assert (only.n, only.data) == (12, "hospital (test)")
+    assert not any("split" in statement for statement in only.statements)
+    without = replace(whole, splits=tuple("val" if i % 4 else "train" for i in range(len(whole))))
+    report = evaluate(tiny, without, progress=False)
+    assert (report.n, report.data) == (16, "hospital")
+    assert report.statements[:1] == ("The splits train and val are measured together: the data has no test split.",)
 
 
-def test_nothing_to_measure(tiny: Path, films: Path) -> None:
-    with pytest.raises(ValueError, match="there are no films to measure on"):
-        evaluate(tiny, scan(films).take(np.arange(0)), progress=False)
+@pytest.mark.parametrize("listed", [False, True])
+def test_labels_that_the_model_does_not_have(tiny: Path, tmp_path: Path, listed: bool) -> None:
+    folder = phantom.write(tmp_path, n=4, size=72)
+    (folder / "TB").mkdir()
+    for i in range(3):
+        phantom.save(folder / "TB" / f"{i}.png", 90 + i, size=72, opacity=True)
+    data = scan(folder, labels=("NORMAL", "TB", "PNEUMONIA")) if listed else folder
+    report = evaluate(tiny, data, other=["TB"], progress=False)
+    predictor = Predictor(tiny)
+    called = [predictor(folder / "TB" / f"{i}.png").label == "PNEUMONIA" for i in range(3)]
+    assert (report.n, report.by_other["TB"].n) == (8, 3)
+    assert report.by_other["TB"].called_positive.value == pytest.approx(np.mean(called))
+    assert [row.truth for row in report.predictions].count("TB") == 3
+    assert report.confusion_matrix.sum() == 8
+    with pytest.raises(ValueError, match="TB"):
+        evaluate(tiny, data, progress=False)
+    with pytest.raises(ValueError, match=r"other must be a list of labels\. Received: other='TB'"):
+        evaluate(tiny, data, other="TB", progress=False)
+
+
+def test_without_matplotlib_the_report_has_no_figures(
+    tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cxrlib import reporting
+
+    find = reporting.importlib.util.find_spec
+    monkeypatch.setattr(
+        reporting.importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else find(name, *rest)
+    )
+    with pytest.warns(UserWarning, match=r'figures are left out: they need matplotlib, pip install "cxrlib\[train\]"'):
+        evaluate(tiny, images, output=tmp_path / "report", progress=False)
+    assert set(os.listdir(tmp_path / "report")) == {"report.json", "predictions.csv", "report.html"}
+    assert "matplotlib is not installed" in (tmp_path / "report" / "report.html").read_text("utf-8")
+
+
+def test_nothing_to_measure(tiny: Path, images: Path) -> None:
+    with pytest.raises(ValueError, match="there are no images to measure on"):
+        evaluate(tiny, scan(images).take(np.arange(0)), progress=False)
 
 
 def test_other_labels(tiny: Path, tmp_path: Path) -> None:
@@ -142,7 +184,10 @@ def test_other_labels(tiny: Path, tmp_path: Path) -> None:
     (folder / "NORMAL").rename(folder / "HEALTHY")
     with pytest.raises(ValueError, match="HEALTHY"):
         evaluate(tiny, folder, progress=False)
-    with pytest.raises(ValueError, match="the data have the labels HEALTHY, PNEUMONIA, the model NORMAL, PNEUMONIA"):
+    with pytest.raises(
+        ValueError,
+        match=r"has the labels HEALTHY, PNEUMONIA, the model has the labels NORMAL, PNEUMONIA: name the",
+    ):
         evaluate(tiny, scan(folder, labels=("HEALTHY", "PNEUMONIA")), progress=False)
 
 
@@ -157,23 +202,23 @@ class Network:
         return p if self.output_shape[1] == 1 else np.concatenate([p, 1 - p, p], 1)
 
 
-def test_a_keras_model(films: Path) -> None:
-    report = evaluate(Network(1), films, progress=False)  # type: ignore[arg-type]
-    path = scan(films).paths[0]
+def test_a_keras_model(images: Path) -> None:
+    report = evaluate(Network(1), images, progress=False)  # type: ignore[arg-type]
+    path = scan(images).paths[0]
     assert report.threshold == 0.5
-    assert rows(report)[scan(films).names[0]] == pytest.approx(
-        float(images.fit(images.read(path), 32).mean()), abs=1e-6
+    assert rows(report)[scan(images).names[0]] == pytest.approx(
+        float(decode.fit(decode.read(path), 32).mean()), abs=1e-6
     )
-    with pytest.raises(ValueError, match="the data have the 2 labels NORMAL, PNEUMONIA, the network tells 3 apart"):
-        evaluate(Network(3), films, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the data has the labels NORMAL, PNEUMONIA, the model has 3 outputs"):
+        evaluate(Network(3), images, progress=False)  # type: ignore[arg-type]
 
 
-def test_a_keras_model_and_a_damaged_film(tmp_path: Path) -> None:
+def test_a_keras_model_and_a_damaged_image(tmp_path: Path) -> None:
     folder = phantom.write(tmp_path, n=2, size=64)
     (folder / "NORMAL" / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     report = evaluate(Network(1), folder, progress=False)  # type: ignore[arg-type]
-    assert (report.n, report.n_refused) == (5, 1)
-    assert any(row.refused.startswith(UNREADABLE) for row in report.predictions)
+    assert (report.n, report.n_refused, report.n_unreadable) == (5, 0, 1)
+    assert [row.status for row in report.predictions].count("unreadable") == 1
 
 
 def test_three_classes(tmp_path: Path) -> None:
@@ -193,11 +238,8 @@ def test_a_heatmap_at_the_decoded_size() -> None:
     assert _at(heat, (2, 2)).tolist() == [[0, 3], [12, 15]]
 
 
-def test_progress_is_shown_and_can_be_silent(
-    tiny: Path, films: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cxrlib.progress._LOG_EVERY", 0.0)
-    evaluate(tiny, films)
-    assert "evaluate: 16/16 films" in capsys.readouterr().err
-    evaluate(tiny, films, progress=False)
+def test_progress_is_shown_and_can_be_silent(tiny: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(tiny, images)
+    assert "evaluate: 100%" in capsys.readouterr().err
+    evaluate(tiny, images, progress=False)
     assert capsys.readouterr().err == ""

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cxrlib.config import DISCLAIMER
-from cxrlib.metrics.compute import Report, make_report
+from cxrlib.metrics.compute import make_report
+from cxrlib.metrics.report import Report
 from cxrlib.reporting import html as html_report
 
 PNG = b"\x89PNG\r\n\x1a\n not really"
@@ -71,11 +72,12 @@ def test_a_page_of_everything() -> None:
         p,
         labels=("NORMAL", "PNEUMONIA"),
         threshold=0.5,
-        names=[f"film{i}.png" for i in range(60)],
+        names=[f"image{i}.png" for i in range(60)],
         patients=[f"p{i // 2}" for i in range(60)],
         sources=["here", "there"] * 30,
         groups={"sex": ["F", "M", "M"] * 20},
-        refused=["a hand"] + [""] * 59,
+        status=["refused", "unreadable"] + ["ok"] * 58,
+        reasons=["a hand"] + [""] * 59,
         data="official test split",
         n_bootstrap=100,
     )
@@ -83,8 +85,8 @@ def test_a_page_of_everything() -> None:
     assert page.texts.count("Report of spring") == 2
     assert DISCLAIMER in page.texts
     assert (
-        "official test split · NORMAL versus PNEUMONIA · 60 films of 30 patients, 2 of them refused · PNEUMONIA is predicted from a probability of 0.5 on"
-        in page.texts
+        "official test split · NORMAL versus PNEUMONIA · 60 images of 30 patients, 1 refused, 1 unreadable · "
+        "PNEUMONIA from a probability of 0.5" in page.texts
     )
     for name in (
         "auroc",
@@ -99,11 +101,11 @@ def test_a_page_of_everything() -> None:
         "average_precision",
     ):
         assert f"{getattr(r, name).value:.3f}" in page.texts
-    assert {"here", "there", "F", "M", "Sources", "Subgroups by sex"} <= set(page.texts)
-    assert [t for t in page.texts if t.endswith("wrong predictions, the surest first")] == [
-        f"{r.confusion_matrix[0, 1] + r.confusion_matrix[1, 0]} wrong predictions, the surest first"
+    assert {"here", "there", "F", "M", "Source", "Subgroup by sex"} <= set(page.texts)
+    assert [t for t in page.texts if t.endswith("wrong predictions, the most confident first")] == [
+        f"{r.confusion_matrix[0, 1] + r.confusion_matrix[1, 0]} wrong predictions, the most confident first"
     ]
-    assert {"2 refused films", "a hand", "no reason given", "film0.png", "p0"} <= set(page.texts)
+    assert {"2 images without an answer", "a hand", "no reason given", "image0.png", "p0"} <= set(page.texts)
     assert set(r.statements) <= set(page.texts)
     assert any("100 bootstrap resamples of patients" in text and "seed 0" in text for text in page.texts)
 
@@ -148,15 +150,15 @@ def test_words_of_others_are_not_markup() -> None:
 @pytest.mark.parametrize("k", [2, 4])
 def test_undefined_and_several_labels(k: int) -> None:
     page = Page(html_report.render(report(k), {}))
-    assert ("Labels" in page.texts) == (k == 4)
+    assert ("Label" in page.texts) == (k == 4)
     assert any("mean over the labels" in text for text in page.texts) == (k == 4)
-    ill = make_report(
+    positive = make_report(
         [1, 1], [[0.2, 0.8], [0.3, 0.7]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", n_bootstrap=100
     )
-    page = Page(html_report.render(ill, {}))
+    page = Page(html_report.render(positive, {}))
     assert "undefined" in page.texts
     assert "Keep in mind" in page.texts
-    assert "Films to look at" not in page.texts
+    assert "Images to look at" not in page.texts
 
 
 def test_statements_of_parts_name_the_part() -> None:
@@ -168,10 +170,10 @@ def test_statements_of_parts_name_the_part() -> None:
         labels=("NORMAL", "PNEUMONIA"),
         threshold=0.5,
         names=range(60),
-        sources=["ill"] * 30 + ["both"] * 30,
+        sources=["ward"] * 30 + ["both"] * 30,
         n_bootstrap=100,
     )
-    assert "ill: No film is labelled NORMAL: what needs one is undefined." in Page(html_report.render(r, {})).texts
+    assert "ward: No image is labelled NORMAL: what needs one is undefined." in Page(html_report.render(r, {})).texts
 
 
 def test_long_lists_are_cut() -> None:
@@ -181,12 +183,12 @@ def test_long_lists_are_cut() -> None:
         [[0.1, 0.9]] * n,
         labels=("NORMAL", "PNEUMONIA"),
         threshold=0.5,
-        names=[f"film{i}" for i in range(n)],
+        names=[f"image{i}" for i in range(n)],
         n_bootstrap=100,
     )
     page = Page(html_report.render(r, {}))
     assert "The first 100 of 250; predictions.csv holds all." in page.texts
-    assert sum(bool(re.fullmatch(r"film\d+", text)) for text in page.texts) == html_report.LISTED
+    assert sum(bool(re.fullmatch(r"image\d+", text)) for text in page.texts) == html_report.LISTED
 
 
 def test_one_is_not_many() -> None:
@@ -194,8 +196,8 @@ def test_one_is_not_many() -> None:
         [0], [[0.1, 0.9]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="a", patients="p", n_bootstrap=100
     )
     texts = Page(html_report.render(r, {})).texts
-    assert "1 wrong prediction, the surest first" in texts
-    assert any("1 film of 1 patient ·" in text for text in texts)
+    assert "1 wrong prediction, the most confident first" in texts
+    assert any("1 image of 1 patient ·" in text for text in texts)
 
 
 def test_prose_can_be_read_on_a_phone() -> None:
@@ -206,12 +208,35 @@ def test_prose_can_be_read_on_a_phone() -> None:
         labels=("NORMAL", "PNEUMONIA"),
         threshold=0.5,
         names="ab",
-        refused=["", "a hand, not a chest"],
+        reasons=["", "a hand, not a chest"],
         n_bootstrap=100,
     )
     text = html_report.render(r, {"groups": PNG})
-    for prose in ("What it is", "Part of the films with the right label", "Why", "a hand, not a chest"):
+    for prose in ("What it is", "Share of the images with the right label", "Why", "a hand, not a chest"):
         assert re.search(rf'<t[hd] class="prose">{prose}</t[hd]>', text)
     assert "\n.prose { min-width: 15rem; }\n" in text
     assert 'Positive is PNEUMONIA.</p><div class="scroll">' in text  # above the box that scrolls, not in it
     assert "<b>By label, source and subgroup.</b>" in text
+
+
+def test_labels_that_the_model_does_not_have_stand_apart() -> None:
+    y = np.arange(20) % 2
+    p = np.concatenate([np.eye(2)[y] * 0.8 + 0.1, [[0.1, 0.9], [0.8, 0.2]]])
+    r = make_report(
+        [*y, 0, 0],
+        p,
+        labels=("NORMAL", "PNEUMONIA"),
+        threshold=0.5,
+        names=range(22),
+        other=[None] * 20 + ["TB"] * 2,
+        n_bootstrap=100,
+    )
+    texts = Page(html_report.render(r, {})).texts
+    assert {"Other labels", "TB", "Called PNEUMONIA", str(r.by_other["TB"].called_positive)} <= set(texts)
+    assert "1 image of other labels called PNEUMONIA" in texts
+    assert not any("wrong prediction" in text for text in texts)
+
+
+def test_missing_figures_are_mentioned() -> None:
+    assert any("matplotlib is not installed" in text for text in Page(html_report.render(report(), {})).texts)
+    assert not any("matplotlib" in text for text in Page(html_report.render(report(), {"roc": PNG})).texts)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxrlib.metrics.compute import Report, make_report
+from cxrlib.metrics.compute import make_report
+from cxrlib.metrics.report import Report
 from cxrlib.reporting import plots
 
 pytest.importorskip("matplotlib")
@@ -26,10 +27,10 @@ LONG = (
 HISTORY = {
     "loss": [0.5, 0.4, 0.3, 0.2],
     "val_loss": [0.45, 0.4, 0.35, 0.3],
+    "accuracy": [0.7, 0.8, 0.9, 0.95],
+    "val_accuracy": [0.7, 0.75, 0.8, 0.85],
     "auroc": [0.9, 0.92, 0.95, 0.99],
     "val_auroc": [0.9, 0.91, 0.95, 0.97],
-    "learning_rate": [1e-3, 1e-3, 1e-4, 1e-4],
-    "phase": [1, 1, 2, 2],
 }
 
 
@@ -48,7 +49,7 @@ def report(
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     labels = labels or (("NORMAL", "PNEUMONIA") if k == 2 else LONG[:k])
     options = {
-        "names": [f"folder/person{i}_bacteria_{i}_of_many_films.jpeg" for i in range(n)],
+        "names": [f"folder/person{i}_bacteria_{i}_of_many_images.jpeg" for i in range(n)],
         "n_bootstrap": 100,
         **options,
     }
@@ -63,13 +64,13 @@ def rich(k: int = 2) -> Report:
     )
 
 
-def films(r: Report, count: int = 8) -> tuple[dict[str, Any], dict[str, Any]]:
+def pixels(r: Report, count: int = 8) -> tuple[dict[str, Any], dict[str, Any]]:
     names = plots.pick(r, count=count)
     shown = {
         name: np.random.default_rng(i).integers(0, 255, (60 + 10 * (i % 3), 80)).astype(np.uint8)
         for i, name in enumerate(names)
     }
-    return shown, {name: np.linspace(0, 1, film.size).reshape(film.shape) for name, film in shown.items()}
+    return shown, {name: np.linspace(0, 1, image.size).reshape(image.shape) for name, image in shown.items()}
 
 
 FIGURES: dict[str, Callable[[int], Figure]] = {
@@ -94,11 +95,9 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
         report(k, labels=("Nothing of note whatsoever", *LONG[1:k])), {"balanced": 0.5, "screening": 0.2}
     ),
     "groups": lambda k: plots.groups(rich(k)),
-    "training_history": lambda k: plots.training_history(
-        {**HISTORY, "a_quantity_with_quite_a_long_name": [1, 2, 3, 4]}
-    ),
-    "samples": lambda k: plots.samples(r := report(k, separation=1), *films(r)),
-    "samples without heatmaps": lambda k: plots.samples(r := report(k, separation=1), films(r, 5)[0]),
+    "training_history": lambda k: plots.training_history(HISTORY),
+    "samples": lambda k: plots.samples(r := report(k, separation=1), *pixels(r)),
+    "samples without heatmaps": lambda k: plots.samples(r := report(k, separation=1), pixels(r, 5)[0]),
 }
 
 
@@ -144,16 +143,16 @@ def test_confusion_matrix_shows_counts_and_rates() -> None:
     axes = plots.confusion_matrix(r).axes[0]
     assert [t.get_text() for t in axes.texts] == ["2\n66.7 %", "1\n33.3 %", "0\n0.0 %", "1\n100.0 %"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["NORMAL\n(3)", "PNEUMONIA\n(1)"]
-    assert axes.get_title("left") == "4 films\nThreshold 0.5; percentages are of each row"
+    assert axes.get_title("left") == "4 images\nThreshold 0.5; percentages are of each row"
 
 
-def test_confusion_matrix_counts_refused_films_and_empty_rows() -> None:
+def test_confusion_matrix_counts_refused_images_and_empty_rows() -> None:
     r = make_report(
         [0, 1], [[0.9, 0.1], [math.nan] * 2], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", n_bootstrap=100
     )
     axes = plots.confusion_matrix(r).axes[0]
-    assert [t.get_text() for t in axes.texts][2:] == ["0\nno films"] * 2
-    assert axes.get_title("left").startswith("2 films, 1 refused and not shown")
+    assert [t.get_text() for t in axes.texts][2:] == ["0\nno images"] * 2
+    assert axes.get_title("left").startswith("2 images, 1 without an answer not shown")
 
 
 def test_operating_points_lie_on_the_curve() -> None:
@@ -208,35 +207,35 @@ def test_one_class_is_said_to_be_undefined(draw: Callable[[Report], Figure]) -> 
         [1, 1], [[0.2, 0.8], [0.3, 0.7]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", n_bootstrap=100
     )
     axes = draw(r).axes[0]
-    assert axes.texts[0].get_text() == "Undefined: all films\nare of one class"
+    assert axes.texts[0].get_text() == "Undefined: all images\nare of one class"
     assert not axes.child_axes  # nothing lies over it
 
 
 def test_the_legend_of_the_reliability_diagram_lists_what_is_drawn() -> None:
-    few, many = "Observed in fewer than 10 films", "Observed, with 95 % interval"
+    few, many = "Observed in fewer than 10 images", "Observed, with 95 % interval"
     for r, names in ((report(n=5), [few]), (report(separation=20), [many]), (report(), [many, few])):
         figure = plots.reliability_diagram(r)
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Perfect calibration", *names]
         assert not any(
             text.get_text() for text in figure.axes[1].get_yticklabels(minor=True)
-        )  # no 2 × 10⁰ among few films
+        )  # no 2 × 10⁰ among few images
 
 
-def test_a_single_film_and_what_is_undefined_are_worded() -> None:
+def test_a_single_image_and_what_is_undefined_are_worded() -> None:
     r = report(n=3, sources=["a", "a", "b"])
     axes = plots.groups(r).axes[0]
     assert [label.get_text().split("\n")[1].split(",")[0] for label in axes.get_yticklabels()] == [
-        "3 films",
-        "2 films",
-        "1 film",
+        "3 images",
+        "2 images",
+        "1 image",
     ]
     undefined = [i for i, part in enumerate((r, *r.by_source.values())) if math.isnan(part.auroc.value)]
     assert 2 in undefined
     assert [(text.get_text(), text.get_position()[1]) for text in axes.texts] == [("undefined", i) for i in undefined]
-    assert plots.confusion_matrix(report(n=1)).axes[0].get_title("left").startswith("1 film\n")
+    assert plots.confusion_matrix(report(n=1)).axes[0].get_title("left").startswith("1 image\n")
 
 
-def test_acting_on_healthy_films_shows_its_harm() -> None:
+def test_acting_on_normal_images_shows_its_harm() -> None:
     axes = plots.decision_curve(
         make_report([0] * 20, [[0.9, 0.1]] * 20, labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names=range(20))
     ).axes[0]
@@ -245,8 +244,8 @@ def test_acting_on_healthy_films_shows_its_harm() -> None:
 
 def test_save_draws_what_there_is(tmp_path: Any) -> None:
     r = rich()
-    shown, heat = films(r, 2)
-    paths = plots.save(r, tmp_path / "figures", points={"balanced": 0.5}, films=shown, heatmaps=heat, history=HISTORY)
+    shown, heat = pixels(r, 2)
+    paths = plots.save(r, tmp_path / "figures", points={"balanced": 0.5}, images=shown, heatmaps=heat, history=HISTORY)
     assert list(paths) == [
         "confusion_matrix",
         "roc",
@@ -320,25 +319,25 @@ def test_samples_show_right_wrong_and_refused() -> None:
         labels=("NORMAL", "PNEUMONIA"),
         threshold=0.5,
         names=["a.png", "b.png", "c.png"],
-        refused=["", "", "a hand"],
+        reasons=["", "", "a hand"],
         n_bootstrap=100,
     )
-    film = np.arange(12.0).reshape(3, 4)
-    axes = plots.samples(r, dict.fromkeys(["a.png", "b.png", "c.png"], film), {"a.png": film / 11}).axes
+    image = np.arange(12.0).reshape(3, 4)
+    axes = plots.samples(r, dict.fromkeys(["a.png", "b.png", "c.png"], image), {"a.png": image / 11}).axes
     titles = [a.get_title("left").split("\n") for a in axes[:3]]
     assert titles == [
-        ["WRONG, true: NORMAL", "said: PNEUMONIA (0.90)", "b.png"],
+        ["WRONG, true: NORMAL", "predicted: PNEUMONIA (0.90)", "b.png"],
         ["REFUSED, true: PNEUMONIA", "a hand", "c.png"],
-        ["RIGHT, true: PNEUMONIA", "said: PNEUMONIA (0.90)", "a.png"],
+        ["RIGHT, true: PNEUMONIA", "predicted: PNEUMONIA (0.90)", "a.png"],
     ]
     shapes = [a.images[0].get_array().shape for a in axes[:3]]
     assert shapes == [(3, 4, 3), (3, 4, 3), (3, 9, 3)]
 
 
 def test_a_heatmap_colours_only_where_it_is_warm() -> None:
-    film, heat = np.full((4, 4), 7.0), np.zeros((4, 4))
-    film[0, 0], heat[3, 3] = 0, 1
-    picture = plots._picture(film, heat)
+    image, heat = np.full((4, 4), 7.0), np.zeros((4, 4))
+    image[0, 0], heat[3, 3] = 0, 1
+    picture = plots._picture(image, heat)
     np.testing.assert_allclose(picture[:, 5:][heat == 0], picture[:, :4][heat == 0])
     assert np.ptp(picture[3, 8]) > 0.1
     assert np.ptp(picture[3, 3]) == 0
@@ -347,12 +346,12 @@ def test_a_heatmap_colours_only_where_it_is_warm() -> None:
 @pytest.mark.parametrize(
     ("shown", "heat", "message"),
     [
-        ({}, {}, "films must hold at least one film. Received: none"),
-        ({"z": np.zeros((2, 2))}, {}, "films must be in the report. Received: 'z'"),
+        ({}, {}, "images must hold at least one image. Received: none"),
+        ({"z": np.zeros((2, 2))}, {}, "images must be in the report. Received: 'z'"),
         (
             {"a": np.zeros((2, 2, 3))},
             {},
-            r"film and heatmap must share one shape \(h, w\)\. Received: 'a' of \(2, 2, 3\), heatmap of \(\)",
+            r"image and heatmap must share one shape \(h, w\)\. Received: 'a' of \(2, 2, 3\), heatmap of \(\)",
         ),
         ({"a": np.zeros((2, 2))}, {"a": np.zeros((2, 3))}, r"Received: 'a' of \(2, 2\), heatmap of \(2, 3\)"),
     ],
@@ -363,28 +362,45 @@ def test_samples_say_what_is_wrong(shown: dict[str, Any], heat: dict[str, Any], 
         plots.samples(r, shown, heat)
 
 
-def test_history_shares_panels_and_marks_phases() -> None:
-    axes = plots.training_history(HISTORY).axes
-    assert [a.get_title("left") for a in axes] == ["Loss", "AUROC", "Learning rate"]
-    assert [len(a.lines) for a in axes] == [3, 3, 2]
-    [of_a_source] = plots.training_history({"val_auroc chest_xray": [0.9, 0.95]}).axes
-    assert of_a_source.get_title("left") == "AUROC: chest_xray"
-    assert len(plots.training_history({f"quantity {i}": [0.9, 0.95] for i in range(5)}).axes) == 5  # no empty panel
-    for bad in ({}, {"seconds": [9.0]}, {"loss": []}, {"loss": [1.0], "val_loss": [1.0, 2.0]}, {"phase": [1.0]}):
+def test_history_shows_loss_accuracy_and_auroc_of_both_sides() -> None:
+    figure = plots.training_history({**HISTORY, "learning_rate": [1e-3, 1e-3, 1e-4, 1e-4]})
+    assert [a.get_title("left") for a in figure.axes] == ["Loss", "Accuracy", "AUROC"]
+    for axes, name in zip(figure.axes, ("loss", "accuracy", "auroc"), strict=True):
+        assert [line.get_ydata().tolist() for line in axes.lines] == [HISTORY[name], HISTORY[f"val_{name}"]]
+        assert [line.get_label() for line in axes.lines] == ["Training", "Validation"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Training", "Validation"]
+
+
+def test_history_leaves_out_what_is_missing() -> None:
+    loss, auroc = plots.training_history({"loss": [0.5], "val_auroc": [0.99], "seconds": [30.0]}).axes
+    assert [a.get_title("left") for a in (loss, auroc)] == ["Loss", "AUROC"]
+    assert [tick for tick in loss.get_xticks() if 0.5 <= tick <= 1.5] == [1]
+    assert auroc.get_ylim()[1] == 1
+    assert [len(axes.lines) for axes in (loss, auroc)] == [1, 1]
+    for bad in ({}, {"seconds": [9.0]}, {"loss": []}, {"loss": [1.0], "val_loss": [1.0, 2.0]}):
         with pytest.raises(
-            ValueError, match=r"history must hold one value per epoch, equally many by each name. Received: "
+            ValueError, match=r"history must hold one value per epoch of loss, accuracy, auroc .*Received: "
         ):
             plots.training_history(bad)
 
 
-def test_history_of_one_epoch_and_one_source() -> None:
-    history = {"loss": [0.5], "val_auroc": [0.99], "val_auroc rsna": [0.99], "seconds": [30.0]}
-    loss, auroc = plots.training_history(history).axes
-    assert [a.get_title("left") for a in (loss, auroc)] == ["Loss", "AUROC"]
-    assert [tick for tick in loss.get_xticks() if 0.5 <= tick <= 1.5] == [1]
-    assert auroc.get_ylim()[1] == 1
-    two = plots.training_history({**history, "val_auroc nih": [0.9]}).axes
-    assert [a.get_title("left") for a in two] == ["Loss", "AUROC: mean of sources", "AUROC: rsna", "AUROC: nih"]
+def test_images_of_other_labels_are_in_no_figure() -> None:
+    r = report()
+    p = np.array([row.probabilities for row in r.predictions])
+    targets = [r.labels.index(row.truth) for row in r.predictions]
+    more = make_report(
+        [*targets, 0],
+        [*p, [0.01, 0.99]],
+        labels=r.labels,
+        threshold=0.4,
+        names=range(301),
+        other=[None] * 300 + ["TB"],
+        n_bootstrap=100,
+    )
+    for draw in (plots.roc, plots.precision_recall, plots.decision_curve):
+        one, other = ([line.get_xydata().tolist() for line in draw(x, {"low": 0.2}).axes[0].lines] for x in (r, more))
+        assert one == other
+    assert "300" not in plots.pick(more, count=300)
 
 
 def test_curves_need_the_predictions() -> None:

@@ -76,6 +76,7 @@ def render(config: BundleConfig, report: Report | None, *, repo_id: str | None =
         performance=_performance(report),
         points=_points(config),
         temperature=f"{config.temperature:.4g}",
+        positive=_text(config.labels[1]),
         calibrated=measured,
         refusals=_refusals(config, report),
         recipe=_recipe(config),
@@ -128,9 +129,11 @@ def _metadata(config: BundleConfig, report: Report | None, repo_id: str | None) 
 def _summary(config: BundleConfig) -> str:
     images = sum(sum(source.train.values()) for source in config.sources)
     trained = f", trained on {counted(images, 'image')} from {counted(len(config.sources), 'source')}" if images else ""
-    labels = " and ".join([", ".join(config.labels[:-1]), config.labels[-1]])
+    labels = " or ".join([", ".join(config.labels[:-1]), config.labels[-1]])
     size, version = f"{config.image_size} × {config.image_size} pixels", config.versions.get("cxrlib", "")
-    what = f"A {_text(_backbone(config))} network for frontal chest radiographs of {size}: {_text(labels)}"
+    what = (
+        f"A {_text(_backbone(config))} network that classifies frontal chest radiographs of {size} as {_text(labels)}"
+    )
     return f"{what}{trained}. Made with {_text(f'cxrlib {version}')}."
 
 
@@ -159,7 +162,7 @@ def _data(config: BundleConfig) -> str:
     )
     if config.split and not any(note.endswith("in two splits") for note in config.notes):  # leaks that were allowed
         lines.append("Training and validation images are of different patients, as far as patients are known.")
-    prints = {"images and labels": config.fingerprint, "split": config.split}
+    prints = {"Images and labels": config.fingerprint, "split": config.split}
     if named := [f"{name} `{value}`" for name, value in prints.items() if value]:
         lines.append(f"**Fingerprints.** {'; '.join(named)}.")
     if config.notes:
