@@ -20,7 +20,7 @@ import numpy as np
 
 from cxrlib import bundle
 from cxrlib.bundle import Bundle
-from cxrlib.config import Array, BundleConfig, Recipe, SourceSummary, recipe_of, to_dict
+from cxrlib.config import Array, BundleConfig, DefaultRecipe, Recipe, SourceSummary, recipe_of, to_dict
 from cxrlib.data.audit import Audit, audit, without_leaks
 from cxrlib.data.cache import Facts, decode, fingerprint
 from cxrlib.data.scan import Data, Dataset, scan, write_manifest
@@ -223,6 +223,10 @@ def _check_arguments(recipe: Recipe, init: str | os.PathLike[str] | None, leaks:
     """Name at once what would be missed only when it is needed."""
     import keras
 
+    from cxrlib.network.default import backbone_of
+
+    if isinstance(recipe, DefaultRecipe):
+        backbone_of(recipe)
     if leaks not in ("error", "drop", "allow"):
         raise ValueError(f"leaks must be 'error', 'drop' or 'allow'. Received: leaks={leaks!r}")
     bundle.check_formats(formats)

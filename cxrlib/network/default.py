@@ -47,6 +47,27 @@ BACKBONES: dict[str, Backbone] = {  # the bundled model and all figures are Mobi
 }
 
 
+def backbone_of(recipe: DefaultRecipe) -> Backbone:
+    """Find the backbone of a recipe.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        The backbone.
+
+    Raises:
+        ValueError: If it is not known.
+
+    Example:
+        >>> backbone_of(DefaultRecipe()).application
+        'MobileNetV2'
+    """
+    if recipe.backbone not in BACKBONES:
+        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}. Received: backbone={recipe.backbone!r}")
+    return BACKBONES[recipe.backbone]
+
+
 def build(num_labels: int, recipe: DefaultRecipe, weights: str | None) -> keras.Model:
     """Build the network: standardised images with levelled bands, a backbone, pooling, probability.
 
@@ -69,9 +90,7 @@ def build(num_labels: int, recipe: DefaultRecipe, weights: str | None) -> keras.
         >>> build(3, DefaultRecipe(image_size=64), None).output_shape
         (None, 3)
     """
-    if recipe.backbone not in BACKBONES:
-        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}. Received: backbone={recipe.backbone!r}")
-    spec, seed = BACKBONES[recipe.backbone], recipe.seed
+    spec, seed = backbone_of(recipe), recipe.seed
     images = keras.Input((recipe.image_size, recipe.image_size, 1), name="image")  # (n, 224, 224, 1)
     x = level_bands(standardise(images))
     x = layers.Rescaling(*spec.scaling, name="to_backbone", dtype="float32")(x)
