@@ -1,5 +1,6 @@
 """What several test files need: real images where there are any, small bundles, and one trained run."""
 
+import functools
 import os
 import signal
 from pathlib import Path
@@ -38,13 +39,21 @@ def gated(tmp_path_factory):
     return tiny_network.write(tmp_path_factory.mktemp("gated"), tiny_network.files(gate=tiny_network.tolerant_gate()))
 
 
-@pytest.fixture
-def small_backbone(monkeypatch):
-    """Every network that is built has three convolutions in the place of MobileNetV2."""
+def shrink_training(patch):
+    """Make every training a matter of seconds: three convolutions in the place of MobileNetV2, a gate of few images."""
     keras = pytest.importorskip("keras", reason="needs the [train] extra")
     import small_backbone
 
-    monkeypatch.setattr(keras.applications, "MobileNetV2", small_backbone.build)
+    from cxrlib.network import gate_fit
+
+    patch.setattr(keras.applications, "MobileNetV2", small_backbone.build)
+    patch.setattr(gate_fit, "fit", functools.partial(gate_fit.fit, made=120))
+
+
+@pytest.fixture
+def small_backbone(monkeypatch):
+    """Every network that is built has three convolutions in the place of MobileNetV2, and a gate of few images."""
+    shrink_training(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -58,15 +67,13 @@ def phantoms(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(phantoms, tmp_path_factory):
     """A finished `TrainingRun` of the default recipe on `phantoms`, with a small backbone. Do not write into it."""
-    keras = pytest.importorskip("keras", reason="needs the [train] extra")
-    import small_backbone
-
+    pytest.importorskip("keras", reason="needs the [train] extra")
     from cxrlib import train
 
     home = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXRLIB_CACHE", str(home / "cache"))
-        patch.setattr(keras.applications, "MobileNetV2", small_backbone.build)
+        shrink_training(patch)
         return train(
             phantoms, output=home / "runs" / "first", recipe=small_recipe(), formats=("keras", "h5"), progress=False
         )
