@@ -369,14 +369,13 @@ def test_a_val_split_of_few_patients_does_not_choose_thresholds_alone(phantoms, 
 
 
 def test_a_source_may_validate_only(tmp_path, sides):
-    folders = [phantom.write(tmp_path / name, n=50, seed=seed, size=64) for name, seed in (("home", 0), ("away", 500))]
+    folders = [phantom.write(tmp_path / name, n=55, seed=seed, size=64) for name, seed in (("home", 0), ("away", 500))]
     both = scan(folders)
     splits = tuple("train" if source == "home" else "val" for source in both.sources)
-    recipe = small_recipe(image_size=64)
-    own, validation = sides(dataclasses.replace(both, splits=splits), output=tmp_path / "x", recipe=recipe)
+    own, validation = sides(dataclasses.replace(both, splits=splits), output=tmp_path / "x", leaks="drop")
     assert set(own.dataset.sources) == {"home"}
     assert set(validation.dataset.sources) == {"away"}
-    assert len(validation.index) == 100
+    assert 100 <= len(validation.index) <= 110  # some drawn chests look like others
 
 
 def test_leaks_stop_a_training_and_can_be_dropped_or_allowed(tmp_path, sides):
