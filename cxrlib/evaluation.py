@@ -17,7 +17,7 @@ from cxrlib.images.sources import ImageError
 from cxrlib.metrics.compute import make_report
 from cxrlib.metrics.report import Report
 from cxrlib.predictor import Predictor
-from cxrlib.reporting import plots
+from cxrlib.reporting import samples
 from cxrlib.runtime.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _keras_answers(model: Any, dataset: Dataset, labels: tuple[str, ...]) -> Ite
 def _samples(report: Report, dataset: Dataset, predictor: Predictor) -> dict[str, Any]:
     """Some images worth showing, with their heatmaps, and the operating points, for `reporting.save`."""
     where = dict(zip(dataset.names, dataset.paths, strict=True))
-    explained = {name: predictor.explain(where[name]) for name in plots.pick(report)}
+    explained = {name: predictor.explain(where[name]) for name in samples.pick(report)}
     return {
         "points": {name: point.threshold for name, point in predictor.config.operating_points.items()} or None,
         "images": {name: e.image.pixels / e.image.white for name, e in explained.items()},

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from drawn_answers import TWO, many, report, two
 
-from cxrlib.metrics.compute import areas, auroc, make_report, rank
+from cxrlib.metrics.compute import Ranking, auroc, make_report
 from cxrlib.metrics.curves import curves, net_benefit, reliability
 from cxrlib.metrics.intervals import Estimate, difference, resamples, wilson
 from cxrlib.metrics.report import METRICS, NAMES, WITH_REFUSALS, Report
@@ -161,8 +161,8 @@ def test_weights_of_a_resample_count_as_images_drawn_again() -> None:
     y, p = two(60, digits=1)
     drawn = np.random.default_rng(1).integers(0, 60, 60)
     weights = np.bincount(drawn, minlength=60)[None].astype(float)
-    weighted = areas(weights, y == 1, *rank(p[:, 1]))
-    again = areas(np.ones((1, 60)), y[drawn] == 1, *rank(p[drawn, 1]))
+    weighted = Ranking(y == 1, p[:, 1]).areas(weights)
+    again = Ranking(y[drawn] == 1, p[drawn, 1]).areas(np.ones((1, 60)))
     np.testing.assert_allclose(weighted, again)
     assert auroc(y == 1, p[:, 1], weights[0]) == pytest.approx(again[0][0])
     assert auroc(y == 1, p[:, 1], weights[0] / 100) == pytest.approx(again[0][0])
@@ -257,7 +257,7 @@ def test_percentiles_would_cover_less_near_one() -> None:
         y, p = draw(300, seed)
         e = report(y, p, n_bootstrap=200).auroc
         ours += e.low <= truth <= e.high
-        samples = [areas(weights, y == 1, *rank(p[:, 1]))[0] for weights in resamples(np.arange(300), 200, 0)]
+        samples = [Ranking(y == 1, p[:, 1]).areas(weights)[0] for weights in resamples(np.arange(300), 200, 0)]
         low, high = np.nanquantile(np.concatenate(samples), [0.025, 0.975])
         percentiles += low <= truth <= high
     assert ours >= 90 > 85 >= percentiles

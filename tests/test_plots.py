@@ -12,7 +12,8 @@ import pytest
 
 from cxrlib.metrics.compute import make_report
 from cxrlib.metrics.report import Report
-from cxrlib.reporting import plots
+from cxrlib.reporting import plots, samples
+from cxrlib.reporting.style import wrap
 
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
@@ -65,7 +66,7 @@ def rich(k: int = 2) -> Report:
 
 
 def pixels(r: Report, count: int = 8) -> tuple[dict[str, Any], dict[str, Any]]:
-    names = plots.pick(r, count=count)
+    names = samples.pick(r, count=count)
     shown = {
         name: np.random.default_rng(i).integers(0, 255, (60 + 10 * (i % 3), 80)).astype(np.uint8)
         for i, name in enumerate(names)
@@ -96,8 +97,8 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
     ),
     "groups": lambda k: plots.groups(rich(k)),
     "training_history": lambda k: plots.training_history(HISTORY),
-    "samples": lambda k: plots.samples(r := report(k, separation=1), *pixels(r)),
-    "samples without heatmaps": lambda k: plots.samples(r := report(k, separation=1), pixels(r, 5)[0]),
+    "samples": lambda k: samples.draw(r := report(k, separation=1), *pixels(r)),
+    "samples without heatmaps": lambda k: samples.draw(r := report(k, separation=1), pixels(r, 5)[0]),
 }
 
 
@@ -291,7 +292,7 @@ def test_pyplot_and_global_settings_are_left_alone() -> None:
 def test_pick_takes_both_kinds() -> None:
     r = report(separation=1)
     by_name = {row.name: row for row in r.predictions}
-    picked = [by_name[name] for name in plots.pick(r)]
+    picked = [by_name[name] for name in samples.pick(r)]
     wrong = [row for row in picked if row.label != row.truth]
     assert len(picked) == 8
     assert len(wrong) == 4
@@ -303,12 +304,12 @@ def test_pick_takes_both_kinds() -> None:
     perfect = make_report(
         [0, 1], [[0.9, 0.1], [0.1, 0.9]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="ab", n_bootstrap=100
     )
-    assert plots.pick(perfect) == ["a", "b"]
-    assert plots.pick(perfect, count=1) == ["a"]
+    assert samples.pick(perfect) == ["a", "b"]
+    assert samples.pick(perfect, count=1) == ["a"]
     refused = make_report(
         [0], [[math.nan] * 2], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names="a", n_bootstrap=100
     )
-    assert plots.pick(refused) == []
+    assert samples.pick(refused) == []
 
 
 def test_samples_show_right_wrong_and_refused() -> None:
@@ -323,7 +324,7 @@ def test_samples_show_right_wrong_and_refused() -> None:
         n_bootstrap=100,
     )
     image = np.arange(12.0).reshape(3, 4)
-    axes = plots.samples(r, dict.fromkeys(["a.png", "b.png", "c.png"], image), {"a.png": image / 11}).axes
+    axes = samples.draw(r, dict.fromkeys(["a.png", "b.png", "c.png"], image), {"a.png": image / 11}).axes
     titles = [a.get_title("left").split("\n") for a in axes[:3]]
     assert titles == [
         ["WRONG, true: NORMAL", "predicted: PNEUMONIA (0.90)", "b.png"],
@@ -337,7 +338,7 @@ def test_samples_show_right_wrong_and_refused() -> None:
 def test_a_heatmap_colours_only_where_it_is_warm() -> None:
     image, heat = np.full((4, 4), 7.0), np.zeros((4, 4))
     image[0, 0], heat[3, 3] = 0, 1
-    picture = plots._picture(image, heat)
+    picture = samples._picture(image, heat)
     np.testing.assert_allclose(picture[:, 5:][heat == 0], picture[:, :4][heat == 0])
     assert np.ptp(picture[3, 8]) > 0.1
     assert np.ptp(picture[3, 3]) == 0
@@ -359,7 +360,7 @@ def test_a_heatmap_colours_only_where_it_is_warm() -> None:
 def test_samples_say_what_is_wrong(shown: dict[str, Any], heat: dict[str, Any], message: str) -> None:
     r = make_report([0], [[0.9, 0.1]], labels=("NORMAL", "PNEUMONIA"), threshold=0.5, names=["a"], n_bootstrap=100)
     with pytest.raises(ValueError, match=message):
-        plots.samples(r, shown, heat)
+        samples.draw(r, shown, heat)
 
 
 def test_history_shows_loss_accuracy_and_auroc_of_both_sides() -> None:
@@ -400,7 +401,7 @@ def test_images_of_other_labels_are_in_no_figure() -> None:
     for draw in (plots.roc, plots.precision_recall, plots.decision_curve):
         one, other = ([line.get_xydata().tolist() for line in draw(x, {"low": 0.2}).axes[0].lines] for x in (r, more))
         assert one == other
-    assert "300" not in plots.pick(more, count=300)
+    assert "300" not in samples.pick(more, count=300)
 
 
 def test_curves_need_the_predictions() -> None:
@@ -434,4 +435,4 @@ def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_names_are_broken_where_they_may(text: str, lines: list[str]) -> None:
-    assert plots._wrap(text, 13).split("\n") == lines
+    assert wrap(text, 13).split("\n") == lines

@@ -37,7 +37,7 @@ def auroc(positive: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = No
     """
     mine, s = np.asarray(positive, bool), np.asarray(scores, np.float64)
     w = np.ones(len(s)) if weights is None else np.asarray(weights, np.float64)
-    return float(areas(w[None], mine, *rank(s))[0][0])
+    return float(Ranking(mine, s).areas(w[None])[0][0])
 
 
 def make_report(
@@ -323,13 +323,13 @@ def _measurer(images: _Images, sums: dict[str, list[tuple[Floats, Floats]]]) -> 
     stated, outcome = confidence(y, p)
     gaps = np.zeros((len(y), BINS))
     gaps[np.arange(len(y)), bins(stated)] = stated - outcome
-    rankings = [(y == c, *rank(p[:, c])) for c in _classes(images)]
+    rankings = [Ranking(y == c, p[:, c]) for c in _classes(images)]
 
     def measure(weights: Floats) -> dict[str, Floats]:
         metrics = {name: _mean([ratio(weights @ a, weights @ b) for a, b in parts]) for name, parts in sums.items()}
         w = weights[:, used]
         total, binned = w.sum(1), w @ gaps  # (b,), (b, bins)
-        under = [areas(w, *ranking) for ranking in rankings] if len(y) else [(np.full(len(w), np.nan),) * 2]
+        under = [ranking.areas(w) for ranking in rankings] if len(y) else [(np.full(len(w), np.nan),) * 2]
         return {
             **metrics,
             "auroc": _mean([area for area, _ in under]),
@@ -361,52 +361,45 @@ def _patients_behind(images: _Images, sums: Mapping[str, Any], persons: Ints) ->
 # --- arrays ---
 
 
-def rank(scores: Floats) -> tuple[Ints, Ints]:
-    """Sort images by their scores.
+class Ranking:
+    """Images sorted by their scores, once, for any number of resamples.
 
     Args:
+        positive: ndarray of shape (n,), bool: which images are positive.
         scores: ndarray of shape (n,).
-
-    Returns:
-        The order of descending scores, (n,), and where each of the g runs of equal scores starts in it, (g,).
     """
-    order = np.argsort(-scores, kind="stable")
-    return order, np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
 
+    def __init__(self, positive: Bools, scores: Floats) -> None:
+        self._order = np.argsort(-scores, kind="stable")
+        self._sides = positive[self._order], ~positive[self._order]
+        self._starts = np.flatnonzero(np.r_[True, np.diff(scores[self._order]) != 0])  # of the g runs of equal scores
 
-def cumulate(weights: Floats, positive: Bools, order: Ints, starts: Ints) -> tuple[Floats, Floats]:
-    """Count true and false positives at every threshold, from the highest down.
+    def counts(self, weights: Floats) -> tuple[Floats, Floats]:
+        """Count true and false positives at every threshold, from the highest down.
 
-    Args:
-        weights: ndarray of shape (b, n): how often each image counts.
-        positive: ndarray of shape (n,): which images are positive.
-        order: As `rank` gives it.
-        starts: As `rank` gives it.
+        Args:
+            weights: ndarray of shape (b, n): how often each image counts.
 
-    Returns:
-        Both counts, (b, g) each.
-    """
-    w = weights[:, order]
-    tp, fp = (np.add.reduceat(w * side[order], starts, axis=1).cumsum(1) for side in (positive, ~positive))
-    return tp, fp
+        Returns:
+            Both counts, (b, g) each.
+        """
+        w = weights[:, self._order]
+        tp, fp = (np.add.reduceat(w * side, self._starts, axis=1).cumsum(1) for side in self._sides)
+        return tp, fp
 
+    def areas(self, weights: Floats) -> tuple[Floats, Floats]:
+        """Measure the areas under the ROC curve and under the precision–recall steps.
 
-def areas(weights: Floats, positive: Bools, order: Ints, starts: Ints) -> tuple[Floats, Floats]:
-    """Measure the areas under the ROC curve and under the precision–recall steps.
+        Args:
+            weights: As for `counts`.
 
-    Args:
-        weights: As for `cumulate`.
-        positive: As for `cumulate`.
-        order: As for `cumulate`.
-        starts: As for `cumulate`.
-
-    Returns:
-        AUROC and average precision, (b,) each; `nan` where a class is missing.
-    """
-    tp, fp = cumulate(weights, positive, order, starts)
-    gained = np.diff(tp, axis=1, prepend=0)  # positives of each run of equal scores
-    auroc = ratio((np.diff(fp, axis=1, prepend=0) * (tp - gained / 2)).sum(1), tp[:, -1] * fp[:, -1])
-    return auroc, ratio((gained * tp / np.maximum(tp + fp, 1e-300)).sum(1), tp[:, -1])
+        Returns:
+            AUROC and average precision, (b,) each; `nan` where a class is missing.
+        """
+        tp, fp = self.counts(weights)
+        gained = np.diff(tp, axis=1, prepend=0)  # positives of each run of equal scores
+        auroc = ratio((np.diff(fp, axis=1, prepend=0) * (tp - gained / 2)).sum(1), tp[:, -1] * fp[:, -1])
+        return auroc, ratio((gained * tp / np.maximum(tp + fp, 1e-300)).sum(1), tp[:, -1])
 
 
 def ratio(a: Floats, b: Floats) -> Floats:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cxrlib.metrics.calibration import BINS, bins, confidence
-from cxrlib.metrics.compute import areas, cumulate, rank, ratio
+from cxrlib.metrics.compute import Ranking, ratio
 from cxrlib.metrics.intervals import Floats, Ints, resamples, wilson
 from cxrlib.metrics.report import Report, answered
 
@@ -65,20 +65,20 @@ def curves(report: Report, label: str | None = None, *, n_bootstrap: int = 300) 
     if label not in report.labels:
         raise ValueError(f"label must be one of {', '.join(report.labels)}. Received: label={label!r}")
     c = report.labels.index(label)
-    positive, ranking = y == c, rank(p[:, c])
+    positive, ranking = y == c, Ranking(y == c, p[:, c])
     if positive.all() or not positive.any():
         return None
-    [tp], [fp] = cumulate(np.ones((1, len(y))), positive, *ranking)
+    [tp], [fp] = ranking.counts(np.ones((1, len(y))))
     grid = np.linspace(0, 1, 101)
     at_fpr, at_recall = [], []
     for weights in resamples(patients, n_bootstrap, report.seed):
-        for t, f in zip(*cumulate(weights, positive, *ranking), strict=True):  # (g,), (g,)
+        for t, f in zip(*ranking.counts(weights), strict=True):  # (g,), (g,)
             if t[-1] and f[-1]:
                 at_fpr.append(np.interp(grid, np.r_[0, f / f[-1]], np.r_[0, t / t[-1]]))
                 first = np.minimum(np.searchsorted(t / t[-1], np.maximum(grid, 1e-9)), len(t) - 1)
                 at_recall.append(t[first] / (t[first] + f[first]))
     bands = [np.quantile(x, [0.025, 0.975], axis=0) if x else np.full((2, 101), np.nan) for x in (at_fpr, at_recall)]
-    [auroc], [average_precision] = areas(np.ones((1, len(y))), positive, *ranking)
+    [auroc], [average_precision] = ranking.areas(np.ones((1, len(y))))
     return Curves(
         fpr=fp / fp[-1],
         tpr=tp / tp[-1],

@@ -43,7 +43,7 @@ def save(
         report: A report with its predictions.
         folder: Where to; made when it does not exist.
         points: Thresholds by the name of their operating point, marked in the figures; the report's own is added.
-        images: Some images by name, each of shape (h, w), shown as samples; `plots.pick` says which are worth showing.
+        images: Some images by name, each of shape (h, w), shown as samples; `samples.pick` picks some.
         heatmaps: Heatmaps of these images by name, each of its image's shape, in [0, 1].
         history: The training history by name, one value per epoch.
 

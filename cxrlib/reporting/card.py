@@ -12,26 +12,10 @@ from typing import Any
 
 from cxrlib.config import DISCLAIMER, BundleConfig, to_dict
 from cxrlib.metrics.report import METRICS, NAMES, SHORT, WITH_REFUSALS, Report, Summary, counted, metric_cells
+from cxrlib.reporting.html import FIGURES
 
-_ON_THE_HUB = {  # names of the Hub's metric types
-    "auroc": "roc_auc",
-    "average_precision": "average_precision",
-    "accuracy": "accuracy",
-    "precision": "precision",
-    "recall": "recall",
-    "specificity": "specificity",
-    "f1": "f1",
-    "npv": "npv",
-    "brier": "brier_score",
-    "ece": "expected_calibration_error",
-}
-_FIGURES = {
-    "confusion_matrix": "Confusion matrix",
-    "roc": "ROC curve with its 95 % band and the operating points",
-    "precision_recall": "Precision–recall curve with its 95 % band and the operating points",
-    "reliability": "Reliability diagram",
-    "decision_curve": "Decision curve",
-}
+_ON_THE_HUB = {"auroc": "roc_auc", "brier": "brier_score", "ece": "expected_calibration_error"}  # the Hub's own names
+_SHOWN = ("confusion_matrix", "roc", "precision_recall", "reliability", "decision_curve")
 _METHODS = (
     "Network: Sandler et al. 2018, MobileNetV2: inverted residuals and linear bottlenecks, arXiv:1801.04381.",
     "Calibration: Guo et al. 2017, On calibration of modern neural networks, arXiv:1706.04599.",
@@ -103,7 +87,7 @@ def _metadata(config: BundleConfig, report: Report | None, repo_id: str | None) 
             task_name="Chest X-ray classification",
             dataset_type=re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "images",
             dataset_name=name,
-            metric_type=_ON_THE_HUB[metric],
+            metric_type=_ON_THE_HUB.get(metric, metric),
             metric_value=round(estimate.value, 4),
             metric_name=f"{NAMES[metric][0]}, 95 % interval {estimate.interval}",
         )
@@ -113,7 +97,7 @@ def _metadata(config: BundleConfig, report: Report | None, repo_id: str | None) 
     ]
     tags = ["chest-x-ray", "radiology", "medical-imaging", "image-classification", "litert", "keras"]
     measured: dict[str, Any] = {
-        "metrics": [_ON_THE_HUB[metric] for metric in METRICS],
+        "metrics": [_ON_THE_HUB.get(metric, metric) for metric in METRICS],
         "model_name": repo_id or f"cxrlib {' '.join(config.labels)}",
         "eval_results": results,
     }
@@ -196,7 +180,7 @@ def _performance(report: Report | None) -> str:
         lines.append(_table(["Label", "Images", "No answer", f"Called {report.labels[1]}"], report.other_rows))
     if report.statements:
         lines.append(_list(_text(statement) for statement in report.statements))
-    lines.append("\n".join(f"![{title}](figures/{name}.png)" for name, title in _FIGURES.items()))
+    lines.append("\n".join(f"![{FIGURES[name][0]}](figures/{name}.png)" for name in _SHOWN))
     return "\n\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from cxrlib.metrics.report import METRICS, NAMES, SHORT, Report, Row, Summary, c
 
 LISTED = 100  # images in a list, at most: predictions.csv holds all
 
-_FIGURES = {
+FIGURES = {
     "confusion_matrix": ("Confusion matrix", "Images by true and predicted label."),
     "roc": ("ROC curve", "Sensitivity against false alarms at every threshold, with a 95 % band."),
     "precision_recall": ("Precision and recall", "Precision against sensitivity at every threshold, with a 95 % band."),
@@ -114,7 +114,7 @@ def _counts(part: Summary) -> list[str]:
 
 
 def _figure(name: str, picture: Path | bytes) -> str:
-    title, caption = (escape(text) for text in _FIGURES.get(name, (name, "")))
+    title, caption = (escape(text) for text in FIGURES.get(name, (name, "")))
     data = base64.b64encode(picture if isinstance(picture, bytes) else picture.read_bytes()).decode("ascii")
     kind = ' class="wide"' if name in _WIDE else ""
     image = f'<img alt="{title}. {caption}" src="data:image/png;base64,{data}">'

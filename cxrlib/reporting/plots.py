@@ -1,4 +1,4 @@
-"""Figures from a report, a training history or images. The only importer of matplotlib; pyplot is left alone.
+"""Figures from a report or a training history. They are objects: pyplot is left alone.
 
 Scikit-learn's Display classes are not used: they draw no bands, intervals, rates or enlargements, so that all but a
 single line of each curve would be drawn over, and their arguments change between versions.
@@ -6,9 +6,7 @@ single line of each curve would be drawn over, and their arguments change betwee
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,55 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrlib.metrics.calibration import BINS
-from cxrlib.metrics.curves import Curves, curves, net_benefit, reliability
-from cxrlib.metrics.report import NAMES, Report, Row, Summary, answered, counted
+from cxrlib.metrics.curves import curves, net_benefit, reliability
+from cxrlib.metrics.report import NAMES, Report, Summary, answered, counted
+from cxrlib.reporting import samples
+from cxrlib.reporting.style import BLUE, COLOURS, GREY, LINES, MARKERS, ORANGE, SKY, short, wrap
+from cxrlib.reporting.style import figure as blank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, with a line style each for grey prints.
-BLUE, ORANGE, GREEN, PURPLE, SKY, BROWN = "#0072B2", "#D55E00", "#009E73", "#AA4488", "#56B4E9", "#8C6D1F"
-GREY = "#5F6368"
-_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, BROWN)
-_LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
-_MARKERS = ("o", "s", "D", "^", "v", "P")
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E3E5E8",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "lines.linewidth": 1.8,
-}
 _QUANTITIES = {"loss": "Loss", "accuracy": "Accuracy", "auroc": "AUROC"}  # of a training history
 _SIDES = (("", BLUE, "-", "o", "Training"), ("val_", ORANGE, "--", "s", "Validation"))
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure, in inches, in the style above."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('figures need matplotlib: pip install "cxrlib[train]"') from error
-    style: dict[Any, Any] = {**matplotlib.rcParamsDefault, **_STYLE}
-    del style["backend"]
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # type: ignore[union-attr,call-arg]
-        yield figure
 
 
 def save(
@@ -112,7 +73,7 @@ def save(
     if report.parts:
         drawn["groups"] = lambda: groups(report)
     if images:
-        drawn["samples"] = lambda: samples(report, images, heatmaps)
+        drawn["samples"] = lambda: samples.draw(report, images, heatmaps)
     if history:
         drawn["history"] = lambda: training_history(history)
     folder = Path(folder)
@@ -137,16 +98,16 @@ def confusion_matrix(report: Report) -> Figure:
     totals = matrix.sum(1, keepdims=True)
     rates = matrix / np.maximum(totals, 1)
     side = max(4.6, 2.2 + 1.25 * k)
-    with _figure(side + 0.6, side) as figure:
+    with blank(side + 0.6, side) as figure:
         axes = figure.add_subplot()
         axes.imshow(rates, cmap="Blues", vmin=0, vmax=1.15, aspect="equal")
         for (i, j), n in np.ndenumerate(matrix):
             rate = f"{rates[i, j]:.1%}".replace("%", " %") if totals[i, 0] else "no images"
             style: dict[str, Any] = {"color": "white" if rates[i, j] > 0.55 else "black", "fontsize": 14 - k / 2}
             axes.text(j, i, f"{n:,}\n{rate}", ha="center", va="center", **style)
-        axes.set_xticks(range(k), [_wrap(label, 13) for label in report.labels])
+        axes.set_xticks(range(k), [wrap(label, 13) for label in report.labels])
         counts = zip(report.labels, totals[:, 0], strict=True)
-        axes.set_yticks(range(k), [f"{_wrap(label, 13)}\n({n:,})" for label, n in counts])
+        axes.set_yticks(range(k), [f"{wrap(label, 13)}\n({n:,})" for label, n in counts])
         axes.set(xlabel="Predicted", ylabel="True (number of images)")
         axes.grid(visible=False)
         axes.tick_params(length=0)
@@ -169,20 +130,7 @@ def roc(report: Report, points: Mapping[str, float] | None = None) -> Figure:
     Returns:
         The figure.
     """
-    with _figure(5.4, 5.4) as figure:
-        axes, curved = _square(figure, report, "Receiver operating characteristic", "1 − specificity", "Sensitivity")
-        enlarged = min((c.auroc for _, c in curved), default=0) > 0.94
-        drawn = [axes, _corner(axes, 0.36, (-0.004, 0.2))] if enlarged else [axes]
-        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="Chance")
-        for i, (label, c) in enumerate(curved):
-            name = f"{_short(label)}: AUROC {report.by_label.get(label, report).auroc}"
-            colour, line = _pick(_COLOURS, i), _pick(_LINES, i)
-            for a in drawn:
-                if a is axes or len(curved) == 1:
-                    a.fill_between(c.grid, *c.roc_band, color=colour, alpha=0.16, linewidth=0)
-                a.plot(np.r_[0, c.fpr], np.r_[0, c.tpr], color=colour, linestyle=line, label=name)
-        _finish(figure, drawn, _operating_points(report, points))
-    return figure
+    return _curves(report, points, precision=False)
 
 
 def precision_recall(report: Report, points: Mapping[str, float] | None = None) -> Figure:
@@ -195,23 +143,7 @@ def precision_recall(report: Report, points: Mapping[str, float] | None = None) 
     Returns:
         The figure.
     """
-    with _figure(5.4, 5.4) as figure:
-        y = "Precision (positive predictive value)"
-        axes, curved = _square(figure, report, "Precision and recall", "Recall (sensitivity)", y)
-        enlarged = min((c.average_precision for _, c in curved), default=0) > 0.95
-        drawn = [axes, _corner(axes, 0.2, (0.8, 1.004))] if enlarged else [axes]
-        for i, (label, c) in enumerate(curved):
-            name = f"{_short(label)}: AP {report.by_label.get(label, report).average_precision}"
-            colour, line = _pick(_COLOURS, i), _pick(_LINES, i)
-            recall, precision = np.r_[0, c.tpr], np.r_[c.precision[0], c.precision]
-            for a in drawn:
-                a.fill_between(c.grid, *c.pr_band, color=colour, alpha=0.16, linewidth=0)
-                a.plot(recall, precision, color=colour, linestyle=line, drawstyle="steps-pre", label=name)
-            chance = "Chance: the prevalence" if label == curved[-1][0] else ""
-            of_chance = colour if len(curved) > 1 else GREY
-            axes.axhline(c.prevalence, color=of_chance, linewidth=1, linestyle=":", label=chance)
-        _finish(figure, drawn, _operating_points(report, points, precision=True))
-    return figure
+    return _curves(report, points, precision=True)
 
 
 def reliability_diagram(report: Report) -> Figure:
@@ -228,7 +160,7 @@ def reliability_diagram(report: Report) -> Figure:
     ends = np.clip([b.observed - b.low, b.high - b.observed], 0, 1)
     few = b.count < 10
     dots: dict[str, Any] = {"fmt": "o", "color": BLUE, "capsize": 2.5, "elinewidth": 1, "markersize": 6}
-    with _figure(5.4, 6.9) as figure:
+    with blank(5.4, 6.9) as figure:
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="Perfect calibration")
         for part, style in (
@@ -242,7 +174,7 @@ def reliability_diagram(report: Report) -> Figure:
         below.set(yscale="log", ylim=(0.8, 1.5 * np.max(b.count, initial=8)), ylabel="Images")  # two ticks at least
         below.yaxis.set_major_formatter("{x:,.0f}")
         below.yaxis.set_minor_formatter("")
-        below.set_xlabel(_wrap(f"Probability of {what}", 60))
+        below.set_xlabel(wrap(f"Probability of {what}", 60))
         axes.set_title(f"Calibration: ECE {report.ece}\nBrier score {report.brier}", fontsize=10)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center")
     return figure
@@ -264,17 +196,17 @@ def decision_curve(report: Report, points: Mapping[str, float] | None = None) ->
     thresholds, model, everyone = net_benefit(report)
     what = report.labels[1] if len(report.labels) == 2 else f"anything but {report.labels[0]}"
     top = max(float(np.nanmax(everyone, initial=0)), 0.05)
-    with _figure(5.8, 5.4) as figure:
+    with blank(5.8, 5.4) as figure:
         axes = figure.add_subplot()
         axes.plot(thresholds, model, color=BLUE, label="Act on the model")
         axes.plot(thresholds, everyone, color=ORANGE, linestyle="--", label="Act on every image")
         axes.axhline(0, color=GREY, linestyle="-.", linewidth=1.2, label="Act on none")
         if len(report.labels) == 2:
             for i, (name, threshold) in enumerate(_thresholds(report, points).items()):
-                style = {"color": _pick(_COLOURS, i + 2), "label": f"{name} ({threshold:.2g})"}
+                style: dict[str, Any] = {"color": COLOURS[(i + 2) % 6], "label": f"{name} ({threshold:.2g})"}
                 axes.axvline(threshold, linestyle=":", linewidth=1.4, **style)
         axes.set(xlim=(0, 1), ylim=(-max(0.15 * top, 0.05), 1.1 * top), ylabel="Net benefit")
-        axes.set_xlabel(_wrap(f"Threshold probability of {what}", 60))
+        axes.set_xlabel(wrap(f"Threshold probability of {what}", 60))
         axes.set_title("Decision curve")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -295,8 +227,8 @@ def groups(report: Report) -> Figure:
     names = []
     for name, part in rows:
         positive = f", {part.confusion_matrix[1].sum():,} positive" if len(part.confusion_matrix) == 2 else ""
-        names.append(f"{_wrap(name, 30)}\n{counted(part.n, 'image')}{positive}")
-    with _figure(9, 1.3 + sum(0.12 + 0.17 * (1 + name.count("\n")) for name in names)) as figure:
+        names.append(f"{wrap(name, 30)}\n{counted(part.n, 'image')}{positive}")
+    with blank(9, 1.3 + sum(0.12 + 0.17 * (1 + name.count("\n")) for name in names)) as figure:
         for axes, metric in zip(figure.subplots(1, 3, sharey=True), ("auroc", "recall", "specificity"), strict=True):
             estimates = [getattr(part, metric) for _, part in rows]
             value, low, high = (np.array([getattr(e, end) for e in estimates]) for end in ("value", "low", "high"))
@@ -339,7 +271,7 @@ def training_history(history: Mapping[str, Sequence[float]]) -> Figure:
         wanted = f"one value per epoch of {', '.join(_QUANTITIES)} or the same with val_, equally many of each"
         raise ValueError(f"history must hold {wanted}. Received: {received}")
     n = min(epochs)
-    with _figure(max(3.6 * len(shown), 5), 3.2) as figure:
+    with blank(max(3.6 * len(shown), 5), 3.2) as figure:
         for name, axes in zip(shown, figure.subplots(1, len(shown), squeeze=False).flat, strict=True):
             for side, colour, line, marker, label in _SIDES:
                 if values := history.get(f"{side}{name}"):
@@ -357,121 +289,7 @@ def training_history(history: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def pick(report: Report, *, count: int = 8) -> list[str]:
-    """Pick images worth showing: half wrong, most confident first, half right, from the most to the least confident.
-
-    Args:
-        report: A report with its predictions.
-        count: How many, at most.
-
-    Returns:
-        Names of images: give them with their pixels to `samples` or `cxrlib.reporting.save`.
-
-    Example:
-        >>> from cxrlib.metrics.compute import make_report
-        >>> p = [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.1, 0.9]]
-        >>> r = make_report([0, 1, 0, 0], p, labels=["NORMAL", "PNEUMONIA"], threshold=0.5, names="abcd")
-        >>> pick(r, count=3)
-        ['d', 'c', 'a']
-    """
-    rows = [row for row in report.predictions if row.label is not None and row.truth in report.labels]
-    rows.sort(key=lambda row: (-max(row.probabilities), row.name))
-    wrong = [row for row in rows if row.label != row.truth]
-    right = [row for row in rows if row.label == row.truth]
-    part = min(len(wrong), max(count - len(right), (count + 1) // 2))
-    rest = min(len(right), count - part)
-    spread = [right[round(i * (len(right) - 1) / max(rest - 1, 1))] for i in range(rest)]
-    return [row.name for row in (*wrong[:part], *spread)]
-
-
-def samples(
-    report: Report, images: Mapping[str, NDArray[Any]], heatmaps: Mapping[str, NDArray[Any]] | None = None
-) -> Figure:
-    """Draw images with their answers, the wrong ones first, each beside itself with its heatmap.
-
-    Args:
-        report: A report with the predictions of these images.
-        images: ndarrays of shape (h, w), any numeric type, by the image's name.
-        heatmaps: ndarrays of shape (h, w), float in [0, 1], by the image's name; images without one are drawn alone.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: If no image is given, one is not in the report or not grey, or its heatmap has another shape.
-    """
-    rows, heatmaps = {row.name: row for row in report.predictions}, heatmaps or {}
-    if missing := [name for name in images if name not in rows]:
-        raise ValueError(f"images must be in the report. Received: {missing[0]!r}")
-    for name, image in images.items():
-        if np.ndim(image) != 2 or np.shape(heatmaps.get(name, image)) != np.shape(image):
-            shapes = f"{name!r} of {np.shape(image)}, heatmap of {np.shape(heatmaps.get(name, 0))}"
-            raise ValueError(f"image and heatmap must share one shape (h, w). Received: {shapes}")
-    if not images:
-        raise ValueError("images must hold at least one image. Received: none")
-    shown = sorted((rows[name] for name in images), key=lambda row: row.label == row.truth)  # the wrong ones first
-    across, wide = min(len(shown), 4), 3.4 if heatmaps else 2.2  # inches
-    lines = [shown[i : i + across] for i in range(0, len(shown), across)]
-    pictures = {row.name: _picture(images[row.name], heatmaps.get(row.name)) for row in shown}
-    ratios = {name: picture.shape[0] / picture.shape[1] for name, picture in pictures.items()}
-    tall = [max(ratios[row.name] for row in line) * wide + 0.6 for line in lines]
-    with _figure(wide * across, sum(tall)) as figure:
-        grid = figure.subplots(len(lines), across, squeeze=False, height_ratios=tall)
-        for axes in grid.flat:
-            axes.set_axis_off()
-            axes.set_anchor("NW")
-        for axes, row in zip(grid.flat, shown, strict=False):
-            axes.imshow(pictures[row.name])
-            colour = BLUE if row.label == row.truth else ORANGE
-            axes.set_title(_caption(row, report, int(12 * wide)), fontsize=8.5, fontweight="normal", color=colour)
-    return figure
-
-
 # --- pieces ---
-
-
-def _caption(row: Row, report: Report, width: int) -> str:
-    if row.label is None:
-        verdict, answer = row.status.upper(), row.reasons or "no reason given"
-    else:
-        verdict = "RIGHT" if row.label == row.truth else "WRONG"
-        probability = row.probabilities[report.labels.index(row.label)]
-        answer = f"predicted: {_short(row.label, width - 18)} ({probability:.2f})"
-    lines = (f"{verdict}, true: {row.truth}", answer, Path(row.name).name)
-    return "\n".join(_short(line, width) for line in lines)
-
-
-def _picture(image: NDArray[Any], heatmap: NDArray[Any] | None) -> NDArray[np.float64]:
-    """The image; where there is a heatmap, on its right the image with it: (h, w or 2.03 w, 3) in [0, 1]."""
-    import matplotlib
-
-    step = max(1, max(image.shape) // 600)  # no more pixels than are printed
-    grey = np.asarray(image[::step, ::step], np.float64)
-    grey = (grey - grey.min()) / max(float(np.ptp(grey)), 1e-9)
-    plain = np.repeat(grey[:, :, None], 3, axis=2)
-    if heatmap is None:
-        return plain
-    heat = np.clip(np.asarray(heatmap[::step, ::step], np.float64), 0, 1)[:, :, None]
-    under = plain + 0.6 * heat * (matplotlib.colormaps["inferno"](heat[:, :, 0])[:, :, :3] - plain)
-    return np.concatenate([plain, np.ones((len(plain), max(1, plain.shape[1] // 30), 3)), under], axis=1)
-
-
-def _pick(values: Sequence[Any], i: int) -> Any:
-    return values[i % len(values)]
-
-
-def _short(text: str, width: int = 34) -> str:
-    return text if len(text) <= width else f"{text[: width // 2 - 1]}…{text[-(width - width // 2) :]}"
-
-
-def _wrap(text: str, width: int) -> str:
-    """Lines of at most `width` characters, broken after spaces, hyphens, slashes and underscores where possible."""
-    lines = [""]
-    for word in re.findall(rf"[^\s_/-]{{1,{width}}}[\s_/-]*|[\s_/-]+", text):
-        if lines[-1] and len((lines[-1] + word).rstrip()) > width:
-            lines.append("")
-        lines[-1] += word
-    return "\n".join(line.strip() for line in lines)
 
 
 def _thresholds(report: Report, points: Mapping[str, float] | None) -> dict[str, float]:
@@ -487,11 +305,11 @@ def _operating_points(
     """A caption and a place in the figure each: (1 - specificity, sensitivity), or (recall, precision)."""
     y, p, _ = answered(report)
     called = {
-        f"{_short(name, 20)} ({threshold:.3g})": (y == 1, p[:, 1] >= threshold)
+        f"{short(name, 20)} ({threshold:.3g})": (y == 1, p[:, 1] >= threshold)
         for name, threshold in _thresholds(report, points).items()
     }
     if report.threshold is None:
-        called = {_short(label, 20): (y == c, p.argmax(1) == c) for c, label in enumerate(report.labels) if len(p)}
+        called = {short(label, 20): (y == c, p.argmax(1) == c) for c, label in enumerate(report.labels)}
     placed = []
     for name, (positive, chosen) in called.items():
         if not positive.any() or positive.all() or (precision and not chosen.any()):
@@ -518,28 +336,57 @@ def _corner(axes: Axes, left: float, across: tuple[float, float]) -> Axes:
     return corner
 
 
-def _square(figure: Figure, report: Report, title: str, x: str, y: str) -> tuple[Axes, list[tuple[str, Curves]]]:
-    """Axes for the unit square, and the curves that are defined by their label: the last of two, or each of more."""
-    axes = figure.add_subplot()
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x, ylabel=y, aspect="equal")
-    axes.set_title(title)
+def _curves(report: Report, points: Mapping[str, float] | None, *, precision: bool) -> Figure:
+    """ROC or precision–recall curves: of the last label of two, or of each of more."""
     labels = report.labels[-1 if len(report.labels) == 2 else 0 :]
     curved = [(label, c) for label in labels if (c := curves(report, label)) is not None]
-    if not curved:
-        ground = {"facecolor": "white", "edgecolor": "none"}
-        axes.text(0.5, 0.55, "Undefined: all images\nare of one class", ha="center", va="center", bbox=ground)
-    return axes, curved
-
-
-def _finish(figure: Figure, drawn: Sequence[Axes], marks: Sequence[tuple[str, float, float]]) -> None:
-    """Mark the operating points, each where it is in view, and make room for the legend."""
-    style: dict[str, Any] = {"linestyle": "", "markersize": 8, "markerfacecolor": "white", "markeredgecolor": "black"}
-    for i, (name, x, y) in enumerate(marks):
-        for axes in drawn:
-            if axes.viewLim.contains(x, y):  # whole on the border, and none of a point outside
-                marker = _pick(_MARKERS, i)
-                axes.plot([x], [y], marker=marker, label=name, zorder=5, clip_on=False, markeredgewidth=1.4, **style)
-    handles, labels = drawn[0].get_legend_handles_labels()
-    figure.set_figheight(5.4 + 0.21 * len(labels))
-    if labels:
-        figure.legend(handles, labels, loc="outside lower center")
+    marks = _operating_points(report, points, precision=precision)
+    with blank(5.4, 5.4) as figure:
+        axes = figure.add_subplot()
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        if precision:
+            axes.set(xlabel="Recall (sensitivity)", ylabel="Precision (positive predictive value)")
+            axes.set_title("Precision and recall")
+            enlarged = min((c.average_precision for _, c in curved), default=0) > 0.95
+            drawn = [axes, _corner(axes, 0.2, (0.8, 1.004))] if enlarged else [axes]
+        else:
+            axes.set(xlabel="1 − specificity", ylabel="Sensitivity")
+            axes.set_title("Receiver operating characteristic")
+            enlarged = min((c.auroc for _, c in curved), default=0) > 0.94
+            drawn = [axes, _corner(axes, 0.36, (-0.004, 0.2))] if enlarged else [axes]
+            axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="Chance")
+        if not curved:
+            ground = {"facecolor": "white", "edgecolor": "none"}
+            axes.text(0.5, 0.55, "Undefined: all images\nare of one class", ha="center", va="center", bbox=ground)
+        for i, (label, c) in enumerate(curved):
+            part, colour = report.by_label.get(label, report), COLOURS[i % 6]
+            style: dict[str, Any] = {"color": colour, "linestyle": LINES[i % 6]}
+            if precision:
+                x, y, band = np.r_[0, c.tpr], np.r_[c.precision[0], c.precision], c.pr_band
+                style |= {"label": f"{short(label)}: AP {part.average_precision}", "drawstyle": "steps-pre"}
+                chance: dict[str, Any] = {"label": "Chance: the prevalence"} if label == curved[-1][0] else {}
+                of_chance = colour if len(curved) > 1 else GREY
+                axes.axhline(c.prevalence, color=of_chance, linewidth=1, linestyle=":", **chance)
+            else:
+                x, y, band = np.r_[0, c.fpr], np.r_[0, c.tpr], c.roc_band
+                style["label"] = f"{short(label)}: AUROC {part.auroc}"
+            for a in drawn:
+                if a is axes or len(curved) == 1:
+                    a.fill_between(c.grid, *band, color=colour, alpha=0.16, linewidth=0)
+                a.plot(x, y, **style)
+        dots: dict[str, Any] = {
+            "linestyle": "",
+            "markersize": 8,
+            "markerfacecolor": "white",
+            "markeredgecolor": "black",
+        }
+        for i, (name, x, y) in enumerate(marks):
+            for a in drawn:
+                if a.viewLim.contains(x, y):  # whole on the border, and none of a point outside
+                    dots |= {"marker": MARKERS[i % 6], "label": name}
+                    a.plot([x], [y], zorder=5, clip_on=False, markeredgewidth=1.4, **dots)
+        handles, names = axes.get_legend_handles_labels()
+        figure.set_figheight(5.4 + 0.21 * len(names))
+        if names:
+            figure.legend(handles, names, loc="outside lower center")
+    return figure
