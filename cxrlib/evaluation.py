@@ -97,7 +97,8 @@ def evaluate(
         reasons=["" if p.status == "ok" else "; ".join(p.reasons) for p in predictions],
         data=", ".join(dict.fromkeys(dataset.sources)) + (f" ({split})" if split else ""),
     )
-    report = dataclasses.replace(report, statements=(*remarks, *report.statements))
+    absent = tuple(f"No image is labelled {label}." for label in other if label not in truths)
+    report = dataclasses.replace(report, statements=(*remarks, *absent, *report.statements))
     if output is not None:
         report.save(os.fspath(output), **(_samples(report, dataset, predictor) if draw and predictor else {}))
     return report

@@ -153,6 +153,9 @@ def test_labels_that_the_model_does_not_have(tiny: Path, tmp_path: Path, listed:
     assert report.by_other["TB"].called_positive.value == pytest.approx(np.mean(called))
     assert [row.truth for row in report.predictions].count("TB") == 3
     assert report.confusion_matrix.sum() == 8
+    absent = evaluate(tiny, scan(folder, labels=("NORMAL", "PNEUMONIA", "TB", "EFFUSION")), other=["TB", "EFFUSION"])
+    assert "No image is labelled EFFUSION." in absent.statements
+    assert list(absent.by_other) == ["TB"]
     with pytest.raises(ValueError, match="TB"):
         evaluate(tiny, data, progress=False)
     with pytest.raises(ValueError, match=r"other must be a list of labels\. Received: other='TB'"):

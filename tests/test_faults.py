@@ -48,7 +48,7 @@ def test_names_that_are_no_text_go_all_the_way(tmp_path: Path, tiny: Path) -> No
     assert "K\\udcf6hler0.png" in (tmp_path / "films.csv").read_text("utf-8")
     report = evaluate(Predictor(tiny, gate=False, threads=1), films, output=tmp_path / "report", progress=False)
     assert Report.from_json((tmp_path / "report" / "report.json").read_text("utf-8")).to_json() == report.to_json()
-    assert report.n_refused == 1
+    assert report.n_unreadable == 1
     assert "K\\udcf6hler7.png" in (tmp_path / "report" / "report.html").read_text("utf-8")
 
 

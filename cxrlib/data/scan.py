@@ -94,9 +94,9 @@ def scan(
 
     Args:
         data: A folder, a CSV manifest, the address of a data set on the Hub, or a list of them.
-        labels: Class names in the order of the model's outputs; None for those found, the normal class first: one
-            called so, or that begins with no, non, normal, healthy or negative. Beside `PNEUMONIA` alone any other
-            counts as normal.
+        labels: Class names in the order of the model's outputs; None for those found: the normal class first, one
+            called pneumonia second. Normal is what is called so, or begins with no, non, normal, healthy or negative.
+            Beside `PNEUMONIA` alone any other counts as normal.
         label_pattern: Regular expression with one named group for each label, searched in an image's path below its
             source's folder: the group that matches names the label. Where none does, the folder or the manifest does.
             `(?P<BACTERIAL>_bacteria_)|(?P<VIRAL>_virus_)` tells the causes of the paediatric set.
@@ -359,4 +359,9 @@ def _normal_first(found: set[str]) -> tuple[str, ...]:
             how = f"labels=({first!r}, {second!r}) or the other way round, on the command line --labels"
             raise ValueError(f"{which}: name both, that one first, with {how}")
         return first, second
-    return tuple(sorted(found, key=lambda label: (label.casefold() not in _NORMAL, label not in worded, label)))
+    return tuple(
+        sorted(
+            found,
+            key=lambda x: (x.casefold() not in _NORMAL, x not in worded, "pneumonia" not in x.casefold(), x),
+        )
+    )  # the second is the positive class of every threshold

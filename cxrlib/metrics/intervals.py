@@ -127,18 +127,15 @@ def difference(a: Estimate, b: Estimate, *, comparisons: int = 1) -> Estimate:
 
     Example:
         >>> print(difference(wilson(90, 100), wilson(70, 100)))
-        0.200 (0.092–0.305)
+        0.200 (0.090–0.306)
 
     References:
         Newcombe 1998, doi:10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I.
     """
     wider = NormalDist().inv_cdf(1 - 0.025 / comparisons) / Z
     value = a.value - b.value
-    low, high = (
-        wider * math.hypot(a.value - a.low, b.high - b.value),
-        wider * math.hypot(a.high - a.value, b.value - b.low),
-    )
-    return Estimate(value, value - low, value + high)
+    down, up = math.hypot(a.value - a.low, b.high - b.value), math.hypot(a.high - a.value, b.value - b.low)
+    return Estimate(value, value - wider * down, value + wider * up)
 
 
 def clusters(patients: Sequence[str | None]) -> Ints:
