@@ -1,21 +1,24 @@
-"""A bundle's network in the forms that other runtimes read, each checked against the bundle on films."""
+"""A bundle's network in the formats of other runtimes, each compared with the bundle on images."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
+import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cxrlib import bundle
-from cxrlib.images import decode as images
+from cxrlib.images import decode as images_
 from cxrlib.images import phantom
 from cxrlib.images.sources import Source
 from cxrlib.predictor import Predictor, check_many
@@ -24,66 +27,86 @@ from cxrlib.runtime.litert import Runtime
 if TYPE_CHECKING:
     import keras
 
-TOLERANCE = {
-    "onnx": 1e-4,
-    "saved_model": 1e-4,
-    "litert": 1e-4,
-    "int8": 0.1,
-}  # by format: how far any probability may be off
-_SUFFIX = {"onnx": ".onnx", "saved_model": "", "litert": ".tflite", "int8": ".tflite"}
-_PHANTOMS = 16
-_CALIBRATION = 300  # films that the ranges of int8 are read off, at most
+_DRAWINGS = 16  # to compare on, where no images are given
+_CALIBRATION = 300  # images that the ranges of int8 are taken from, at most
+_BATCH = 7  # besides single images: no other size has it by chance
 
-_Run = Callable[[np.ndarray], np.ndarray]
+_Run = Callable[[np.ndarray], np.ndarray]  # (n, s, s, 1) float32 in [0, 1] -> probabilities (n, k)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that a network can be exported to.
+
+    Args:
+        suffix: How the file's name ends; empty for a folder.
+        tolerance: Largest accepted difference of a probability from the bundle's.
+        write: Writes the network (the served graph, a path, images (n, s, s, 1)) and returns how to run what it wrote.
+        needs: Libraries besides TensorFlow that it takes, by import name.
+    """
+
+    suffix: str
+    tolerance: float
+    write: Callable[[Any, Path, np.ndarray], _Run]
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export left.
+    """What an export wrote, and how it compares with the bundle.
 
     Args:
         path: The file, or for `"saved_model"` the folder.
-        format: Its form.
-        films: On how many films it was checked.
-        difference: The farthest that any of their probabilities is from the bundle's.
+        format: Its format.
+        images: Number of images it was compared on.
+        difference: Largest difference of any of their probabilities from the bundle's.
+        changed: Number of images that get another label than from the bundle.
 
     Example:
-        >>> print(Exported(Path("model.onnx"), "onnx", 16, 2e-7))
-        model.onnx: probabilities within 2.0e-07 of the bundle's on 16 films
+        >>> print(Exported(Path("model.tflite"), "int8", 300, 0.034, 2))
+        model.tflite: int8, compared on 300 images: probabilities differ by at most 0.034, labels of 2 images change
     """
 
     path: Path
     format: str
-    films: int
+    images: int
     difference: float
+    changed: int
 
     def __str__(self) -> str:
-        return f"{self.path}: probabilities within {self.difference:.1e} of the bundle's on {self.films} film{'s' if self.films != 1 else ''}"
+        n, changed = (f"{n} image{'s' if n != 1 else ''}" for n in (self.images, self.changed))
+        labels = f"labels of {changed} change" if self.changed else "no label changes"
+        agreement = f"probabilities differ by at most {self.difference:.2g}, {labels}"
+        return f"{self.path}: {self.format}, compared on {n}: {agreement}"
 
 
 def export(
-    model: str | os.PathLike[str] | None, output: str | os.PathLike[str], *, format: str, films: Iterable[Source] = ()
+    model: str | os.PathLike[str] | None, output: str | os.PathLike[str], *, format: str, images: Iterable[Source] = ()
 ) -> Exported:
-    """Write a bundle's network in another form, and check that it answers as the bundle does.
+    """Write a bundle's network in another format, and compare its answers with the bundle's.
 
-    All forms take films as `images.fit` makes them, (n, s, s, 1) float32 in [0, 1], and give `probabilities` (n, k), calibrated, `evidence` (n, h, w, k) and
-    `embedding` (n, d). The gate and the operating points stay behind: whoever runs the file has to see to them.
+    All formats take images as `cxrlib.images.decode.fit` makes them, (n, s, s, 1) float32 in [0, 1], in any number, and
+    return `probabilities` (n, k), calibrated, `evidence` (n, h, w, k) and `embedding` (n, d). The gate and the
+    operating points are not in the file.
 
     Args:
-        model: A bundle's folder, `hf://user/repo[@revision]`, or `None` or `"default"` for the model that comes with cxrlib; it must hold `model.keras`.
+        model: A bundle's folder, `hf://user/repo[@revision]`, or `None` or `"default"` for the bundled model; it must
+            hold `model.keras`.
         output: The file to write, `.onnx` or `.tflite`, or for `"saved_model"` a folder that does not exist yet.
-        format: `"onnx"`, `"saved_model"`, `"litert"`, or `"int8"`: LiteRT with weights and activations of 8 bits, a quarter of the size.
-        films: What to check on; int8 takes its ranges from them, so they should be many and of all sources. None for drawn phantoms, which int8 refuses.
+        format: One of `FORMATS`: `"onnx"`, `"saved_model"`, or LiteRT as `"litert"` (float32), `"float16"` (weights of
+            16 bits, half the size) or `"int8"` (weights and activations of 8 bits, a quarter of the size).
+        images: Images to compare on; `"int8"` takes its ranges from them, and needs some hundred of all sources. By
+            default drawings.
 
     Returns:
-        Where it is, and how well it agrees.
+        Where it is, and how it compares.
 
     Raises:
-        TypeError: If `films` is a single film.
-        ValueError: If the format is not known, the output has another suffix, or int8 gets no films.
-        FileExistsError: If a SavedModel's folder exists.
-        ImageError: If a film cannot be read.
-        RuntimeError: If the exported network does not answer as the bundle does; nothing is left.
+        TypeError: If `images` is a single image.
+        ValueError: If the format is not known, the output has another suffix, or int8 gets no images.
+        FileExistsError: If the folder of a SavedModel exists.
+        ImageError: If an image cannot be read.
+        RuntimeError: If the exported network differs too much from the bundle; nothing is written.
         ImportError: If TensorFlow, or for ONNX its converter, is not installed.
 
     Example:
@@ -92,136 +115,128 @@ def export(
         ValueError: output must end with '.onnx' for onnx. Received: 'model.txt'
     """
     target = Path(output)
-    if format not in TOLERANCE:
-        raise ValueError(f"format must be one of {', '.join(TOLERANCE)}. Received: format={format!r}")
-    if _SUFFIX[format] and target.suffix != _SUFFIX[format]:
-        raise ValueError(f"output must end with {_SUFFIX[format]!r} for {format}. Received: {str(target)!r}")
-    if format == "saved_model" and target.exists():
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}. Received: format={format!r}")
+    form = FORMATS[format]
+    if form.suffix and target.suffix != form.suffix:
+        raise ValueError(f"output must end with {form.suffix!r} for {format}. Received: {str(target)!r}")
+    if not form.suffix and target.exists():
         raise FileExistsError(f"{target} exists: choose another folder, nothing was written")
-    check_many(films)
-    films = list(films)
-    if format == "int8" and not films:
-        raise ValueError(
-            "int8 takes the ranges of its numbers from films: name some hundred of all sources. Received: films=()"
-        )
-    _check_installed(format)
+    check_many(images)
+    sources = list(images)
+    if format == "int8" and not sources:
+        raise ValueError("int8 takes the ranges of its numbers from images: give some hundred, of all sources")
+    _check_installed(form)
     predictor = Predictor(model, gate=False)
     size = predictor.config.image_size
-    sources = films or [phantom.draw(i, opacity=i % 2 == 1) for i in range(_PHANTOMS)]
-    x = np.stack([images.fit(images.read(source, model_size=size), size) for source in sources])  # (n, s, s, 1)
+    sources = sources or [phantom.draw(i, opacity=i % 2 == 1) for i in range(_DRAWINGS)]
+    x = np.stack([images_.fit(images_.read(source, model_size=size), size) for source in sources])  # (n, s, s, 1)
     wanted = np.array([list(p.probabilities.values()) for p in predictor.predict(sources)])  # (n, k)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
-        made = Path(place) / (target.name if _SUFFIX[format] else "saved_model")
+        made = Path(place) / (target.name if form.suffix else "saved_model")
         with _quiet():
-            run = _WRITERS[format](_calibrated(predictor), made, x)
-            difference = float(np.abs(np.concatenate([run(film[None]) for film in x]) - wanted).max())
-        if not difference <= TOLERANCE[format]:
+            run = form.write(_served(predictor), made, x)
+            found = np.concatenate([run(image[None]) for image in x])  # (n, k)
+            batch = run(np.resize(x, (_BATCH, *x.shape[1:])))  # (7, k)
+        errors = np.abs(found - wanted).max(), np.abs(batch - np.resize(wanted, batch.shape)).max()
+        difference = float(np.max(errors))
+        if not difference <= form.tolerance:
             raise RuntimeError(
-                f"the {format} network is {difference:.3f} off the bundle's probabilities on {len(x)} films, more than {TOLERANCE[format]:g}"
+                f"the {format} network differs from the bundle's probabilities by {difference:.3f} on {len(x)} images, "
+                f"more than {form.tolerance:g}: nothing was written"
             )
-        if made.is_dir():
-            shutil.move(made, target)
-        else:
-            made.replace(target)
-    return Exported(target, format, len(x), difference)
+        shutil.move(made, target) if made.is_dir() else made.replace(target)
+    changed = int((_labels(found, predictor.threshold) != _labels(wanted, predictor.threshold)).sum())
+    return Exported(target, format, len(x), difference, changed)
 
 
-def _check_installed(format: str) -> None:
-    try:
-        import tensorflow  # noqa: F401
-    except ImportError as error:
-        raise ImportError('exports need TensorFlow: pip install "cxrlib[train]"') from error
+def _labels(p: np.ndarray, threshold: float | None) -> np.ndarray:
+    """The label that each row (n, k) stands for, as a number; with a threshold whether it is the positive one."""
+    return p.argmax(axis=1) if threshold is None else p[:, 1] >= threshold
+
+
+def _check_installed(form: Format) -> None:
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ImportError('exports need TensorFlow: pip install "cxrlib[train]"')
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"exports need Keras on TensorFlow: set KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()}"
-        )
-    if format == "onnx":
-        try:
-            import onnx  # noqa: F401
-            import onnxruntime  # noqa: F401
-            import tf2onnx  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                'the export to ONNX needs tf2onnx, onnx and onnxruntime: pip install "cxrlib[onnx]"'
-            ) from error
+        backend = keras.backend.backend()
+        raise RuntimeError(f"exports need Keras on TensorFlow: set KERAS_BACKEND=tensorflow. Received: {backend}")
+    if missing := [name for name in form.needs if importlib.util.find_spec(name) is None]:
+        raise ImportError(f'the export to ONNX needs {", ".join(missing)}: pip install "cxrlib[onnx]"')
 
 
-def _calibrated(predictor: Predictor) -> keras.Model:
+def _served(predictor: Predictor) -> keras.Model:
     """The served graph with the temperature inside: dividing the last layer by it divides its logits."""
-    from cxrlib.network.model import build_served, serving_graph
+    from cxrlib.network.model import build_model, serving_graph
 
     config = predictor.config
-    net = build_served(config.labels, replace(config.training, image_size=config.image_size))
+    net = build_model(config.labels, recipe=config.recipe, weights=None)
     bundle.load_weights(net, predictor.folder)
     last = net.get_layer("probability")
     last.set_weights([w / config.temperature for w in last.get_weights()])
     return serving_graph(net)
 
 
-def _onnx(net: keras.Model, path: Path, films: np.ndarray) -> _Run:
+def _onnx(net: keras.Model, path: Path, images: np.ndarray) -> _Run:
     import onnxruntime
 
-    net(films[:1])  # the converter wants a network that has been called
+    net(images[:1])  # the converter wants a network that has been called
     net.export(str(path), format="onnx", verbose=False)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    [film] = session.get_inputs()
-    return lambda x: np.asarray(session.run(["probabilities"], {film.name: x})[0])
+    [image] = session.get_inputs()
+    return lambda x: np.asarray(session.run(["probabilities"], {image.name: x})[0])
 
 
-def _saved_model(net: keras.Model, path: Path, films: np.ndarray) -> _Run:
+def _saved_model(net: keras.Model, path: Path, images: np.ndarray) -> _Run:
     import tensorflow as tf
 
     net.export(str(path), format="tf_saved_model", verbose=False)
-    loaded = tf.saved_model.load(str(path))
-    serve = loaded.signatures["serving_default"]
-    return lambda x: np.asarray(
-        serve(tf.constant(x))["probabilities"] if loaded else None
-    )  # the function does not keep its model alive
+    loaded = tf.saved_model.load(str(path))  # kept by the function below: a signature does not keep its model alive
+    return lambda x: np.asarray(loaded.signatures["serving_default"](tf.constant(x))["probabilities"])
 
 
-def _litert(net: keras.Model, path: Path, films: np.ndarray, **options: Any) -> _Run:
+def _litert(net: keras.Model, path: Path, images: np.ndarray, **options: Any) -> _Run:
     net.export(str(path), format="litert", verbose=False, **options)
     runtime = Runtime(path, trusted=True)
     return lambda x: runtime.run(x).probabilities
 
 
-def _int8(net: keras.Model, path: Path, films: np.ndarray) -> _Run:
+def _float16(net: keras.Model, path: Path, images: np.ndarray) -> _Run:
     import tensorflow as tf
 
-    def samples() -> Iterator[list[np.ndarray]]:
-        for i in np.linspace(0, len(films) - 1, min(len(films), _CALIBRATION)).astype(int):
-            yield [films[i : i + 1]]
-
-    return _litert(net, path, films, optimizations=[tf.lite.Optimize.DEFAULT], representative_dataset=samples)
+    spec = {"supported_types": [tf.float16]}
+    return _litert(net, path, images, optimizations=[tf.lite.Optimize.DEFAULT], target_spec=spec)
 
 
-_WRITERS: dict[str, Callable[[Any, Path, np.ndarray], _Run]] = {
-    "onnx": _onnx,
-    "saved_model": _saved_model,
-    "litert": _litert,
-    "int8": _int8,
+def _int8(net: keras.Model, path: Path, images: np.ndarray) -> _Run:
+    import tensorflow as tf
+
+    chosen = np.linspace(0, len(images) - 1, min(len(images), _CALIBRATION)).astype(int)
+    options = {"optimizations": [tf.lite.Optimize.DEFAULT]}
+    return _litert(net, path, images, representative_dataset=lambda: ([images[i : i + 1]] for i in chosen), **options)
+
+
+FORMATS = {
+    "onnx": Format(".onnx", 1e-4, _onnx, ("tf2onnx", "onnx", "onnxruntime")),
+    "saved_model": Format("", 1e-4, _saved_model),
+    "litert": Format(".tflite", 1e-4, _litert),
+    "float16": Format(".tflite", 0.02, _float16),
+    "int8": Format(".tflite", 0.1, _int8),
 }
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Converters talk; what matters comes as an exception."""
-    import logging
-    import warnings
-
-    before = logging.root.manager.disable
+    """Converters write much; what matters comes as an exception."""
+    before, nowhere = logging.root.manager.disable, io.StringIO()
     logging.disable(logging.WARNING)
     try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -19,7 +19,7 @@ from cxrlib.images import decode as images
 from cxrlib.images.sources import ImageError, Source, heed, name_of
 from cxrlib.metrics.calibration import calibrate
 from cxrlib.runtime.explain import Explanation, heatmap
-from cxrlib.runtime.gate import Gate, GateConfig, inspect
+from cxrlib.runtime.gate import GRID, Gate, GateConfig, inspect
 from cxrlib.runtime.litert import Output
 from cxrlib.runtime.prediction import Prediction, check_threshold
 
@@ -412,7 +412,7 @@ def _gate_of(loaded: Bundle) -> Gate | None:
         return None
     try:
         gate = Gate(from_dict(GateConfig, loaded.config.gate, where="config.gate"))
-        gate.check_embedding(_nothing(loaded).embedding)
+        gate.measure(_nothing(loaded).embedding, np.empty((0, GRID**2), np.float32))
     except ValueError as error:
         raise BundleError(f"{loaded.folder} cannot be trusted: {error}") from error
     return gate

@@ -1,4 +1,4 @@
-"""Any source of a film -> its bytes."""
+"""Any source of an image -> its bytes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
-    from queue import SimpleQueue
-
     from pydicom import Dataset
 
     Source: TypeAlias = (
@@ -29,26 +27,24 @@ if TYPE_CHECKING:
 else:
     Source: TypeAlias = Any
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom"})
 MAX_BYTES = 256 * 2**20  # of a file or a download
 URL_TIMEOUT = 20.0  # seconds for a whole download
-_NO_FILMS = frozenset({"__MACOSX", "lost+found"})  # folders that systems make, the second for their eyes only
-NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # where links may lead
-_PATIENCE = 0.2  # seconds until a reader looks whether somebody still waits for it
+NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # errors of links that lead nowhere
+_SYSTEM_FOLDERS = frozenset({"__MACOSX", "lost+found"})
+_POLL = 0.2  # seconds between two checks whether a download is still wanted
 _TOO_LARGE = f"it is larger than {MAX_BYTES // 2**20} MiB"
 
 
 class _Reader(threading.local):
-    """What a thread that reads films knows of those who wait for them."""
-
-    gone = threading.Event()  # never set, unless `heed` gives the thread one of its own
+    cancelled = threading.Event()  # never set, unless `heed` gives the thread one of its own
 
 
 _reader = _Reader()
 
 
 class ImageError(ValueError):
-    """A source that cannot be read as a film; the message names the source and says why.
+    """A source that cannot be read as an image; the message names the source and says why.
 
     Example:
         >>> from cxrlib.images.decode import read
@@ -70,8 +66,8 @@ def name_of(source: Source) -> str:
         The path as given; a URL without credentials and query; the kind of source where it has no name.
 
     Example:
-        >>> name_of("https://me:secret@example.org/film.png?token=1")
-        'https://example.org/film.png'
+        >>> name_of("https://me:secret@example.org/image.png?token=1")
+        'https://example.org/image.png'
     """
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
@@ -83,29 +79,32 @@ def name_of(source: Source) -> str:
         return text
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "bytes"
-    if isinstance(source, np.ndarray):
-        return "array"
     if is_dataset(source):
         return "DICOM dataset"
+    if hasattr(source, "__array__"):
+        return "array"
     given = getattr(source, "filename", "") or getattr(source, "name", "")
     return given if isinstance(given, str) and given else "image" if isinstance(source, Image.Image) else "file object"
 
 
 def find(folder: str | os.PathLike[str], *, strict: bool = True) -> list[Path]:
-    """Find the films below a folder.
+    """Find the images below a folder.
 
     Args:
-        folder: Where to look, recursively and through links to folders; what is reached in several ways counts once, best by no link. Hidden files and
-            folders, `__MACOSX`, `lost+found`, and links to a folder that they lie in are left out.
-        strict: Whether a folder that cannot be listed is an error; otherwise its own path stands for its films.
+        folder: Where to look, recursively and through links to folders. A file that can be reached in several ways
+            counts once, by the path with the fewest links. Hidden files (AppleDouble files such as `._a.jpg` among
+            them), hidden folders, `__MACOSX`, `lost+found`, and links to an enclosing folder are left out.
+        strict: Whether a folder that cannot be listed is an error; otherwise its path is returned in place of its
+            images.
 
     Returns:
-        Sorted paths of files with one of `EXTENSIONS`, and of files with none, or with a number for one, that begin as DICOM files do or cannot be opened to
-        see.
+        Sorted paths of files with one of `EXTENSIONS`; of files without an extension, or with a number for one, those
+        that begin as DICOM files do or cannot be opened.
 
     Raises:
         NotADirectoryError: If there is no such folder.
-        OSError: If `strict`, and it or a folder below cannot be listed, as a `PermissionError` where reading it is not allowed.
+        OSError: If `strict`, and it or a folder below cannot be listed; where reading it is not allowed, a
+            `PermissionError`.
 
     Example:
         >>> import tempfile
@@ -126,7 +125,7 @@ def find(folder: str | os.PathLike[str], *, strict: bool = True) -> list[Path]:
     found: list[Path] = []
     seen: set[str] = set()
     places = [os.fspath(folder)]
-    while places:  # the folder itself, then what its links lead to, then what theirs do
+    while places:  # the folder itself, then the targets of its links, then of theirs
         links = []
         for place in places:
             for root, folders, files in os.walk(place, onerror=unlisted):
@@ -135,7 +134,7 @@ def find(folder: str | os.PathLike[str], *, strict: bool = True) -> list[Path]:
                     folders.clear()
                     continue
                 seen.add(real)
-                folders[:] = [f for f in folders if not f.startswith(".") and f not in _NO_FILMS]
+                folders[:] = [f for f in folders if not f.startswith(".") and f not in _SYSTEM_FOLDERS]
                 linked = (path for f in folders if os.path.islink(path := os.path.join(root, f)))
                 links += [path for path in linked if not real.startswith(os.path.join(os.path.realpath(path), ""))]
                 paths = [Path(root, f) for f in files if not f.startswith(".")]
@@ -145,7 +144,7 @@ def find(folder: str | os.PathLike[str], *, strict: bool = True) -> list[Path]:
 
 
 def _begins_as_dicom(path: Path) -> bool:
-    """Whether it does, or may do: what cannot be opened is for whoever reads the film to tell."""
+    """Whether a file is DICOM, or may be: one that cannot be opened is reported when it is read."""
     if path.suffix and not path.suffix[1:].isdigit():  # exports name files IM0001 or by their UID
         return False
     try:
@@ -167,7 +166,7 @@ def is_dataset(source: object) -> bool:
         Whether it is one.
 
     Example:
-        >>> is_dataset("film.dcm")
+        >>> is_dataset("image.dcm")
         False
     """
     pydicom = sys.modules.get("pydicom")  # a dataset cannot exist before its library
@@ -178,23 +177,24 @@ def is_dataset(source: object) -> bool:
 
 
 def bytes_of(source: Any) -> bytes:
-    """Fetch the bytes of a film.
+    """Fetch the bytes of an image.
 
     Args:
-        source: A path, a `file://` or `http(s)://` URL, the bytes of a file, or a binary file object (read from its start).
+        source: A path, a `file://` or `http(s)://` URL, the bytes of a file, or a binary file object (read from its
+            start).
 
     Returns:
         The bytes, at least one.
 
     Raises:
-        ImageError: If the source is missing, empty, larger than `MAX_BYTES`, no regular file, or not downloaded within `URL_TIMEOUT`; the message says why,
-            and leaves it to the caller to name the source.
+        ImageError: If the source is missing, empty, larger than `MAX_BYTES`, not a regular file, or not downloaded
+            within `URL_TIMEOUT`. The message says why; the caller adds the name of the source.
         OSError: If a file object cannot be read.
         ValueError: If a URL is malformed.
 
     Example:
-        >>> bytes_of(memoryview(b"film"))
-        b'film'
+        >>> bytes_of(memoryview(b"image"))
+        b'image'
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         if memoryview(source).nbytes > MAX_BYTES:
@@ -207,22 +207,22 @@ def bytes_of(source: Any) -> bytes:
     else:
         if callable(getattr(source, "seekable", None)) and source.seekable():
             source.seek(0)
-        data = _drain(source.read)
+        data = drain(source.read)
     if not data:
         raise ImageError("it is empty")
     return data
 
 
-def heed(gone: threading.Event) -> None:
-    """Let downloads of this thread end as soon as nobody waits for them.
+def heed(cancelled: threading.Event) -> None:
+    """Let downloads of this thread end early.
 
     Args:
-        gone: Set then.
+        cancelled: Set as soon as they are no longer wanted.
 
     Example:
         >>> heed(threading.Event())
     """
-    _reader.gone = gone
+    _reader.cancelled = cancelled
 
 
 def local(url: str) -> str:
@@ -239,14 +239,16 @@ def local(url: str) -> str:
         ValueError: If the URL is malformed.
 
     Example:
-        >>> local("file:///films/a%20b.png")
-        '/films/a b.png'
+        >>> local("file:///images/a%20b.png")
+        '/images/a b.png'
     """
     from urllib.request import url2pathname
 
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
-        raise ImageError(f"a file URL must name this machine, file:///folder/film.png. Received: host {parts.netloc!r}")
+        raise ImageError(
+            f"a file URL must name this machine, file:///folder/image.png. Received: host {parts.netloc!r}"
+        )
     return url2pathname(parts.path)
 
 
@@ -261,12 +263,27 @@ def _read_file(path: str) -> bytes:
     except (OSError, ValueError) as error:
         raise ImageError(f"it cannot be opened ({getattr(error, 'strerror', error)})") from error
     if stat.S_ISDIR(found.st_mode):
-        raise ImageError("it is a folder, not a film")
-    raise ImageError(_TOO_LARGE if stat.S_ISREG(found.st_mode) else "it is no regular file")
+        raise ImageError("it is a folder, not an image")
+    raise ImageError(_TOO_LARGE if stat.S_ISREG(found.st_mode) else "it is not a regular file")
 
 
-def _drain(read: Callable[[int], bytes]) -> bytes:
-    """All that `read` gives, up to MAX_BYTES."""
+def drain(read: Callable[[int], bytes]) -> bytes:
+    """Read a stream to its end, at most `MAX_BYTES`.
+
+    Args:
+        read: Gives at most so many bytes, and none at the end: the `read` or `read1` of a binary file.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        ImageError: If there are more, or if what it gives is not bytes.
+
+    Example:
+        >>> import io
+        >>> drain(io.BytesIO(b"image").read)
+        b'image'
+    """
     chunks, length = [], 0
     while chunk := read(2**18):
         if not isinstance(chunk, bytes):
@@ -282,50 +299,41 @@ def _drain(read: Callable[[int], bytes]) -> bytes:
 
 def _download(url: str) -> bytes:
     import socket
-    from queue import SimpleQueue
+    from queue import Empty, SimpleQueue
 
     if "@" in urlsplit(url).netloc:
         raise ImageError("a URL must not hold a user name or password")
     outcome: SimpleQueue[bytes | BaseException] = SimpleQueue()
-    lines: list[socket.socket] = []
+    sockets: list[socket.socket] = []
     over = threading.Event()
 
     def work() -> None:
         try:
-            outcome.put(_fetch(url, lines, over))
+            outcome.put(_fetch(url, sockets, over))
         except BaseException as error:  # noqa: BLE001 - raised below
             outcome.put(error)
 
-    threading.Thread(
-        target=work, name="cxrlib-download", daemon=True
-    ).start()  # for the timeout of a socket begins anew with every byte
+    # a thread of its own, because the timeout of a socket begins anew with every byte
+    threading.Thread(target=work, name="cxrlib-download", daemon=True).start()
+    end, found = time.monotonic() + URL_TIMEOUT, None
     try:
-        found = _awaited(outcome)
-    finally:  # also where Ctrl-C ends the waiting
+        while found is None and (left := end - time.monotonic()) > 0 and not _reader.cancelled.is_set():
+            with contextlib.suppress(Empty):
+                found = outcome.get(timeout=min(left, _POLL))
+    finally:  # also after Ctrl-C
         over.set()
-        for line in lines:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(
-                    line, socket.SHUT_RDWR
-                )  # wakes the thread; a TLS socket's own method would change what it is reading from
+        for line in sockets:
+            with contextlib.suppress(OSError):  # wakes the thread; TLS sockets' own method would disturb its reading
+                socket.socket.shutdown(line, socket.SHUT_RDWR)
+    if found is None:
+        raise ImageError(f"the download took more than {URL_TIMEOUT:g} s") from TimeoutError()
     if isinstance(found, BaseException):
         raise found
     return found
 
 
-def _awaited(outcome: SimpleQueue[bytes | BaseException]) -> bytes | BaseException:
-    """What a queue brings, as long as there is time and somebody waits for it."""
-    from queue import Empty
-
-    end = time.monotonic() + URL_TIMEOUT
-    while (left := end - time.monotonic()) > 0 and not _reader.gone.is_set():
-        with contextlib.suppress(Empty):
-            return outcome.get(timeout=min(left, _PATIENCE))
-    raise ImageError(f"the download took more than {URL_TIMEOUT:g} s") from TimeoutError()
-
-
-def _fetch(url: str, lines: list[Any], over: threading.Event) -> bytes:
-    """What lies at an address. Sockets are added to `lines` as they are connected, and not used if it is over by then."""
+def _fetch(url: str, sockets: list[Any], over: threading.Event) -> bytes:
+    """Download. Sockets are added to `sockets` as they are connected, and closed at once where it is over by then."""
     from http.client import HTTPException, IncompleteRead
     from urllib import error as errors
     from urllib import request
@@ -335,38 +343,29 @@ def _fetch(url: str, lines: list[Any], over: threading.Event) -> bytes:
 
         def connect_and_note() -> None:
             connect()
-            lines.append(connection.sock)
+            sockets.append(connection.sock)
             if over.is_set():
                 raise TimeoutError("timed out")
 
         connection.connect = connect_and_note
         return connection
 
-    def noting(do_open: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda connect, *query, **options: do_open(
-            lambda *host, **more: noted(connect(*host, **more)), *query, **options
+    def noting(open_: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda connection, *query, **options: open_(
+            lambda *host, **more: noted(connection(*host, **more)), *query, **options
         )
 
-    names = (
-        "ProxyHandler",
-        "UnknownHandler",
-        "HTTPHandler",
-        "HTTPSHandler",
-        "HTTPDefaultErrorHandler",
-        "HTTPRedirectHandler",
-        "HTTPErrorProcessor",
-    )
-    handlers: list[Any] = [getattr(request, name)() for name in names]  # http and https only, also after a redirect
-    opener = request.OpenerDirector()
-    for handler in handlers:
+    opener = request.OpenerDirector()  # of http and https only, also after a redirect
+    kinds = "Proxy Unknown HTTP HTTPS HTTPDefaultError HTTPRedirect"
+    for handler in (*(getattr(request, f"{kind}Handler")() for kind in kinds.split()), request.HTTPErrorProcessor()):
         if isinstance(handler, request.AbstractHTTPHandler):
             handler.do_open = noting(handler.do_open)  # type: ignore[method-assign]
         opener.add_handler(handler)
     try:
         query = request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers={"User-Agent": "cxrlib"})
-        with opener.open(query, timeout=URL_TIMEOUT + 1) as answer:  # whoever waits for us gives up before
-            data = _drain(answer.read1)
-            if answer.length:  # that are still to come
+        with opener.open(query, timeout=URL_TIMEOUT + 1) as answer:  # `_download` gives up before
+            data = drain(answer.read1)
+            if answer.length:  # bytes still to come
                 raise IncompleteRead(data, answer.length)
             return data
     except ImageError:

@@ -46,12 +46,13 @@ def sharing() -> Iterator[None]:
     if keras.backend.backend() != "jax" or len(found := keras.distribution.list_devices()) < 2:
         yield
         return
-    before = keras.distribution.distribution()
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=found, auto_shard_dataset=False))
-    try:
+    with _distribution(keras.distribution.DataParallel(devices=found, auto_shard_dataset=False)):
         yield
-    finally:
-        keras.distribution.set_distribution(before)
+
+
+def alone() -> contextlib.AbstractContextManager[None]:
+    """Let each device compute all of what follows, inside `sharing`: for what would be shared in uneven parts."""
+    return _distribution(None)
 
 
 def share(size: int) -> slice:
@@ -70,14 +71,27 @@ def share(size: int) -> slice:
         >>> share(32)
         slice(0, 32, None)
     """
-    import keras
-
-    distribution = keras.distribution.distribution()
-    devices = 1 if distribution is None else int(distribution.device_mesh.devices.size)
-    if size % devices:
+    if size % (devices := _count()):
         raise ValueError(f"batch_size must be a multiple of the number of devices, {devices}. Received: {size}")
     part = size // (_jax().process_count() if _joined() else 1)
     return slice(rank() * part, (rank() + 1) * part)
+
+
+def repeat(values: NDArray[Any]) -> NDArray[Any]:
+    """Repeat a batch of any size, so that each device measures all of it: means and AUROC stay the same.
+
+    Args:
+        values: ndarray of shape (n, …), the same in all processes.
+
+    Returns:
+        ndarray of shape (n * devices of this process, …).
+
+    Example:
+        >>> repeat(np.ones(3)).shape
+        (3,)
+    """
+    of_process = _count() // (_jax().process_count() if _joined() else 1)
+    return values if of_process == 1 else np.repeat(values, of_process, axis=0)
 
 
 def agree(values: NDArray[Any]) -> NDArray[Any]:
@@ -98,6 +112,26 @@ def agree(values: NDArray[Any]) -> NDArray[Any]:
     from jax.experimental import multihost_utils  # type: ignore[import-not-found,unused-ignore]
 
     return np.asarray(multihost_utils.broadcast_one_to_all(values))
+
+
+@contextlib.contextmanager
+def _distribution(wanted: Any) -> Iterator[None]:
+    import keras
+
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(wanted)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
+def _count() -> int:
+    """Devices of all processes that share a batch."""
+    import keras
+
+    distribution = keras.distribution.distribution()
+    return 1 if distribution is None else int(distribution.device_mesh.devices.size)
 
 
 def _joined() -> bool:

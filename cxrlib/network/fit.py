@@ -94,10 +94,11 @@ def fit(
         counts = Counter(train.dataset.targets.tolist())
         balance = {k: len(train.index) / (len(counts) * n) for k, n in counts.items()}
     else:
-        if not (folder / _HEAD).exists():
+        if not devices.agree(np.array([(folder / _HEAD).exists()]))[0]:
             weights = sampling_weights(train.dataset, recipe.source_power)
-            features = _features(model, train, recipe.batch_size, progress)
-            default.fit_head(model, features, train.targets(slice(None)), weights)
+            with devices.alone():
+                features = _features(model, train, recipe.batch_size, progress)
+                default.fit_head(model, features, train.targets(slice(None)), weights)
             _save(model, folder / _HEAD)
         model.load_weights(folder / _HEAD)
         default.set_trainable(model, default.BACKBONES[recipe.backbone].fine_tune_from)
@@ -216,7 +217,7 @@ class _InOrder(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, i: int) -> tuple[NDArray[Any], NDArray[Any]]:
         part = slice(i * self.size, (i + 1) * self.size)
-        return self.side.batch(part), self.side.targets(part)
+        return devices.repeat(self.side.batch(part)), devices.repeat(self.side.targets(part))
 
 
 class _Record(keras.callbacks.Callback):  # type: ignore[misc]

@@ -1,8 +1,9 @@
-"""Is this a frontal chest film, and if not, why?
+"""Is this a frontal chest radiograph, and if not, why not?
 
-What the network sees is judged twice. A linear score on its embedding and on the film's coarse layout tells chest films from pictures that were drawn or spoilt
-on purpose (outlier exposure). A distance from the chest films, in features that training hardly moves, finds what nobody thought of drawing. Both together
-decide: a picture that is rather strange to both is refused, though neither would refuse it alone. Before them come plain checks of pixels and header.
+First, plain checks of header and pixels. Then two measures of what the network computes. A linear classifier on its
+embedding and on the image's coarse layout separates chest radiographs from kinds of images that were made to be
+refused (outlier exposure). A distance from chest radiographs, in features that training hardly changes, finds kinds
+that were not made. They decide together: an image that is rather unusual by both is refused.
 
 References:
     Hendrycks et al., Deep anomaly detection with outlier exposure, ICLR 2019, arXiv:1812.04606.
@@ -22,84 +23,93 @@ from cxrlib.config import Array
 if TYPE_CHECKING:
     from cxrlib.images.decode import Radiograph
 
-_GRID = 16  # the layout is this many cells high and wide
-_RANKS = ((np.arange(_GRID**2) - (_GRID**2 - 1) / 2) * (math.sqrt(12) / _GRID**2)).astype(np.float32)
-
+GRID = 16  # the layout is this many cells high and wide
+_RANKS = ((np.arange(GRID**2) - (GRID**2 - 1) / 2) * (math.sqrt(12) / GRID**2)).astype(np.float32)
 _VIEWS = {"PA", "AP", "AP AXIAL", "ANTERO-POSTERIOR", "POSTERO-ANTERIOR"}
 _LATERALS = {"LL", "RL", "LAT", "LATERAL", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "ML", "LM", "MLO", "CC"}
 _MODALITIES = {"CR", "DX", "DR", "RG", "RF", "XA", "OT", "SC"}
+_GENERAL = "it does not look like a frontal chest radiograph"
+_HINTS = {  # by kind; other kinds get the general reason alone
+    "lateral": "it looks like a lateral view",
+    "scan": "it looks like a slice of a CT or MR scan",
+    "sideways": "it seems to lie on its side",
+    "upside down": "it seems to be upside down",
+    "negative": "its grey levels look inverted, bone should be bright and air dark",
+    "several": "it seems to show several images in one picture",
+    "screen": "it looks like a screen or a page with an image on it",
+    "part": "it seems to show only a part of the chest",
+}
 
 
 @dataclass(frozen=True)
 class GateConfig:
-    """What a gate knows: made by `fit`, kept in the bundle.
+    """Statistics of a gate, made by `cxrlib.network.gate_fit.fit` and kept in the bundle.
 
     Args:
-        weights: Shape (d + 256,): of the square roots of the embedding's d values and of the layout, in the score: 0 for a usual film, 1 for one in a hundred.
-        bias: Added to the score.
-        layout: Shape (256,): the mean layout of chest films, of length 1.
-        centre: Shape (p,): mean of the square roots of the embedding's first p values.
+        kinds: Names of the k kinds of images to be refused that the classifier knows.
+        weights: Shape (d + 256, k): logits of the kinds against chest radiographs, per square root of an embedding's
+            value, then per value of the layout.
+        bias: Shape (k,).
+        score: Median score of chest radiographs, and how much larger that of one in a hundred is.
+        centre: Shape (p,): means of the square roots of the embedding's first p values.
         scale: Shape (p,): their inverse standard deviations.
-        directions: Shape (p, q), orthonormal columns: in which the standardised values vary most.
+        directions: Shape (p, q), orthonormal columns: the leading principal directions of the standardised values.
         spread: Shape (q,): standard deviations along them.
-        rest: Mean squared length of what lies outside them.
-        usual: The distance of a usual film.
-        reach: How much farther one film in a hundred lies.
-        refuse: Films stranger than this are refused.
-        warn: Films stranger than this are answered with a warning.
-        refused: For each source, the part of its films that was refused, each scored by a fit without it.
-        outliers_refused: The part of the drawn and spoilt pictures that was refused, likewise.
+        rest: Mean squared length of the part outside of them.
+        distance: Median distance of chest radiographs, and how much larger that of one in a hundred is.
+        refuse: Images that are more unusual than this are refused.
+        warn: Images that are more unusual than this get an answer with a warning.
+        refused: For each source, the part of its radiographs that was refused, each scored by a fit without it.
+        outliers_refused: For each kind, the part that was refused, likewise.
 
     Raises:
-        ValueError: If the shapes do not belong together, or `rest` or `reach` is not positive.
+        ValueError: If the shapes do not agree, or a scale is not positive.
 
     Example:
         >>> one = Array.pack(np.ones(1))
-        >>> GateConfig(one, 0, one, one, one, one, one, 1, 0, 1, 0, 0)
+        >>> GateConfig(("a",), one, one, (0, 1), one, one, one, one, 1, (0, 1), 1, 1)
         Traceback (most recent call last):
-        ValueError: a gate's arrays do not belong together: weights (1,), layout (1,), centre (1,), scale (1,), directions (1,), spread (1,)
+        ValueError: a gate's arrays do not agree: weights (1,), bias (1,), centre (1,), scale (1,), directions (1,), \
+spread (1,)
     """
 
+    kinds: tuple[str, ...]
     weights: Array
-    bias: float
-    layout: Array
+    bias: Array
+    score: tuple[float, float]
     centre: Array
     scale: Array
     directions: Array
     spread: Array
     rest: float
-    usual: float
-    reach: float
+    distance: tuple[float, float]
     refuse: float
     warn: float
     refused: dict[str, float] = field(default_factory=dict)
-    outliers_refused: float = 0.0
+    outliers_refused: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        shapes = {
-            name: getattr(self, name).shape for name in ("weights", "layout", "centre", "scale", "directions", "spread")
-        }
-        p, q = shapes["directions"] if len(shapes["directions"]) == 2 else (0, 0)
-        wanted = {"layout": (_GRID**2,), "centre": (p,), "scale": (p,), "spread": (q,)}
-        if (
-            len(shapes["weights"]) != 1
-            or shapes["weights"][0] < p + _GRID**2
-            or any(shapes[name] != shape for name, shape in wanted.items())
-        ):
+        names = ("weights", "bias", "centre", "scale", "directions", "spread")
+        shapes = {name: getattr(self, name).shape for name in names}
+        (n, k), (p, q) = (shapes[name] if len(shapes[name]) == 2 else (0, 0) for name in ("weights", "directions"))
+        wanted = {"bias": (len(self.kinds),), "centre": (p,), "scale": (p,), "spread": (q,)}
+        if n < p + GRID**2 or k != len(self.kinds) or any(shapes[name] != shape for name, shape in wanted.items()):
+            found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise ValueError(f"a gate's arrays do not agree: {found}")
+        if not min(self.rest, self.score[1], self.distance[1]) > 0:
             raise ValueError(
-                f"a gate's arrays do not belong together: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}"
+                "a gate's rest and the second values of score and distance must be positive. "
+                f"Received: rest={self.rest!r}, score={self.score}, distance={self.distance}"
             )
-        if not (self.rest > 0 and self.reach > 0):
-            raise ValueError(f"rest and reach must be positive. Received: rest={self.rest!r}, reach={self.reach!r}")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of a film.
+    """The gate's decision on an image.
 
     Args:
-        accepted: Whether the film gets a prediction.
-        reasons: Why not; or, where it does, what to be careful about.
+        accepted: Whether the image gets a prediction.
+        reasons: Why not; or, where it does, warnings.
 
     Example:
         >>> Verdict(False, ("it is almost blank",)).accepted
@@ -111,12 +121,12 @@ class Verdict:
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
-    """What header and pixels say of a film.
+class Inspection:
+    """What header and pixels say of an image.
 
     Args:
         refusals: Reasons to refuse it.
-        warnings: What to be careful about.
+        warnings: Reasons for care.
         layout: ndarray of shape (256,), float32, from `layout_of`.
     """
 
@@ -125,31 +135,31 @@ class Sight:
     layout: np.ndarray
 
 
-def inspect(film: Radiograph, fitted: np.ndarray) -> Sight:
-    """Look at a film's header and pixels, without any network.
+def inspect(image: Radiograph, fitted: np.ndarray) -> Inspection:
+    """Check an image's header and pixels, without any network.
 
     Args:
-        film: The film.
-        fitted: What the network sees of it: ndarray of shape (s, s, 1), float32 in [0, 1], s at least 16.
+        image: The image.
+        fitted: The network's input: ndarray of shape (s, s, 1), float32 in [0, 1], s at least 16.
 
     Returns:
         What they say.
 
     Example:
         >>> from cxrlib.images.decode import fit, read
-        >>> film = read(np.zeros((300, 300), np.uint8))
-        >>> inspect(film, fit(film)).refusals
+        >>> image = read(np.zeros((300, 300), np.uint8))
+        >>> inspect(image, fit(image)).refusals
         ('it is almost blank',)
     """
     refusals, warnings = [], []
-    if film.modality and film.modality not in _MODALITIES:
-        refusals.append(f"its header says that it is no plain radiograph (modality {film.modality:.16})")
-    if film.view in _LATERALS:
-        refusals.append(f"its header says that it is a lateral or oblique view ({film.view})")
-    elif film.view and film.view not in _VIEWS:
-        warnings.append(f"its header names a view that is neither PA nor AP ({film.view:.16})")
-    height, width = film.size
-    small, aspect = min(film.size), max(film.size) / min(film.size)
+    if image.modality and image.modality not in _MODALITIES:
+        refusals.append(f"its header says that it is not a plain radiograph (modality {image.modality:.16})")
+    if image.view in _LATERALS:
+        refusals.append(f"its header says that it is a lateral or oblique view ({image.view})")
+    elif image.view and image.view not in _VIEWS:
+        warnings.append(f"its header names a view that is neither PA nor AP ({image.view:.16})")
+    height, width = image.size
+    small, aspect = min(image.size), max(image.size) / min(image.size)
     if small < 64:
         refusals.append(f"it is too small: {width} x {height} pixels, at least 64 x 64 are needed")
     elif small < len(fitted):
@@ -158,8 +168,8 @@ def inspect(film: Radiograph, fitted: np.ndarray) -> Sight:
         refusals.append(f"it is too long and narrow: {width} x {height} pixels")
     elif aspect > 2.5:
         warnings.append(f"it is unusually long and narrow: {width} x {height} pixels")
-    if film.colour > 0.03:
-        warnings.append("it is a colour picture; only its brightness was used")
+    if image.colour > 0.03:
+        warnings.append("it is a colour image; only its brightness was used")
     levels = (fitted[::4, ::4].ravel() * np.float32(255)).astype(np.intp)
     below = np.bincount(levels, minlength=256).cumsum()  # pixels of each level or darker
     darkest, brightest = below.searchsorted((0.01 * levels.size, 0.99 * levels.size))
@@ -174,142 +184,128 @@ def inspect(film: Radiograph, fitted: np.ndarray) -> Sight:
                 refusals.append(f"{part:.0%} of it is pure {name}")
             elif part > 0.6 or (part > 0.2 and name == "white"):
                 warnings.append(f"{part:.0%} of it is pure {name}: it may be badly exposed or cut off")
-    return Sight(tuple(refusals), tuple(warnings), layout_of(fitted[None, ..., 0])[0])
+    return Inspection(tuple(refusals), tuple(warnings), layout_of(fitted[None, ..., 0])[0])
 
 
 class Gate:
-    """Tells frontal chest films from everything else. Safe to use from many threads.
+    """Tells frontal chest radiographs from all other images. Safe to use from many threads.
 
     Args:
-        config: What `fit` returned.
+        config: What `cxrlib.network.gate_fit.fit` returned.
 
     Example:
-        >>> from cxrlib.images.decode import fit as fit_film, read
-        >>> from cxrlib.images.phantom import draw
-        >>> def embed(films):  # stands for the network
-        ...     return films.reshape(len(films), 8, 4, 8, 4).mean((2, 4)).reshape(len(films), -1)
-        >>> films = np.stack([draw(seed, size=32) for seed in range(20)])
-        >>> gate = Gate(fit(films, sources=["here"] * 20, embed=embed, made=40))
-        >>> page = read(np.full((100, 100), 255, np.uint8))
-        >>> seen = fit_film(page, 32)
-        >>> gate.check(inspect(page, seen), embed(seen[None])[0])
-        Verdict(accepted=False, reasons=('it is almost blank',))
+        See `cxrlib.network.gate_fit.fit`.
     """
 
     def __init__(self, config: GateConfig) -> None:
         self.config = config
-        self._of_embedding, self._of_layout = np.split(config.weights.numpy(), [-(_GRID**2)])
-        self._bias = np.float32(config.bias)
-        self._layout, self._centre, self._scale = config.layout.numpy(), config.centre.numpy(), config.scale.numpy()
-        self._directions, self._inside = config.directions.numpy(), _inside(config.spread.numpy(), config.rest)
+        self._of_embedding, self._of_layout = np.split(config.weights.numpy(), [-(GRID**2)])
+        self._bias, self._centre, self._scale = config.bias.numpy(), config.centre.numpy(), config.scale.numpy()
+        self._directions, self._inside = config.directions.numpy(), inside_weights(config.spread.numpy(), config.rest)
 
-    def check(self, sight: Sight, embedding: np.ndarray) -> Verdict:
-        """Decide whether a film gets a prediction.
+    def check(self, seen: Inspection, embedding: np.ndarray) -> Verdict:
+        """Decide whether an image gets a prediction.
 
         Args:
-            sight: What `inspect` saw of it.
-            embedding: What the network makes of it: ndarray of shape (d,), float32.
+            seen: What `inspect` returned for it.
+            embedding: The network's embedding of it: ndarray of shape (d,), float32.
 
         Returns:
             The verdict.
 
         Raises:
-            ValueError: If the gate was fitted for an embedding of another length.
+            ValueError: If the gate was fitted for embeddings of another length.
         """
-        if sight.refusals:
-            return Verdict(False, sight.refusals)
-        strangeness = self.measure(embedding, sight.layout)
-        if not strangeness <= self.config.refuse:  # nan is refused
-            return Verdict(False, ("it does not look like a frontal chest film" + self._hint(sight.layout),))
-        if strangeness > self.config.warn:
-            return Verdict(
-                True,
-                (
-                    *sight.warnings,
-                    "it is unlike most chest films that the model was trained on: take its probability with care",
-                ),
-            )
-        return Verdict(True, sight.warnings)
+        if seen.refusals:
+            return Verdict(False, seen.refusals)
+        unusual, logits = self.measure(embedding, seen.layout)
+        if not unusual <= self.config.refuse:  # nan is refused
+            return Verdict(False, (_GENERAL + self._hint(logits),))
+        if unusual > self.config.warn:
+            warning = "it differs from most radiographs that the model was trained on: use its probability with care"
+            return Verdict(True, (*seen.warnings, warning))
+        return Verdict(True, seen.warnings)
 
-    def measure(self, embedding: np.ndarray, layout: np.ndarray) -> np.ndarray:
-        """Measure how strange films are.
+    def measure(self, embedding: np.ndarray, layout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Measure how unusual images are.
 
         Args:
-            embedding: ndarray of shape (d,), float32; or (n, d), of several films.
+            embedding: ndarray of shape (d,), float32; or (n, d), of several images.
             layout: ndarray of shape (256,), float32, from `layout_of`; or (n, 256).
 
         Returns:
-            ndarray of shape () or (n,), float32, not negative: the higher, the stranger.
+            How unusual they are, ndarray of shape () or (n,), not negative: 0 for the median chest radiograph, 1 for
+            one in a hundred by either measure. And the logits of the kinds, of shape (k,) or (n, k).
 
         Raises:
             ValueError: If the gate was fitted for embeddings of another length.
         """
-        self.check_embedding(embedding)
-        roots = np.sqrt(np.maximum(embedding, 0))
-        score = roots @ self._of_embedding + layout @ self._of_layout + self._bias
-        z = (roots[..., : len(self._centre)] - self._centre) * self._scale
-        distance = (
-            _distance(z, self._directions, self._inside, self.config.rest) - self.config.usual
-        ) / self.config.reach
-        return _strangeness(score, distance)
-
-    def check_embedding(self, embedding: np.ndarray) -> None:
-        """Raise ValueError if the gate was fitted for embeddings of another length."""
         if embedding.shape[-1] != len(self._of_embedding):
             raise ValueError(
                 f"this gate was fitted for embeddings of length {len(self._of_embedding)}. "
                 f"Received: {embedding.shape[-1]}"
             )
+        roots = np.sqrt(np.maximum(embedding, 0))
+        logits = roots @ self._of_embedding + layout @ self._of_layout + self._bias
+        z = (roots[..., : len(self._centre)] - self._centre) * self._scale
+        far = distance(z, self._directions, self._inside, self.config.rest)
+        return combined(score(logits), self.config.score, far, self.config.distance), logits
 
-    def _hint(self, layout: np.ndarray) -> str:
-        """Whether the picture would look like a chest if it were turned or inverted."""
-        turned = [float(np.rot90(layout.reshape(_GRID, _GRID), k).ravel() @ self._layout) / _GRID for k in range(4)]
-        best = int(np.argmax(turned))
-        if turned[0] < -0.4:
-            return ": its intensities look inverted, bone should be bright and air dark"
-        if best and turned[best] > 0.45 and turned[best] > turned[0] + 0.25:
-            return ": it seems to be upside down" if best == 2 else ": it seems to lie on its side"
-        return ""
+    def _hint(self, logits: np.ndarray) -> str:
+        """What it looks like, where the classifier is sure of one kind."""
+        best = int(np.argmax(logits))
+        sure = logits[best] > 0 and np.exp(logits - logits[best]).sum() < 2
+        hint = _HINTS.get(self.config.kinds[best], "") if sure else ""
+        return f": {hint}" if hint else ""
 
 
-def layout_of(films: np.ndarray) -> np.ndarray:
-    """Rank the brightness of a film's cells: its layout, whatever its contrast.
+def layout_of(images: np.ndarray) -> np.ndarray:
+    """Rank the brightness of an image's cells: its layout, independent of contrast.
 
     Args:
-        films: ndarray of shape (n, s, s), s at least 16.
+        images: ndarray of shape (n, s, s), s at least 16.
 
     Returns:
-        ndarray of shape (n, 256), float32, each row with mean 0 and deviation 1.
+        ndarray of shape (n, 256), float32, each row with mean 0 and standard deviation 1.
 
     Example:
         >>> layout_of(np.random.default_rng(0).random((1, 32, 32))).std().round(2).item()
         1.0
     """
-    n, cell = len(films), films.shape[1] // _GRID
-    side = cell * _GRID
-    rows = (
-        films[:, :side, :side].reshape(n, _GRID, cell, side).sum(2, dtype=np.float32)
-    )  # first down, then across: several times faster than at once
-    cells = rows.reshape(n, _GRID, _GRID, cell).sum(3).reshape(n, -1)
+    n, cell = len(images), images.shape[1] // GRID
+    side = cell * GRID
+    # First down, then across: several times faster than at once.
+    rows = images[:, :side, :side].reshape(n, GRID, cell, side).sum(2, dtype=np.float32)
+    cells = rows.reshape(n, GRID, GRID, cell).sum(3).reshape(n, -1)
     ranks = np.empty(cells.shape, np.float32)
-    for row, of_film in zip(ranks, cells, strict=True):
-        row[of_film.argsort(kind="stable")] = _RANKS
+    for row, of_image in zip(ranks, cells, strict=True):
+        row[of_image.argsort(kind="stable")] = _RANKS
     return ranks
 
 
-def _inside(spread: np.ndarray, rest: float) -> np.ndarray:
-    """What squares along the leading directions weigh in `_distance`, where they have been counted once among all."""
+def score(logits: np.ndarray) -> np.ndarray:
+    """Combine the logits of the kinds, (..., k), to that of any of them, (...)."""
+    most = logits.max(-1, keepdims=True)
+    combined: np.ndarray = most[..., 0] + np.log(np.exp(logits - most).sum(-1))
+    return combined
+
+
+def inside_weights(spread: np.ndarray, rest: float) -> np.ndarray:
+    """Weights of squares along the leading directions in `distance`, which already counts them once among all."""
     weights: np.ndarray = 1 / (len(spread) * np.square(spread)) - 1 / rest
     return weights
 
 
-def _distance(z: np.ndarray, directions: np.ndarray, inside: np.ndarray, rest: float) -> np.ndarray:
-    """Logarithm of the mean squared deviation along the leading directions plus that outside them; about 0.7 for a usual film."""
-    distance: np.ndarray = np.log(np.maximum(np.square(z @ directions) @ inside + np.square(z).sum(-1) / rest, 1e-12))
-    return distance
+def distance(z: np.ndarray, directions: np.ndarray, inside: np.ndarray, rest: float) -> np.ndarray:
+    """Logarithm of the mean squared deviation along the leading directions plus that outside of them."""
+    far: np.ndarray = np.log(np.maximum(np.square(z @ directions) @ inside + np.square(z).sum(-1) / rest, 1e-12))
+    return far
 
 
-def _strangeness(score: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Score and distance together; less than usual is not strange."""
-    together: np.ndarray = np.hypot(np.maximum(score, 0), np.maximum(distance, 0))
+def combined(
+    score: np.ndarray, score_scale: tuple[float, float], far: np.ndarray, far_scale: tuple[float, float]
+) -> np.ndarray:
+    """Score and distance together; what is less than usual counts as 0."""
+    scaled = [np.maximum((x - usual) / reach, 0) for x, (usual, reach) in ((score, score_scale), (far, far_scale))]
+    together: np.ndarray = np.hypot(*scaled)
     return together

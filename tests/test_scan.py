@@ -1,4 +1,4 @@
-"""Folders, manifests and tables become films with labels, patients, sources and splits."""
+"""Folders, manifests and tables become images with labels, patients, sources and splits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib.data import scan as data
-from cxrlib.data.scan import Dataset, add_columns, scan, write_manifest
+from cxrlib.data.scan import PATIENT_PATTERNS, Dataset, add_columns, scan, write_manifest
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
-real = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"no real films in {SHARED}")
+real = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"no real images in {SHARED}")
 
 
 def plant(root: Path, *names: str) -> Path:
@@ -57,7 +56,7 @@ def test_class_folders(tmp_path: Path) -> None:
         (("TB", "no TB", "Normal", "COVID"), ("NORMAL", "no TB", "COVID", "TB")),
     ],
 )
-def test_the_healthy_class_comes_first(tmp_path: Path, folders: tuple[str, ...], labels: tuple[str, ...]) -> None:
+def test_the_normal_class_comes_first(tmp_path: Path, folders: tuple[str, ...], labels: tuple[str, ...]) -> None:
     found = scan(plant(tmp_path, *(f"{name}/x.png" for name in folders)))
     assert found.labels == labels
     assert [found.labels[t].casefold() for t in found.targets] == [
@@ -69,10 +68,10 @@ def test_the_healthy_class_comes_first(tmp_path: Path, folders: tuple[str, ...],
     ("first", "second"),
     [("A", "B"), ("COVID", "TB"), ("Normal", "no finding"), ("nodule", "normality"), ("clear", "viral pneumonia")],
 )
-def test_which_of_two_classes_is_the_healthy_one_is_not_guessed(tmp_path: Path, first: str, second: str) -> None:
+def test_which_of_two_classes_is_the_normal_one_is_not_guessed(tmp_path: Path, first: str, second: str) -> None:
     plant(tmp_path, f"{first}/x.png", f"{second}/x.png")
     a, b = first.replace("Normal", "NORMAL"), second
-    message = rf"the classes are '{a}' and '{b}', and their names do not tell .* healthy.*labels=\('{a}', '{b}'\) or the other way round, .*--labels"
+    message = rf"the classes are '{a}' and '{b}', and their names do not tell .* normal.*labels=\('{a}', '{b}'\) or the other way round, .*--labels"
     with pytest.raises(ValueError, match=message):
         scan(tmp_path)
     for labels in ((a, b), (b, a)):
@@ -149,24 +148,24 @@ def test_labels_of_several_sources_are_one_list(tmp_path: Path) -> None:
         (
             ("a.png", "b.png"),
             {},
-            r"has 2 films without a label, outside class folders such as NORMAL and PNEUMONIA: a\.png, b\.png$",
+            r"has 2 images without a label, outside class folders such as NORMAL and PNEUMONIA: a\.png, b\.png$",
         ),
-        (("NORMAL/a.png", "TB/a.png", "c.png"), {}, r"has 1 film without a label.*: c\.png$"),
+        (("NORMAL/a.png", "TB/a.png", "c.png"), {}, r"has 1 image without a label.*: c\.png$"),
         (
             ("train/NORMAL/a.png", "train/b.png"),
             {},
-            r"1 film without a label, outside train, val or test folders.*: train/b\.png",
+            r"1 image without a label, outside train, val or test folders.*: train/b\.png",
         ),
         (
             ("train/NORMAL/a.png", "extra/NORMAL/b.png"),
             {},
-            r"1 film without a label, outside train, val or test.*: extra/NORMAL/b\.png",
+            r"1 image without a label, outside train, val or test.*: extra/NORMAL/b\.png",
         ),
         (tuple(f"{i}.png" for i in range(7)), {}, r"4\.png and 2 more$"),
         (
             ("NORMAL/a.png", "NORMAL/b.png"),
             {},
-            r"there is one class only, 'NORMAL' in 2 films, and a classifier needs two: add",
+            r"there is one class only, 'NORMAL' in 2 images, and a classifier needs two: add",
         ),
         (
             ("nih/NORMAL/a.png", "rsna/NORMAL/a.png"),
@@ -176,7 +175,7 @@ def test_labels_of_several_sources_are_one_list(tmp_path: Path) -> None:
         (
             ("a/x.png", "b/x.png"),
             {"labels": ("a", "c")},
-            r"1 film with a label that is none of a, c: 'b'. The first: .*b/x\.png",
+            r"1 image with a label that is none of a, c: 'b'. The first: .*b/x\.png",
         ),
         (("a/x.png", "b/x.png"), {"split": "test"}, r"has no split 'test'; it has none at all"),
         (("train/a/x.png", "val/b/x.png"), {"split": "test"}, r"has no split 'test'; it has train, val"),
@@ -185,7 +184,7 @@ def test_labels_of_several_sources_are_one_list(tmp_path: Path) -> None:
             {"patient_pattern": "("},
             r"must be a regular expression: .*Received: patient_pattern='\('",
         ),
-        (("a/x.png", "b/x.png"), {"patient_pattern": "z+"}, r"matches none of 2 films, '\w+/x\.png' for one"),
+        (("a/x.png", "b/x.png"), {"patient_pattern": "z+"}, r"matches none of 2 images, '\w+/x\.png' for one"),
     ],
 )
 def test_what_a_folder_may_not_be(
@@ -223,7 +222,7 @@ def test_no_place_at_all(nothing: object) -> None:
         ("NORMAL/IM-0001-0001.jpeg", "IM-0001"),
         ("NORMAL/IM-0539-0001-0002.jpeg", "IM-0539"),
         ("NORMAL/NORMAL2-IM-0001-0001.jpeg", "NORMAL2-IM-0001"),
-        ("IM-0001-0001.dcm", None),  # what viewers call the first film of anybody
+        ("IM-0001-0001.dcm", None),  # what viewers call the first image of anybody
         ("NORMAL/NORMAL-1003233-0001.jpeg", "NORMAL-1003233"),
         ("images_001/00000013_026.png", "00000013"),
         ("20240131_001.png", None),  # a date
@@ -232,14 +231,14 @@ def test_no_place_at_all(nothing: object) -> None:
         ("0004cfab-14fd-4e49-80ba-63a80b6bddd6.dcm", "0004cfab-14fd-4e49-80ba-63a80b6bddd6"),
         ("train/50a418190bc3fb1ef1633bf9678929b3.dicom", "50a418190bc3fb1ef1633bf9678929b3"),
         ("superperson1_bacteria_1.jpeg", None),
-        ("film.png", None),
+        ("image.png", None),
     ],
 )
 def test_patients_of_public_collections(tmp_path: Path, name: str, patient: str | None) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
-    (tmp_path / "films.csv").write_text(f"path,label\n{name},NORMAL\n")
-    assert scan(tmp_path / "films.csv", labels=("NORMAL", "PNEUMONIA")).patients == (patient,)
+    (tmp_path / "images.csv").write_text(f"path,label\n{name},NORMAL\n")
+    assert scan(tmp_path / "images.csv", labels=("NORMAL", "PNEUMONIA")).patients == (patient,)
 
 
 def test_patients_by_pattern_belong_to_their_source(tmp_path: Path) -> None:
@@ -254,13 +253,13 @@ def test_patients_by_pattern_belong_to_their_source(tmp_path: Path) -> None:
 
 
 def test_manifest(tmp_path: Path) -> None:
-    plant(tmp_path / "films", "x.png", "y.png", "z.png")
+    plant(tmp_path / "images", "x.png", "y.png", "z.png")
     (tmp_path / "clinic.csv").write_text(
         "\ufeffPath,Label,patient,source,split,Age\n"
-        'films/x.png,normal,1,,train,"4"\n'
-        f"{tmp_path / 'films/y.png'},Pneumonia,1,other,Validation,\n"
+        'images/x.png,normal,1,,train,"4"\n'
+        f"{tmp_path / 'images/y.png'},Pneumonia,1,other,Validation,\n"
         "\n"
-        " films/z.png , PNEUMONIA,,,test,70\n",
+        " images/z.png , PNEUMONIA,,,test,70\n",
         encoding="utf-8",
     )
     found = scan(tmp_path / "clinic.csv")
@@ -271,15 +270,15 @@ def test_manifest(tmp_path: Path) -> None:
     assert found.sources == ("clinic", "other", "clinic")
     assert found.splits == ("train", "val", "test")
     assert found.columns == {"Age": ("4", "", "70")}
-    assert found.names == ("clinic/films/x.png", "other/films/y.png", "clinic/films/z.png")
+    assert found.names == ("clinic/images/x.png", "other/images/y.png", "clinic/images/z.png")
 
 
 def test_absolute_paths_are_named_by_what_tells_them_apart_and_not_by_where_they_lie(tmp_path: Path) -> None:
-    films = [f"patient0000{i}/study1/view1_frontal.png" for i in range(2)]
-    plant(tmp_path / "Dr. Mabuse" / "CheXpert", *films)
+    images = [f"patient0000{i}/study1/view1_frontal.png" for i in range(2)]
+    plant(tmp_path / "Dr. Mabuse" / "CheXpert", *images)
     rows = "".join(
-        f"{tmp_path / 'Dr. Mabuse' / 'CheXpert' / film},{label}\n"
-        for film, label in zip(films, ("NORMAL", "PNEUMONIA"), strict=True)
+        f"{tmp_path / 'Dr. Mabuse' / 'CheXpert' / image},{label}\n"
+        for image, label in zip(images, ("NORMAL", "PNEUMONIA"), strict=True)
     )
     for place, wanted in (
         ("Dr. Mabuse/all.csv", "all/CheXpert/"),
@@ -289,7 +288,7 @@ def test_absolute_paths_are_named_by_what_tells_them_apart_and_not_by_where_they
         (tmp_path / place).parent.mkdir(exist_ok=True)
         (tmp_path / place).write_text("path,label\n" + rows)
         found = scan(tmp_path / place)
-        assert found.names == tuple(wanted + film for film in films)
+        assert found.names == tuple(wanted + image for image in images)
         assert found.patients == ("patient00000", "patient00001")
 
 
@@ -304,10 +303,10 @@ def test_every_source_of_a_manifest_has_a_folder_of_its_own(tmp_path: Path) -> N
         ("list/b.png", "x/"),
     ]
     lines = [f"{tmp_path}/{path},{'AB'[i % 2]},{source}\n" for i, (path, source) in enumerate(rows)]
-    (tmp_path / "list" / "films.csv").write_text(
+    (tmp_path / "list" / "images.csv").write_text(
         "path,label,source\n" + "".join(lines) + "a.png,A,\n../me/x/a.png,B,\n"
     )
-    found = scan(tmp_path / "list" / "films.csv", labels=("A", "B"))
+    found = scan(tmp_path / "list" / "images.csv", labels=("A", "B"))
     assert found.names == (
         "x/a.png",
         "x/b.png",
@@ -315,12 +314,12 @@ def test_every_source_of_a_manifest_has_a_folder_of_its_own(tmp_path: Path) -> N
         "y/d/a.png",
         "z/a.png",
         "x//b.png",
-        "films/a.png",
-        "films/../me/x/a.png",
+        "images/a.png",
+        "images/../me/x/a.png",
     )
 
 
-def test_one_film_in_two_sources(tmp_path: Path) -> None:
+def test_one_image_in_two_sources(tmp_path: Path) -> None:
     plant(tmp_path / "clinic", "NORMAL/x.png", "PNEUMONIA/y.png")
     (tmp_path / "more.csv").write_text(
         "path,label,source\nclinic/NORMAL/x.png,NORMAL,\nclinic/NORMAL/x.png,NORMAL,third\n"
@@ -341,7 +340,7 @@ def test_names_must_differ(tmp_path: Path) -> None:
         (tmp_path / place / f"{place}.csv").write_text(
             "path,label,source\nx.png,NORMAL,clinic\ny.png,PNEUMONIA,clinic\n"
         )
-    message = r"two films have one name, 'clinic/x\.png': .*a\.csv, line 2, and .*b\.csv, line 2\. Names must differ: give them different sources"
+    message = r"two images have one name, 'clinic/x\.png': .*a\.csv, line 2, and .*b\.csv, line 2\. Names must differ: give them different sources"
     with pytest.raises(ValueError, match=message):
         scan([tmp_path / "a" / "a.csv", tmp_path / "b" / "b.csv"])
     with pytest.raises(ValueError, match=r"one name, 'clinic/x\.png': .*Names must differ: list it once"):
@@ -355,8 +354,8 @@ def test_names_must_differ(tmp_path: Path) -> None:
 def test_manifests_of_spreadsheets(tmp_path: Path, delimiter: str) -> None:
     plant(tmp_path, "x.png", "y,1.png")
     rows = [("path", "label", "note"), ('"x.png"', "NORMAL", '"two\nlines"'), ('"y,1.png"', "TB", "")]
-    (tmp_path / "films.csv").write_text("\r\n".join(delimiter.join(row) for row in rows) + "\r\n", newline="")
-    found = scan(tmp_path / "films.csv")
+    (tmp_path / "images.csv").write_text("\r\n".join(delimiter.join(row) for row in rows) + "\r\n", newline="")
+    found = scan(tmp_path / "images.csv")
     assert [Path(path).name for path in found.paths] == ["x.png", "y,1.png"]
     assert found.columns == {"note": ("two\nlines", "")}
 
@@ -393,31 +392,31 @@ def test_manifest_and_folder_together(tmp_path: Path) -> None:
         ),
         ("file,class\nx.png,A\n", ValueError, r"Received: 'file,class'"),
         ("path,label,label\nx.png,A,A\n", ValueError, r"each once"),
-        ("path,label\n", ValueError, r"films\.csv lists no films"),
-        ("path,label\nx.png\n", ValueError, r"films\.csv, line 2: expected 2 cells as in the first line. Received: 1"),
-        ("path,label\nx.png,A\nx.png,\nx.png, \n", ValueError, r"has 2 films without a label: line 3, line 4$"),
+        ("path,label\n", ValueError, r"images\.csv lists no images"),
+        ("path,label\nx.png\n", ValueError, r"images\.csv, line 2: expected 2 cells as in the first line. Received: 1"),
+        ("path,label\nx.png,A\nx.png,\nx.png, \n", ValueError, r"has 2 images without a label: line 3, line 4$"),
         (
             "path,label\nx.png,A\nx.png,B\n./x.png,B\n",
             ValueError,
-            r"lists 1 film more than once: .*x\.png in lines 2, 3, 4\. Keep one line of each$",
+            r"lists 1 image more than once: .*x\.png in lines 2, 3, 4\. Keep one line of each$",
         ),
         (
             "path,label\nx.png,A\nlost.png,B\n",
             FileNotFoundError,
-            r"lists 1 film that cannot be found below .*: lost\.png$",
+            r"lists 1 image that cannot be found below .*: lost\.png$",
         ),
-        ("path,label\nx.png,A\n", ValueError, r"there is one class only, 'A' in 1 film, and a classifier needs two"),
-        ('path,label\n"x.png,A' + "x" * 200_000, ValueError, r"no CSV \(field larger than"),
+        ("path,label\nx.png,A\n", ValueError, r"there is one class only, 'A' in 1 image, and a classifier needs two"),
+        ('path,label\n"x.png,A' + "x" * 200_000, ValueError, r"not CSV \(field larger than"),
     ],
 )
 def test_what_a_manifest_may_not_be(tmp_path: Path, text: str, kind: type[Exception], error: str) -> None:
     plant(tmp_path, "x.png")
-    (tmp_path / "films.csv").write_text(text)
+    (tmp_path / "images.csv").write_text(text)
     with pytest.raises(kind, match=error):
-        scan(tmp_path / "films.csv")
+        scan(tmp_path / "images.csv")
 
 
-def test_a_film_is_no_manifest(tmp_path: Path) -> None:
+def test_an_image_is_not_a_manifest(tmp_path: Path) -> None:
     plant(tmp_path, "x.png")
     with pytest.raises(ValueError, match=r"x\.png is neither a folder nor a CSV manifest in UTF-8"):
         scan(tmp_path / "x.png")
@@ -425,21 +424,21 @@ def test_a_film_is_no_manifest(tmp_path: Path) -> None:
 
 def test_a_label_that_is_not_asked_for_is_named_with_its_line(tmp_path: Path) -> None:
     plant(tmp_path, "x.png", "y.png", "z.png")
-    (tmp_path / "films.csv").write_text("path,label\nx.png,NORMAL\ny.png,TB\nz.png,COVID\n")
+    (tmp_path / "images.csv").write_text("path,label\nx.png,NORMAL\ny.png,TB\nz.png,COVID\n")
     with pytest.raises(
         ValueError,
-        match=r"2 films with a label that is none of NORMAL, PNEUMONIA: 'COVID', 'TB'. The first: .*films\.csv, line 3$",
+        match=r"2 images with a label that is none of NORMAL, PNEUMONIA: 'COVID', 'TB'. The first: .*images\.csv, line 3$",
     ):
-        scan(tmp_path / "films.csv", labels=("NORMAL", "PNEUMONIA"))
+        scan(tmp_path / "images.csv", labels=("NORMAL", "PNEUMONIA"))
 
 
 def test_written_manifests_read_back_the_same(tmp_path: Path) -> None:
     plant(tmp_path / "kermany", "NORMAL/IM-0001-0001.jpeg", "PNEUMONIA/person1_virus_6.jpeg")
     plant(tmp_path / "clinic", "x.png", "y.png")
-    (tmp_path / "clinic" / "films.csv").write_text(
+    (tmp_path / "clinic" / "images.csv").write_text(
         "path,label,patient,split,age\nx.png,NORMAL,1,train,7\ny.png,PNEUMONIA,2,,\n"
     )
-    first = scan([tmp_path / "kermany", tmp_path / "clinic" / "films.csv"])
+    first = scan([tmp_path / "kermany", tmp_path / "clinic" / "images.csv"])
     for place in (tmp_path / "all.csv", tmp_path / "elsewhere" / "all.csv"):
         place.parent.mkdir(exist_ok=True)
         write_manifest(first, place)
@@ -454,8 +453,8 @@ def test_written_manifests_read_back_the_same(tmp_path: Path) -> None:
 # --- data sets ---
 
 
-def test_a_film_of_nobody_known_counts_as_a_patient_of_its_own() -> None:
-    films = Dataset(
+def test_an_image_of_nobody_known_counts_as_a_patient_of_its_own() -> None:
+    images = Dataset(
         ("a", "b", "c"),
         np.array([0, 1, 0]),
         ("N", "P"),
@@ -464,7 +463,7 @@ def test_a_film_of_nobody_known_counts_as_a_patient_of_its_own() -> None:
         (None,) * 3,
         names=("x/a", "x/b", "x/c"),
     )
-    assert films.patients_or_names == ("1", "x/b", "1")
+    assert images.patients_or_names == ("1", "x/b", "1")
 
 
 def test_take() -> None:
@@ -496,7 +495,7 @@ def test_take() -> None:
 
 
 def test_data_sets_are_checked_when_made() -> None:
-    with pytest.raises(ValueError, match=r"one entry per film in every field. Received: paths: 1, targets: 2"):
+    with pytest.raises(ValueError, match=r"one entry per image in every field. Received: paths: 1, targets: 2"):
         Dataset(("a",), np.array([0, 1]), ("N", "P"), (None,), ("x",), (None,))
     with pytest.raises(ValueError, match=r"age: 0"):
         Dataset(("a",), np.array([0]), ("N", "P"), (None,), ("x",), (None,), {"age": ()})
@@ -506,14 +505,14 @@ def test_data_sets_are_checked_when_made() -> None:
         Dataset(("a",), np.array([0]), ("N",), (None,), ("x",), (None,))
 
 
-# --- what a table says of films ---
+# --- what a table says of images ---
 
 
 def test_columns_of_a_table(tmp_path: Path) -> None:
     found = scan(plant(tmp_path / "clinic", "NORMAL/a.png", "NORMAL/b.png", "PNEUMONIA/c.png"))
     table = tmp_path / "views.csv"
     table.write_text(
-        "film;view;age\nclinic/NORMAL/b.png;AP;64\nclinic/PNEUMONIA/c.png;PA;\nelsewhere/d.png;PA;7\n", encoding="utf-8"
+        "image;view;age\nclinic/NORMAL/b.png;AP;64\nclinic/PNEUMONIA/c.png;PA;\nelsewhere/d.png;PA;7\n", encoding="utf-8"
     )
     told = add_columns(found, table)
     assert told.columns == {"view": ("", "AP", "PA"), "age": ("", "64", "")}
@@ -527,24 +526,24 @@ def test_columns_of_a_table(tmp_path: Path) -> None:
     [
         (
             "path,view\nclinic/a.png,AP\n",
-            "must begin with a line that names its columns, film among them, each once. Received: 'path,view'",
+            "must begin with a line that names its columns, image among them, each once. Received: 'path,view'",
         ),
         (
-            "film,view\nclinic/NORMAL/a.png,AP\nclinic/NORMAL/a.png,PA\n",
-            "line 3: it names the film 'clinic/NORMAL/a.png' twice",
+            "image,view\nclinic/NORMAL/a.png,AP\nclinic/NORMAL/a.png,PA\n",
+            "line 3: it names the image 'clinic/NORMAL/a.png' twice",
         ),
-        ("film,view\na.png,AP\n", "names none of these 2 films; a name is such as clinic/NORMAL/a.png"),
-        ("film,view\n", "Received: no line"),
+        ("image,view\na.png,AP\n", "names none of these 2 images; a name is such as clinic/NORMAL/a.png"),
+        ("image,view\n", "Received: no line"),
     ],
 )
-def test_tables_that_say_nothing_of_the_films(tmp_path: Path, text: str, message: str) -> None:
+def test_tables_that_say_nothing_of_the_images(tmp_path: Path, text: str, message: str) -> None:
     found = scan(plant(tmp_path / "clinic", "NORMAL/a.png", "PNEUMONIA/c.png"))
     (tmp_path / "views.csv").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=re.escape(message)):
         add_columns(found, tmp_path / "views.csv")
 
 
-# --- real films ---
+# --- real images ---
 
 
 @real
@@ -597,8 +596,8 @@ def test_the_script_for_rsna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ids = [f"0004cfab-14fd-4e49-80ba-63a80b6bddd{i}" for i in range(3)]
     monkeypatch.chdir(plant(tmp_path, "rsna/x.png"))
     (tmp_path / "rsna" / "stage_2_train_images").mkdir()
-    for film in ids:
-        (tmp_path / "rsna" / "stage_2_train_images" / f"{film}.dcm").touch()
+    for name in ids:
+        (tmp_path / "rsna" / "stage_2_train_images" / f"{name}.dcm").touch()
     rows = [
         (ids[0], "No Lung Opacity / Not Normal"),
         (ids[1], "Lung Opacity"),
@@ -606,7 +605,7 @@ def test_the_script_for_rsna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (ids[2], "Normal"),
     ]
     (tmp_path / "rsna" / "stage_2_detailed_class_info.csv").write_text(
-        "patientId,class\n" + "".join(f"{film},{label}\n" for film, label in rows)
+        "patientId,class\n" + "".join(f"{name},{label}\n" for name, label in rows)
     )
     run_script("RSNA")
     found = scan("rsna/rsna.csv")
@@ -616,4 +615,4 @@ def test_the_script_for_rsna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_patterns_are_documented_by_name() -> None:
-    assert all(name and pattern.startswith("(?:^|/)") for name, pattern in data.PATIENT_PATTERNS.items())
+    assert all(name and pattern.startswith("(?:^|/)") for name, pattern in PATIENT_PATTERNS.items())
