@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +74,7 @@ def train(
     leaks: str = "error",
     formats: Sequence[str] = ("keras",),
     labels: Sequence[str] | None = None,
+    about: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> TrainingRun:
     """Train a classifier and save it as a bundle.
@@ -94,6 +95,7 @@ def train(
             `"allow"` them, which the bundle then says.
         formats: Keras files to write beside `model.tflite`: `"keras"`, `"h5"`.
         labels: The classes, the normal one first; by default as `cxrlib.data.scan.scan` finds them.
+        about: What the card says and the data does not: `population`, in words, and `license`, as the Hub writes it.
         progress: Whether to show progress on stderr.
 
     Returns:
@@ -118,6 +120,8 @@ def train(
 
     recipe = recipe_of(recipe)
     _check_arguments(recipe, init, leaks, formats)
+    if unknown := set(about or ()) - {"population", "license"}:
+        raise ValueError(f"about may have population and license. Received: {', '.join(sorted(unknown))}")
     devices.join()  # before anything is computed
     progress = progress and devices.rank() == 0
 
@@ -188,6 +192,8 @@ def train(
             fingerprint=identity["images"],
             split=split.digest,
             notes=tuple(filter(None, (*_notes(found, leaks), remark))),
+            population=(about or {}).get("population"),
+            license=(about or {}).get("license"),
             **_calibrated(runtime, train_side, validation, recipe.seed),
         )
 
@@ -281,7 +287,7 @@ def _network(labels: tuple[str, ...], recipe: Recipe, init: str | os.PathLike[st
     from cxrlib.network.model import build_model
 
     if init in ("imagenet", None):
-        return build_model(labels, recipe=recipe, weights=init)  # type: ignore[arg-type]
+        return build_model(labels, recipe=recipe, weights=init)
     model = build_model(labels, recipe=recipe, weights=None)
     bundle.load_weights(model, init)
     return model
@@ -295,7 +301,7 @@ def _calibrated(runtime: Runtime, train: Side, validation: Side, seed: int) -> d
     from cxrlib.network import gate_fit
     from cxrlib.network.fit import sampling_weights
 
-    truth, labels = validation.dataset.targets, validation.dataset.labels
+    truth = validation.dataset.targets
     batches = (validation.batch(slice(i, i + 64)) for i in range(0, len(truth), 64))
     outputs = [runtime.run(batch.astype(np.float32) / np.float32(255)) for batch in batches]
     raw = np.concatenate([output.probabilities for output in outputs]).astype(np.float64)  # (n, k)
@@ -306,10 +312,10 @@ def _calibrated(runtime: Runtime, train: Side, validation: Side, seed: int) -> d
         "temperature": temperature,
         "normal_evidence": Array.pack(normal.mean(axis=0) + normal.std(axis=0)) if len(normal) else None,
     }
-    if len(labels) == 2:
-        p = calibrate(raw, temperature)[:, 1]
-        fitted["operating_points"] = thresholds.choose(truth, p, validation.dataset.sources)
-        fitted["default_point"] = "balanced"
+    of_positive = calibrate(raw, temperature)[:, 1]  # the second label against all others
+    known = validation.dataset
+    fitted["operating_points"] = thresholds.choose(truth == 1, of_positive, known.sources, known.patients)
+    fitted["default_point"] = "balanced"
     sources = np.array([*train.dataset.sources, *validation.dataset.sources])
     index = np.concatenate([train.index, validation.index])
     shuffled = np.random.default_rng(seed).permutation(len(index))

@@ -1,31 +1,38 @@
-"""Train the model that comes with cxrlib: the paediatric set, NIH and RSNA, with the default recipe.
+"""Train the model that comes with cxrlib: `python examples/train_default.py DATA OUTPUT`.
 
-python examples/train_default.py DATA OUTPUT
-
-DATA holds chest_xray/train, nih and rsna, each with folders of NORMAL and PNEUMONIA; docs/how-to/get-the-data.md says where they come from. The file
-views.csv beside this one says how the adults were filmed (benchmarks/views.py makes it), so that lying in bed cannot stand for being ill.
+DATA holds the folders `chest_xray`, `nih` and `rsna`; docs/how-to/get-the-data.md says where they come from. Of
+ChestX-ray14, `nih_radiologists.csv` beside this file names the images whose label radiologists bear out.
 """
+
+from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from cxrlib import TrainConfig, bundle, train
-from cxrlib.data.scan import add_columns, scan
+from cxrlib import train
+from cxrlib.config import DefaultRecipe, Recipe
+from cxrlib.data.scan import Dataset, add_columns, scan
 
-VIEWS = Path(__file__).with_name("views.csv")
+HERE = Path(__file__).parent
+ABOUT = {
+    "population": (
+        "children of one to five years at one hospital in Guangzhou (Kermany et al. 2018), and adults of the NIH "
+        "Clinical Center in Bethesda (ChestX-ray14, and the RSNA Pneumonia Detection Challenge, drawn from it)"
+    ),
+    "license": "other",  # the images of the RSNA are for research
+}
 
-POPULATION = (
-    "children of one to five years of one hospital in Guangzhou (Kermany et al. 2018), and adults of the NIH Clinical Center in Bethesda "
-    "(ChestX-ray14, and the RSNA Pneumonia Detection Challenge, which drew its films from there)"
-)
-LICENSE = "other"  # the RSNA's films are for research
+
+def images(data: str | Path) -> Dataset:
+    """List the three sources, with the patients that two of them share."""
+    data = Path(data)
+    places = [str(data / "chest_xray/train"), f"{HERE / 'nih_radiologists.csv'}@{data / 'nih'}", str(data / "rsna")]
+    return add_columns(scan(places, labels=("NORMAL", "PNEUMONIA")), HERE / "rsna_patients.csv")
 
 
-def main(data: str, output: str, config: TrainConfig | None = None) -> Path:
-    """Give the bundle's folder; started again after it was stopped, it goes on."""
-    films = add_columns(scan([Path(data, name) for name in ("chest_xray/train", "nih", "rsna")]), VIEWS)
-    run = train(films, output=output, config=config or TrainConfig())
-    return bundle.update(run.bundle, population=POPULATION, license=LICENSE)
+def main(data: str, output: str, recipe: Recipe | None = None) -> Path:
+    """Train, or go on with a training that was stopped; returns the bundle's folder."""
+    return train(images(data), output=output, recipe=recipe or DefaultRecipe(), about=ABOUT, leaks="drop").bundle
 
 
 if __name__ == "__main__":
