@@ -20,7 +20,7 @@ import numpy as np
 
 from cxrlib import bundle
 from cxrlib.bundle import Bundle
-from cxrlib.config import Array, BundleConfig, DefaultRecipe, Recipe, SourceSummary, recipe_of, to_dict
+from cxrlib.config import DEFAULT_LABELS, Array, BundleConfig, DefaultRecipe, Recipe, SourceSummary, recipe_of, to_dict
 from cxrlib.data.audit import Audit, audit, without_leaks
 from cxrlib.data.cache import Facts, decode, fingerprint
 from cxrlib.data.scan import Data, Dataset, scan, write_manifest
@@ -312,10 +312,11 @@ def _calibrated(runtime: Runtime, train: Side, validation: Side, seed: int) -> d
         "temperature": temperature,
         "normal_evidence": Array.pack(normal.mean(axis=0) + normal.std(axis=0)) if len(normal) else None,
     }
-    of_positive = calibrate(raw, temperature)[:, 1]  # the second label against all others
     known = validation.dataset
-    fitted["operating_points"] = thresholds.choose(truth == 1, of_positive, known.sources, known.patients)
-    fitted["default_point"] = "balanced"
+    if len(known.labels) == 2 or known.labels[1] == DEFAULT_LABELS[1]:  # of the second label against all others
+        p = calibrate(raw, temperature)[:, 1]
+        fitted["operating_points"] = thresholds.choose(truth == 1, p, known.sources, known.patients)
+        fitted["default_point"] = "balanced"
     sources = np.array([*train.dataset.sources, *validation.dataset.sources])
     index = np.concatenate([train.index, validation.index])
     shuffled = np.random.default_rng(seed).permutation(len(index))
