@@ -1,4 +1,4 @@
-"""Any source of a film -> pixels by declared bit depth -> what the network sees."""
+"""Any source of an image -> pixels by declared bit depth -> the input of the network."""
 
 from __future__ import annotations
 
@@ -13,58 +13,57 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from PIL import Image
 
+from cxrlib.images import bars, colormaps
 from cxrlib.images.dicom import MAX_SCANS
 from cxrlib.images.sources import ImageError, Source, bytes_of, is_dataset, name_of
 
-DECODER = 3  # version of the path from bytes to model input; part of every cache key
+DECODER = 4  # version of the path from bytes to model input; part of every cache key
 MAX_PIXELS = 30_000_000  # a 43 x 43 cm detector with 0.1 mm pixels has 18.5 million
-_MAX_ASPECT = 20  # longer strips are no pictures at all; what a film may be is the gate's to say
-_PADDING = 4 / 3  # what the tiles of a TIFF may take, of the pixels that are read: those at the edge reach beyond it
+_MAX_ASPECT = 20  # longer strips are not pictures
+_PADDING = 4 / 3  # of the pixels that are read: the tiles of a TIFF may reach beyond its edge
 _TILE_SIDES = 322, 323  # the tags of a TIFF with the width and the length of its tiles
 _STRANGERS = {
     b"PK\3\4": "a zip archive",
     b"%PDF": "a PDF",
-    b"GIF8": "a GIF",
     b"\x1f\x8b": "a gzip archive",
     b"ftyp": "HEIC, AVIF or video",
     b"<": "a web page or XML",
 }
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G and B, ITU-R BT.601, as Pillow has it
 _KINDS = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image)
-_EMPTY = 2.5 / 255  # of white: how far the grey of a bar may vary; air beside a patient varies more
-_BARS, _PICTURE = 1 / 7, 0.25  # bars that take less of a film are left; so are those that leave less of it
 _DRAFT = 6  # a JPEG is decoded at a reduced scale only where this many times the model's side remain
 
 T = TypeVar("T")
 
 
 class _once(Generic[T]):
-    """A property that is computed when first asked for. Unlike `functools.cached_property` before Python 3.12 it holds no lock that all objects share."""
+    """`functools.cached_property` without the lock that, before Python 3.12, all objects share."""
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
         self._compute = compute
         self.__doc__ = compute.__doc__
 
-    def __get__(self, film: Any, kind: type | None = None) -> T:
-        if film is None:  # asked of the class, as documentation does
+    def __get__(self, image: Any, kind: type | None = None) -> T:
+        if image is None:  # asked of the class, as documentation does
             return self  # type: ignore[return-value]
-        value = film.__dict__[self._compute.__name__] = self._compute(film)
+        value = image.__dict__[self._compute.__name__] = self._compute(image)
         return value
 
 
 @dataclass(frozen=True, eq=False)
-class Film:
-    """A decoded film: grey, upright, bright where the film is bright.
+class Radiograph:
+    """A decoded image: grey, upright, bright where bones are bright.
 
     Args:
-        picture: What was decoded: ndarray of shape (H, W), uint8, uint16 or float32, in [0, white], or a PIL image of mode "L" that nobody changes.
-        white: The value that means 1.0, from the declared bit depth: 255, 65535, 1.0.
-        name: How messages and reports call it.
-        size: Height and width in pixels of the film at full size, as displayed; `picture` may be smaller where a JPEG was decoded at a reduced scale.
+        picture: What was decoded: ndarray of shape (H, W), uint8, uint16 or float32, in [0, white], or a PIL image of
+            mode "L" that nobody changes.
+        white: The value that means 1.0: 255, 65535, 1.0.
+        name: What messages and reports call it.
+        size: Height and width in pixels at full size, as displayed; `picture` may be smaller, where a JPEG was decoded
+            at a reduced scale.
         colour: 0 for a grey source; else the mean of max(R, G, B) - min(R, G, B), in [0, 1].
         view: What the file declares as its view position, such as "PA", "AP" or "LL"; None where it says nothing.
         notes: Warnings in plain words.
-        modality: What a DICOM file declares as its modality, such as "CR", "DX" or "CT"; None where it says nothing.
+        modality: What a DICOM file declares, such as "CR", "DX" or "CT"; None where it says nothing.
 
     Raises:
         ValueError: If `picture` or `white` are not as above.
@@ -93,43 +92,48 @@ class Film:
             or self.picture.dtype not in (np.uint8, np.uint16, np.float32)
         ):
             raise ValueError(
-                f"picture must be (H, W) of uint8, uint16 or float32. Received: shape={self.picture.shape}, dtype={self.picture.dtype}"
+                "picture must be (H, W) of uint8, uint16 or float32. "
+                f"Received: shape={self.picture.shape}, dtype={self.picture.dtype}"
             )
         if not 0 < self.white < float("inf"):
             raise ValueError(f"white must be a positive number. Received: white={self.white!r}")
 
     @_once
     def pixels(self) -> np.ndarray:
-        """The film as an ndarray of shape (H, W), uint8, uint16 or float32, in [0, white], not writeable; made when first asked for."""
+        """ndarray of shape (H, W), uint8, uint16 or float32, in [0, white], not writeable."""
         return np.asarray(self.picture)
 
     @_once
     def content(self) -> tuple[int, int, int, int] | None:
-        """Left, top, right and bottom, in pixels of the full size, of what lies within empty bars, as padding or a narrow field leaves them.
+        """Left, top, right and bottom, in pixels of the full size, of what lies within empty bars such as padding.
 
-        None where there are no bars, where they take less than a seventh of the film, or more than three quarters.
+        None where there are no bars, or they take less than a seventh of the image, or more than three quarters.
         """
-        return _within_bars(self)
+        return bars.content(self.picture, self.white, self.size)
 
 
-def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS) -> Film:
-    """Decode a film from any kind of source.
+def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS) -> Radiograph:
+    """Decode an image from any kind of source.
 
-    Grey levels are scaled by the declared bit depth, never by the values found. MONOCHROME1 and white-is-zero films are inverted, EXIF orientation is
-    applied, transparent parts become black, palettes are resolved, colours become luma; colour files of 16 bits are read at 8.
+    Grey levels are scaled by the declared bit depth. Where an image of more than 8 bits uses less than a sixteenth of
+    it, as 12-bit values stored in 16 bits do, it is scaled by the fewest bits that hold its values, and a note says so.
+    MONOCHROME1 and white-is-zero images are inverted, EXIF orientation is applied, transparent parts become black and
+    colours luma; known false-colour maps (see `cxrlib.images.colormaps`) are undone. Of several pictures or frames, the
+    first is read. Colour of 16 bits is read at 8.
 
     Args:
-        source: A path, a `file://` or `http(s)://` URL, the bytes of a file, a binary file object (read from its start), a PIL image, a pydicom dataset, or
-            an ndarray of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16, or float in [0, 1].
-        model_size: Side in pixels of the network's input. JPEG files at least 12 times as wide and as high are decoded at a reduced scale; all others, and all
-            films of another kind of source, at full size.
-        max_pixels: Films with more pixels are refused before they are decoded.
+        source: A path, a `file://` or `http(s)://` URL, the bytes of a file, a binary file object (read from its
+            start), a PIL image, a pydicom dataset, or an ndarray (or what has `__array__`) of shape (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4), uint8, uint16, or float in [0, 1].
+        model_size: Side in pixels of the network's input. JPEG files at least 12 times as wide and as high are decoded
+            at a reduced scale; all others at full size.
+        max_pixels: Images with more pixels are refused before they are decoded.
 
     Returns:
-        The film.
+        The image.
 
     Raises:
-        ImageError: If the source is missing, empty, damaged, too large, or no picture that is read here.
+        ImageError: If the source is missing, empty, damaged, too large, or not an image of a kind that is read.
         TypeError: If the source is none of the kinds above.
         ImportError: If a DICOM file comes and pydicom is not installed.
 
@@ -137,9 +141,12 @@ def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS)
         >>> read(np.full((4, 4), 65535, np.uint16)).white
         65535.0
     """
+    if not isinstance(source, _KINDS) and not is_dataset(source) and hasattr(source, "__array__"):
+        source = np.asarray(source)
     if not isinstance(source, _KINDS) and not is_dataset(source) and not callable(getattr(source, "read", None)):
         raise TypeError(
-            f"a source must be a path, a URL, bytes, a binary file object, a PIL image, a NumPy array or a pydicom dataset. Received: {type(source).__name__}"
+            "a source must be a path, a URL, bytes, a binary file object, a PIL image, a NumPy array or a pydicom "
+            f"dataset. Received: {type(source).__name__}"
         )
     name = name_of(source)
     try:
@@ -150,10 +157,7 @@ def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS)
         if is_dataset(source):
             return _from_dicom(source, name, max_pixels)
         data = bytes_of(source)
-        if data[128:132] == b"DICM" or data[:2] in (
-            b"\x02\0",
-            b"\x08\0",
-        ):  # with its preamble, or cut to the first element's group
+        if data[128:132] == b"DICM" or data[:2] in (b"\x02\0", b"\x08\0"):  # or without preamble: the first group
             return _from_dicom(data, name, max_pixels)
         return _from_pillow(_open(data), name, max_pixels, model_size)
     except ImportError:
@@ -161,103 +165,49 @@ def read(source: Source, *, model_size: int = 224, max_pixels: int = MAX_PIXELS)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error.__cause__
     except Exception as error:  # decoders raise nearly anything on damaged bytes
-        raise ImageError(
-            f"{name}: it is damaged or not complete ({' '.join(str(error).split()) or type(error).__name__})"
-        ) from error
+        why = " ".join(str(error).split()) or type(error).__name__
+        told = "it is cut short" if "truncated" in why else f"it is damaged or not complete ({why})"
+        raise ImageError(f"{name}: {told}") from error
 
 
-def fit(film: Film, size: int = 224) -> np.ndarray:
-    """Cut a film's empty bars off and squash it to the network's input with an antialiased bicubic filter; much larger ones are first averaged in whole blocks.
+def fit(image: Radiograph, size: int = 224) -> np.ndarray:
+    """Cut off an image's empty bars and resize it to the network's input with an antialiased bicubic filter.
+
+    Much larger images are first averaged in whole blocks.
 
     Args:
-        film: A film.
+        image: A decoded image.
         size: Side of the result in pixels.
 
     Returns:
-        ndarray of shape (size, size, 1), float32 in [0, 1]; from 8-bit films every value is a multiple of 1/255.
+        ndarray of shape (size, size, 1), float32 in [0, 1]; from 8-bit images every value is a multiple of 1/255.
 
     Example:
         >>> fit(read(np.full((300, 200), 255, np.uint8)), 4)[0, 0, 0].item()
         1.0
     """
-    picture, box = film.picture, film.content
+    picture, box = image.picture, image.content
     if isinstance(picture, np.ndarray) and (box or picture.shape != (size, size)):
         picture = Image.fromarray(picture if picture.dtype == np.uint8 else picture.astype(np.float32))
     if isinstance(picture, Image.Image):
         if box:
-            scale = picture.width / film.size[1]  # below 1 where it was decoded at a reduced scale
+            scale = picture.width / image.size[1]  # below 1 where it was decoded at a reduced scale
             left, top, right, bottom = (round(side * scale) for side in box)
             picture = picture.crop((left, top, right, bottom))
         if picture.size != (size, size):
             picture = picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=1.25)
     pixels = np.asarray(picture)  # (size, size)
-    small: np.ndarray = np.divide(pixels, np.float32(film.white), dtype=np.float32)
-    if pixels.dtype != np.uint8 or film.white != 255:  # others may overshoot
+    small: np.ndarray = np.divide(pixels, np.float32(image.white), dtype=np.float32)
+    if pixels.dtype != np.uint8 or image.white != 255:  # others may overshoot
         np.clip(small, 0, 1, out=small)
     return small[..., None]
-
-
-def _within_bars(film: Film) -> tuple[int, int, int, int] | None:
-    """`Film.content`."""
-    picture, limit = film.picture, film.white * _EMPTY
-    width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[::-1]
-
-    levels: Any = picture.load() if isinstance(picture, Image.Image) else picture.T.data  # [i, j] of column i and row j
-
-    def differ(points: list[tuple[int, int]]) -> bool:
-        first = levels[points[0]]
-        return any(abs(levels[point] - first) > limit for point in points[1:])
-
-    # Bars worth cutting reach so far on one side at least; three points of a line there tell most films without any.
-    x, y = int(width * _BARS / 4), int(height * _BARS / 4)
-    across, down = ((side // 2, side // 4, 3 * side // 4) for side in (width, height))
-    if all(differ([(i, j) for j in down]) for i in (x, width - 1 - x)) and all(
-        differ([(i, j) for i in across]) for j in (y, height - 1 - y)
-    ):
-        return None
-
-    def extremes(left: int, top: int, right: int, bottom: int) -> tuple[float, float]:
-        if isinstance(picture, Image.Image):
-            return picture.crop((left, top, right, bottom)).getextrema()  # type: ignore[return-value]  # of one band
-        box = picture[top:bottom, left:right]
-        return float(box.min()), float(box.max())
-
-    left = _bar(lambda i, j: extremes(i, 0, j, height), width, limit)
-    if left == width:  # it is blank
-        return None
-    right = width - _bar(lambda i, j: extremes(width - j, 0, width - i, height), width, limit)
-    top = _bar(lambda i, j: extremes(0, i, width, j), height, limit)
-    bottom = height - _bar(lambda i, j: extremes(0, height - j, width, height - i), height, limit)
-    if (
-        left >= right
-        or top >= bottom
-        or not _PICTURE <= (right - left) * (bottom - top) / (width * height) <= 1 - _BARS
-    ):
-        return None
-    wide, high = film.size[1] / width, film.size[0] / height  # above 1 where it was decoded at a reduced scale
-    return round(left * wide), round(top * high), round(right * wide), round(bottom * high)
-
-
-def _bar(extremes: Callable[[int, int], tuple[float, float]], most: int, limit: float) -> int:
-    """How many lines from the edge are, all together, of one grey, from the extremes of the lines i … j - 1."""
-    lines, step, low, high, growing = 0, 1, math.inf, -math.inf, True
-    while step and lines < most:
-        end = min(lines + step, most)
-        darkest, brightest = extremes(lines, end)
-        darkest, brightest = min(low, darkest), max(high, brightest)
-        if brightest - darkest <= limit:
-            lines, low, high = end, darkest, brightest
-        else:
-            growing = False
-        step = 2 * step if growing else step // 2
-    return lines
 
 
 # --- pictures ---
 
 
 def _open(data: bytes) -> Image.Image:
-    """Open by content with the plugin itself: `Image.open` would import every plugin, and warn about sizes that are checked here."""
+    """Open by content: `Image.open` would import every plugin, and warn about sizes that are checked here."""
     file = io.BytesIO(data)
     if data[:3] == b"\xff\xd8\xff":
         from PIL import JpegImagePlugin
@@ -280,6 +230,10 @@ def _open(data: bytes) -> Image.Image:
         from PIL import WebPImagePlugin
 
         return WebPImagePlugin.WebPImageFile(file)
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        from PIL import GifImagePlugin
+
+        return GifImagePlugin.GifImageFile(file)
     if data[:2] == b"BM":
         from PIL import BmpImagePlugin
 
@@ -287,7 +241,7 @@ def _open(data: bytes) -> Image.Image:
     kind = next(
         (f"{kind}, " for start, kind in _STRANGERS.items() if data[4 * (start == b"ftyp") :].startswith(start)), ""
     )
-    raise ImageError(f"it is {kind}no JPEG, PNG, TIFF, BMP, WebP or DICOM file")
+    raise ImageError(f"it is {kind}not a JPEG, PNG, TIFF, BMP, WebP, GIF or DICOM file")
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:
@@ -296,14 +250,11 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise ImageError(f"it has {height} x {width} pixels, more than the {max_pixels:,} that are read")
     if max(height, width) > _MAX_ASPECT * min(height, width):
-        raise ImageError(f"it is a strip of {height} x {width} pixels, no film")
+        raise ImageError(f"it is a strip of {height} x {width} pixels, not a radiograph")
 
 
 def _check_tags(data: bytes, tags: Any) -> None:
-    """Refuse a TIFF of whose tiles Pillow, which says how large they are, and libtiff, which decodes them, would read different sizes.
-
-    They do where a tag stands twice, or holds a kind of number that Pillow passes over.
-    """
+    """Refuse a TIFF of whose tiles Pillow and libtiff would read different sizes: a tag stands twice, or is odd."""
     order, (number, step) = "<" if data[:1] == b"I" else ">", ("Q", 20) if data[2] == 43 else ("H", 12)
     start = tags.offset + struct.calcsize(number)
     (count,) = struct.unpack_from(order + number, data, tags.offset)
@@ -329,7 +280,7 @@ def _check_decoder(image: Image.Image, max_pixels: int) -> None:
                 )
 
 
-def _from_pillow(image: Image.Image, name: str, max_pixels: int, model_size: int | None = None) -> Film:
+def _from_pillow(image: Image.Image, name: str, max_pixels: int, model_size: int | None = None) -> Radiograph:
     width, height = image.size
     _check_size(height, width, max_pixels)
     _check_decoder(image, max_pixels)
@@ -344,10 +295,10 @@ def _from_pillow(image: Image.Image, name: str, max_pixels: int, model_size: int
         image = image.transpose(turn)
         if turn not in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180):
             width, height = height, width
-    picture, white, colour = _grey(image)
+    picture, white, colour, said = _grey(image)
     if picture is image and model_size is None:
         picture = np.asarray(image)  # the caller may change theirs
-    return _film(picture, white, name, (height, width), colour, notes)
+    return _radiograph(picture, white, name, (height, width), colour, notes + said)
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
@@ -367,10 +318,11 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _grey(image: Image.Image) -> tuple[np.ndarray | Image.Image, float, float]:
-    """Picture, white and colour of a loaded image."""
+def _grey(image: Image.Image) -> tuple[np.ndarray | Image.Image, float, float, tuple[str, ...]]:
+    """Picture, white, colour and notes of a loaded image."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return *_deep(image), 0.0
+        pixels, white, notes = _deep(image)
+        return pixels, white, 0.0, notes
     if image.mode == "1":
         image = image.convert("L")
     elif image.mode in ("RGBa", "La"):
@@ -381,31 +333,45 @@ def _grey(image: Image.Image) -> tuple[np.ndarray | Image.Image, float, float]:
         black.paste(image, mask=image.getchannel("A"))
         image = black
     if image.mode == "L":
-        return image, 255.0, 0.0
+        return image, 255.0, 0.0, ()
     rgb = image.convert("RGB")
     sample = np.asarray(rgb.resize((64, 64), Image.Resampling.NEAREST))  # (64, 64, 3)
-    return rgb.convert("L"), 255.0, float(np.ptp(sample, axis=2).mean() / 255)
+    if found := colormaps.recognise(sample.reshape(-1, 3)):
+        grey, found = colormaps.decode(rgb, found)
+        return grey, 255.0, 0.0, (f"it was in false colour ({found}), which was undone",)
+    return rgb.convert("L"), 255.0, float(np.ptp(sample, axis=2).mean() / 255), ()
 
 
-def _deep(image: Image.Image) -> tuple[np.ndarray, float]:
-    """Pixels and white of more than 8 bits, by declared depth."""
+def _deep(image: Image.Image) -> tuple[np.ndarray, float, tuple[str, ...]]:
+    """Pixels, white and notes of an image of more than 8 bits."""
     tags: Any = getattr(image, "tag_v2", {})
     bits, signed, inverted = tags.get(258, (16,))[0], tags.get(339, (1,))[0] == 2, tags.get(262, 1) == 0
     pixels = np.asarray(image)
     if image.mode == "F":
         pixels, white = _unit(pixels), 1.0
     elif bits > 16:
-        pixels, white = (pixels if signed else pixels.view(np.uint32)).astype(np.float32), 1.0
-        pixels = np.clip((pixels + np.float32(2**31 * signed)) / np.float32(2**32), 0, 1)
+        pixels, white = (pixels if signed else pixels.view(np.uint32)).astype(np.float32), 2.0**bits - 1
+        if signed and pixels.min() < 0:
+            pixels += np.float32(2 ** (bits - 1))
     else:
-        if signed:
-            pixels = pixels + 2**15
+        if signed and pixels.min() < 0:
+            pixels = pixels + 2 ** (bits - 1)
         if pixels.min() < 0 or pixels.max() > 2**bits - 1:
             raise ImageError(f"it holds values outside {bits} bits: from {pixels.min()} to {pixels.max()}")
         pixels, white = pixels.astype(np.uint16), 2.0**bits - 1
+    white, notes = _used(pixels, white)
     if inverted:
         pixels = (white - pixels).astype(pixels.dtype)
-    return pixels, white
+    return pixels, white, notes
+
+
+def _used(pixels: np.ndarray, white: float) -> tuple[float, tuple[str, ...]]:
+    """White, and a note: the fewest bits that hold the values where they use less than a sixteenth of its range."""
+    most = float(pixels.max())
+    if pixels.dtype == np.uint8 or not 0 < most <= white / 16:
+        return white, ()
+    used = 2.0 ** math.frexp(most)[1] - (white > 1)
+    return used, (f"no value is above {most:g} where white is {white:g}: it was scaled by {used:g} instead",)
 
 
 # --- arrays ---
@@ -417,13 +383,14 @@ def _unit(pixels: np.ndarray) -> np.ndarray:
         raise ImageError("it holds NaN values")
     if low < -1e-6 or high > 1 + 1e-6:
         raise ImageError(
-            f"floating-point pixels must lie in [0, 1]; divide by the value that means white. Received: from {low:g} to {high:g}"
+            "floating-point pixels must lie in [0, 1]; divide by the value that means white. "
+            f"Received: from {low:g} to {high:g}"
         )
     unit: np.ndarray = np.clip(pixels, 0, 1).astype(np.float32, copy=False)
     return unit
 
 
-def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Film:
+def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Radiograph:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ImageError(
             f"an array must have the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: shape={array.shape}"
@@ -437,24 +404,18 @@ def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Film:
         white, pixels = 1.0, _unit(array)
     else:
         raise ImageError(f"an array must be uint8, uint16, or floating point in [0, 1]. Received: dtype={array.dtype}")
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    if pixels.ndim == 2:
-        return _film(np.array(pixels, order="C"), white, name, pixels.shape)
-    if pixels.dtype == np.uint8:
-        picture, white, colour = _grey(Image.fromarray(np.ascontiguousarray(pixels)))
-        return _film(picture, white, name, pixels.shape, colour)
-    grey, colour = np.empty(pixels.shape[:2], pixels.dtype), 0.0
-    for top in range(0, len(pixels), 256):  # in strips, to spare memory
-        rgb = pixels[top : top + 256, :, :3].astype(np.float32)
-        if pixels.shape[2] == 4:
-            rgb *= pixels[top : top + 256, :, 3:] / np.float32(white)
-        grey[top : top + 256] = rgb @ _LUMA
-        colour += float(np.ptp(rgb, axis=2).sum() / white / grey.size)
-    return _film(grey, white, name, grey.shape, colour)
+    white, notes = _used(pixels, white)
+    if pixels.ndim == 3 and pixels.shape[2] > 1:  # colour, at 8 bits
+        bytes_ = np.empty(pixels.shape, np.uint8)
+        for top in range(0, len(pixels), 256):  # in strips, to spare memory
+            bytes_[top : top + 256] = np.rint(pixels[top : top + 256] * np.float32(255 / white))
+        picture, white, colour, said = _grey(Image.fromarray(bytes_))
+        return _radiograph(picture, white, name, pixels.shape, colour, notes + said)
+    grey = pixels if pixels.ndim == 2 else pixels[..., 0]
+    return _radiograph(np.array(grey, order="C"), white, name, grey.shape, notes=notes)
 
 
-def _film(
+def _radiograph(
     picture: np.ndarray | Image.Image,
     white: float,
     name: str,
@@ -462,20 +423,16 @@ def _film(
     colour: float = 0.0,
     notes: tuple[str, ...] = (),
     **said: str | None,
-) -> Film:
+) -> Radiograph:
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 and 0 < picture.max() <= white / 16:
-            notes += (
-                f"no pixel is above {picture.max():g} where white is {white:g}: were the values scaled to their full range?",
-            )
         picture.flags.writeable = False
-    return Film(picture, white, name, (size[0], size[1]), colour, notes=notes, **said)
+    return Radiograph(picture, white, name, (size[0], size[1]), colour, notes=notes, **said)
 
 
 # --- DICOM ---
 
 
-def _from_dicom(source: Any, name: str, max_pixels: int) -> Film:
+def _from_dicom(source: Any, name: str, max_pixels: int) -> Radiograph:
     from cxrlib.images import dicom
 
     try:
@@ -486,4 +443,4 @@ def _from_dicom(source: Any, name: str, max_pixels: int) -> Film:
         if isinstance(error, ImageError):
             raise
         raise ImageError(str(error)) from error
-    return _film(pixels, white, name, pixels.shape, **said)
+    return _radiograph(pixels, white, name, pixels.shape, **said)

@@ -1,4 +1,4 @@
-"""DICOM files: stored values -> modality LUT -> VOI LUT or window -> MONOCHROME1 inversion. The only importer of pydicom and imagecodecs."""
+"""DICOM: stored values -> modality LUT -> VOI LUT or window -> MONOCHROME1 inversion. Imports pydicom, imagecodecs."""
 
 from __future__ import annotations
 
@@ -8,40 +8,18 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-_TAGS = [  # all that is read: no tag here says who the patient is
-    *(
-        "Modality",
-        "BodyPartExamined",
-        "ViewPosition",
-        "SamplesPerPixel",
-        "PhotometricInterpretation",
-        "NumberOfFrames",
-        "Rows",
-        "Columns",
-    ),
-    *(
-        "BitsAllocated",
-        "BitsStored",
-        "HighBit",
-        "PixelRepresentation",
-        "PlanarConfiguration",
-        "RescaleSlope",
-        "RescaleIntercept",
-    ),
-    *(
-        "ModalityLUTSequence",
-        "VOILUTSequence",
-        "WindowCenter",
-        "WindowWidth",
-        "VOILUTFunction",
-        "ExtendedOffsetTable",
-        "ExtendedOffsetTableLengths",
-    ),
+# all that is read: no tag here says who the patient is
+_TAGS = [
+    *("Modality", "BodyPartExamined", "ViewPosition", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("PlanarConfiguration", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
 ]
 MAX_SCANS = 32  # of a JPEG; progressive ones have about ten, a bomb thousands
@@ -56,36 +34,36 @@ _CODECS = {  # transfer syntax -> decoder of imagecodecs, whether it is lossy
     "1.2.840.10008.1.2.4.91": ("jpeg2k", True),
     "1.2.840.10008.1.2.5": ("packbits", False),
 }
-_FRAMES = {
-    "": b"\xc0\xc1",
-    "jpeg8": b"\xc0\xc1\xc3",
-    "jpegls": b"\xf7",
-}  # decoder -> the start-of-frame markers of its streams
-_BEFORE_FRAME = b"\xc4\xcc\xdb\xdd\xf8\xfe\xff"  # markers, and the filling, that may come before it; others would lead our reading apart from the decoder's
+# decoder -> the start-of-frame markers of its streams
+_FRAMES = {"": b"\xc0\xc1", "jpeg8": b"\xc0\xc1\xc3", "jpegls": b"\xf7"}
+# markers, and the filling, that may come before it: the decoder would read others differently
+_BEFORE_FRAME = b"\xc4\xcc\xdb\xdd\xf8\xfe\xff"
 _SEGMENTS = b"\x51\x52\x53\x55\x57\x58\x5c\x5d\x5e\x5f\x60\x61\x63\x64"  # all that JPEG 2000 headers are made of
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _PADDING = 64  # bytes that some writers add to a run-length encoded segment
-_MAX_TILES, _MAX_PRECINCTS = (
-    2**13,
-    2**17,
-)  # of a JPEG 2000 stream: OpenJPEG keeps 9 kB for each tile, 2 kB for each precinct
+_MAX_TILES, _MAX_PRECINCTS = 2**13, 2**17  # of a JPEG 2000 stream: OpenJPEG keeps 9 kB for each tile, 2 kB for each
 
 
 def decode(source: Any, *, check_size: Callable[[int, int], None]) -> tuple[np.ndarray, float, dict[str, Any]]:
-    """Decode the first frame of a radiograph.
+    """Decode the first frame of a radiograph, to grey.
 
-    All steps between stored values and grey levels are functions of one value, so they are worked out once for each possible value and looked up.
+    All steps between stored values and grey levels are functions of one value: they are worked out once for every
+    possible value and looked up. An element that is empty says nothing, and the image is decoded as without it. A
+    colour image, as screens and secondary captures are, becomes its luma.
 
     Args:
         source: The bytes of a file, or a pydicom dataset, which is left as it is.
-        check_size: Called with height and width before pixels are decoded; raises where the film is too large.
+        check_size: Called with height and width before pixels are decoded; raises where the image is too large.
 
     Returns:
-        Pixels, an ndarray of shape (H, W), uint8 where at most 8 bits are stored, else uint16; the value that means 1.0; and what else the header says:
-        `view`, `modality` (each a string or None) and `notes` (a tuple of plain words).
+        Pixels, an ndarray of shape (H, W), uint8 where at most 8 bits are stored, else uint16; the value that means
+        1.0; and what else there is to say: `view` and `modality` (each a string or None), `notes` (a tuple of plain
+        words), `colour` (in [0, 1]).
 
     Raises:
         ImportError: If pydicom is not installed.
-        ValueError: If the file holds no radiograph that can be decoded.
+        ValueError: If the file does not hold a radiograph that can be decoded.
 
     Example:
         >>> decode(b"", check_size=lambda height, width: None)
@@ -102,23 +80,52 @@ def decode(source: Any, *, check_size: Callable[[int, int], None]) -> tuple[np.n
     data = source if isinstance(source, Dataset) else _parse(source)
     if "PixelData" not in data:
         raise ValueError("it holds no DICOM picture")
-    photometric = "".join(_strings(data, "PhotometricInterpretation"))
-    if photometric not in ("MONOCHROME1", "MONOCHROME2") or _whole(data, "SamplesPerPixel", 1) != 1:
+    photometric, samples = "".join(_strings(data, "PhotometricInterpretation")), _whole(data, "SamplesPerPixel", 1)
+    notes, colour = [], 0.0
+    if not photometric and samples == 1:
+        photometric = "MONOCHROME2"
+        notes.append("it does not say whether black or white is zero; black is taken")
+    if (photometric, samples) not in {(name, 1) for name in _GREY} | {(name, 3) for name in _COLOUR}:
         raise ValueError(
-            f"it is no radiograph: its photometric interpretation is {photometric or 'missing'}, not MONOCHROME1 or MONOCHROME2"
+            f"its photometric interpretation is {photometric or 'missing'}, with {samples} samples per pixel; "
+            f"{', '.join(_GREY)}, {', '.join(_COLOUR)} are read"
         )
-    height, width, bits, allocated = (_whole(data, tag) for tag in ("Rows", "Columns", "BitsStored", "BitsAllocated"))
+    height, width, allocated = (_whole(data, tag) for tag in ("Rows", "Columns", "BitsAllocated"))
+    bits = _whole(data, "BitsStored") or allocated
     check_size(height, width)
-    if not 1 <= bits <= allocated or allocated not in (8, 16):
-        raise ValueError(f"it stores {bits} bits in {allocated}; radiographs store at most 16, in 8 or 16")
+    if not 1 <= bits <= allocated or allocated not in ((8, 16) if samples == 1 else (8,)):
+        raise ValueError(f"it stores {bits} bits in {allocated}; grey is read from 8 or 16, colour from 8")
+    if (frames := _whole(data, "NumberOfFrames", 1)) > 1:
+        notes.append(f"it holds {frames} frames; the first is used")
+    part = "".join(_strings(data, "BodyPartExamined")).upper()
+    if part and not any(word in part for word in ("CHEST", "THORAX", "LUNG", "RIB", "TORSO")):
+        notes.append("its header names another body part than the chest")
+    stored = _frame(data, height, width, bits, allocated)
+    if samples == 3:
+        pixels, colour = _luma(stored, "RGB" if _syntax(data) in _CODECS else photometric)  # imagecodecs gives RGB
+        white = 255
+    else:
+        high = _whole(data, "HighBit", bits - 1)
+        shift = high + 1 - bits if bits <= high + 1 <= allocated else 0
+        table = _table(data, bits, photometric, notes, lambda signed: _extremes(stored, shift, bits, signed))
+        white = 255 if bits <= 8 else 65535
+        pixels = np.empty((height, width), table.dtype)
+        for top in range(0, height, 256):  # in strips, for NumPy widens indices to 64 bits; overlays may use other bits
+            pixels[top : top + 256] = table[stored[top : top + 256] >> shift & (2**bits - 1)]
+    said = {
+        name: "".join(_strings(data, tag)[:1]).upper() or None
+        for name, tag in (("view", "ViewPosition"), ("modality", "Modality"))
+    }
+    return pixels, float(white), {**said, "notes": tuple(notes), "colour": colour}
 
-    notes = []
+
+def _table(
+    data: Any, bits: int, photometric: str, notes: list[str], extremes: Callable[[bool], tuple[int, int]]
+) -> np.ndarray:
+    """The grey level of every code (2 ** bits,), uint8 or uint16; `extremes` finds the codes that the image uses."""
     codes = np.arange(2**bits)
-    values = (
-        np.where(codes >= 2 ** (bits - 1), codes - 2**bits, codes)
-        if _whole(data, "PixelRepresentation") == 1
-        else codes
-    )
+    signed = _whole(data, "PixelRepresentation") == 1
+    values = np.where(codes >= 2 ** (bits - 1), codes - 2**bits, codes) if signed else codes
     with np.errstate(all="ignore"):
         values = _modality(values, data)
         try:
@@ -127,37 +134,42 @@ def decode(source: Any, *, check_size: Callable[[int, int], None]) -> tuple[np.n
             grey = None
             notes.append("its window or VOI LUT is unusable; the full range of values is shown")
     if grey is None:
-        low, high = values.min(), values.max()
+        low, high = float(values.min()), float(values.max())
         if not 0 < high - low < np.inf:
             raise ValueError("its modality LUT or rescale slope gives no range of values")
-        grey = (values - low) / (high - low)
+        if bits > 8:
+            used = sorted(float(values[code]) for code in extremes(signed))
+            if 0 < used[1] - used[0] <= (high - low) / 16:
+                low, high = used
+                if not signed and low >= 0 and values[0] == 0 and values[-1] == 2**bits - 1:
+                    low, high = 0.0, float(2 ** int(high).bit_length() - 1)
+                notes.append(f"its values use a small part of their range: {low:g} to {high:g} is shown")
+        grey = np.clip((values - low) / (high - low), 0, 1)
     if photometric == "MONOCHROME1":
         grey = 1 - grey
     white = 255 if bits <= 8 else 65535
-    table = np.rint(grey * white).astype(np.uint8 if bits <= 8 else np.uint16)  # (2 ** bits,)
+    return np.rint(grey * white).astype(np.uint8 if bits <= 8 else np.uint16)
 
-    if (frames := _whole(data, "NumberOfFrames", 1)) > 1:
-        notes.append(f"it holds {frames} frames; the first is used")
-    part = "".join(_strings(data, "BodyPartExamined")).upper()
-    if part and not any(word in part for word in ("CHEST", "THORAX", "LUNG", "RIB", "TORSO")):
-        notes.append("its header names another body part than the chest")
-    stored = _frame(data, height, width, bits, allocated)
-    high = _whole(data, "HighBit", bits - 1)
-    shift = high + 1 - bits if bits <= high + 1 <= allocated else 0
-    pixels = np.empty((height, width), table.dtype)
-    for top in range(0, height, 256):  # in strips, for NumPy widens indices to 64 bits
-        pixels[top : top + 256] = table[
-            stored[top : top + 256] >> shift & (2**bits - 1)
-        ]  # overlays may sit in the other bits
-    said = {
-        name: "".join(_strings(data, tag)[:1]).upper() or None
-        for name, tag in (("view", "ViewPosition"), ("modality", "Modality"))
-    }
-    return pixels, float(white), {**said, "notes": tuple(notes)}
+
+def _extremes(stored: np.ndarray, shift: int, bits: int, signed: bool) -> tuple[int, int]:
+    """The codes of the lowest and the highest value of an image."""
+    mask, half = 2**bits - 1, 2 ** (bits - 1) if signed else 0
+    ordered = ((stored >> shift) + np.uint32(half)) & mask
+    return (int(ordered.min()) - half) & mask, (int(ordered.max()) - half) & mask
+
+
+def _luma(stored: np.ndarray, photometric: str) -> tuple[np.ndarray, float]:
+    """Luma (H, W), uint8, and how coloured it is, of (H, W, 3), uint8."""
+    sample = stored[:: max(1, len(stored) // 64), :: max(1, stored.shape[1] // 64)].astype(np.float32)
+    if photometric == "RGB":
+        colour = float(np.ptp(sample, axis=2).mean() / 255)
+        return np.asarray(Image.fromarray(stored).convert("L")), colour
+    colour = float(np.abs(sample[..., 1:] - 128).sum(axis=2).mean() / 255)
+    return np.ascontiguousarray(stored[..., 0]), colour  # Y is the luma
 
 
 def _strings(data: Any, tag: str) -> list[str]:
-    """The values of an element, unchecked: pydicom would warn, and log the value, where one bends the standard's rules."""
+    """The values of an element, unchecked: pydicom would warn, and log the value, where one is not as it should be."""
     value = getattr(data.get_item(tag), "value", None)
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace").split("\\")
@@ -179,6 +191,8 @@ def _number(data: Any, tag: str) -> float | None:
 
 def _whole(data: Any, tag: str, default: int = 0) -> int:
     value = data.get(tag)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = value[0] if value else None
     return int(value) if isinstance(value, (int, str)) and str(value).strip() else default
 
 
@@ -187,9 +201,7 @@ def _parse(source: bytes) -> Any:
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
     try:
-        if (
-            DeflatedExplicitVRLittleEndian.encode() in source
-        ):  # inflated here, to a limit, and handed on as what it then is
+        if DeflatedExplicitVRLittleEndian.encode() in source:  # inflated here, to a limit
             end = 144 + int.from_bytes(source[140:144], "little")  # of the file meta information
             inflater = zlib.decompressobj(-zlib.MAX_WBITS)
             plain = inflater.decompress(source[end:], _MAX_BYTES)
@@ -204,17 +216,16 @@ def _parse(source: bytes) -> Any:
 
 def _modality(values: np.ndarray, data: Any) -> np.ndarray:
     """Stored values (2 ** bits,) -> what the device measured."""
-    if data.get("ModalityLUTSequence"):
-        entries, _ = _lut(data.ModalityLUTSequence[0], values, data)
-        return entries
+    if item := _lut_of(data, "ModalityLUTSequence"):
+        return _lut(item, values, data)[0]
     slope, intercept = _number(data, "RescaleSlope"), _number(data, "RescaleIntercept")
     return values if slope is None or intercept is None else values * slope + intercept
 
 
 def _voi(values: np.ndarray, data: Any) -> np.ndarray | None:
-    """Measured values -> grey levels in [0, 1] by the first VOI LUT or, where there is none, the first window; None without either."""
-    if data.get("VOILUTSequence"):
-        entries, white = _lut(data.VOILUTSequence[0], values, data)
+    """Measured values -> grey levels in [0, 1] by the first VOI LUT, else the first window; None without either."""
+    if item := _lut_of(data, "VOILUTSequence"):
+        entries, white = _lut(item, values, data)
         return np.clip(entries / white, 0, 1)
     centre, width, function = (
         _number(data, "WindowCenter"),
@@ -230,6 +241,14 @@ def _voi(values: np.ndarray, data: Any) -> np.ndarray | None:
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
     return np.clip((values - centre) / width + 0.5, 0, 1) if width else (values > centre).astype(np.float64)
+
+
+def _lut_of(data: Any, tag: str) -> Any:
+    """The first LUT of a sequence that is not empty; None without one."""
+    for item in data.get(tag) or ():
+        if item.get("LUTDescriptor") and item.get("LUTData"):
+            return item
+    return None
 
 
 def _lut(item: Any, values: np.ndarray, data: Any) -> tuple[np.ndarray, float]:
@@ -249,29 +268,44 @@ def _lut(item: Any, values: np.ndarray, data: Any) -> tuple[np.ndarray, float]:
     return entries[index].astype(np.float64), 2.0**depth - 1
 
 
+def _syntax(data: Any) -> Any:
+    """The transfer syntax that the file declares, else the one it was read with."""
+    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
+
+    read_as = ExplicitVRBigEndian if data.original_encoding[1] is False else ExplicitVRLittleEndian
+    return UID(getattr(data, "file_meta", {}).get("TransferSyntaxUID") or read_as)
+
+
 def _frame(data: Any, height: int, width: int, bits: int, allocated: int) -> np.ndarray:
-    """The first frame as it is stored, (H, W), uint8 or uint16 whatever the sign."""
+    """The first frame as it is stored: (H, W), uint8 or uint16 whatever the sign; of colour (H, W, 3), uint8."""
     from pydicom.encaps import get_frame
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import as_pixel_options
-    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit
+    from pydicom.uid import JPEGBaseline8Bit
 
-    little = data.original_encoding[1] is not False
-    syntax = UID(
-        getattr(data, "file_meta", {}).get("TransferSyntaxUID")
-        or (ExplicitVRLittleEndian if little else ExplicitVRBigEndian)
-    )
+    syntax = _syntax(data)
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
         raise ValueError(f"its transfer syntax is not supported: {syntax.name}") from None
+    samples = _whole(data, "SamplesPerPixel", 1)
     if not syntax.is_encapsulated:
         dtype = np.dtype(np.uint8 if allocated == 8 else "<u2" if syntax.is_little_endian else ">u2")
-        if len(data.PixelData) < height * width * dtype.itemsize:
-            raise ValueError(
-                f"it is not complete: {len(data.PixelData)} of {height * width * dtype.itemsize} bytes of pixels are there"
+        halved = "".join(_strings(data, "PhotometricInterpretation")) == "YBR_FULL_422"
+        count = height * width * (2 if halved else samples)
+        if len(data.PixelData) < count * dtype.itemsize:
+            there = f"{len(data.PixelData)} of {count * dtype.itemsize} bytes of pixels are there"
+            raise ValueError(f"it is not complete: {there}")
+        flat = np.frombuffer(data.PixelData, dtype, count)
+        if halved:  # two values of Y, then one each of Cb and Cr
+            pairs = flat[: count // 4 * 4].reshape(-1, 4)
+            return np.stack([pairs[:, :2].ravel(), *(pairs[:, k].repeat(2) for k in (2, 3))], 1).reshape(
+                height, width, 3
             )
-        return np.frombuffer(data.PixelData, dtype, height * width).reshape(height, width)
+        if samples == 1:
+            return flat.reshape(height, width)
+        planar = _whole(data, "PlanarConfiguration") == 1
+        return np.moveaxis(flat.reshape(3, height, width), 0, 2) if planar else flat.reshape(height, width, 3)
     codec, lossy = _CODECS.get(syntax, ("", False))
     if not codec and syntax != JPEGBaseline8Bit:
         raise ValueError(f"its transfer syntax is not supported: {syntax.name}")
@@ -286,17 +320,18 @@ def _frame(data: Any, height: int, width: int, bits: int, allocated: int) -> np.
             extended_offsets=options.get("extended_offsets"),
         )
         if codec == "packbits":
+            if samples != 1:
+                raise ValueError("run-length encoded colour is not read")
             stored: np.ndarray = _from_run_lengths(frame, imagecodecs.packbits_decode, height, width, allocated)
         else:
-            frame = _stream(frame, codec, height, width, allocated)
+            frame = _stream(frame, codec, (height, width, samples), allocated)
             if codec:
                 stored = getattr(imagecodecs, f"{codec}_decode")(frame)
             else:  # Pillow is the decoder of JPEG files, too
                 stored = decoder.as_array(data, index=0, raw=True, decoding_plugin="pillow", **options)[0]
-        if stored.shape != (height, width):
-            raise ValueError(
-                f"the header says {height} x {width} pixels, the compressed picture {' x '.join(map(str, stored.shape))}"
-            )
+        if stored.shape != ((height, width) if samples == 1 else (height, width, samples)):
+            coded = " x ".join(map(str, stored.shape))
+            raise ValueError(f"the header says {height} x {width} pixels, the compressed picture {coded}")
     except ImportError as error:
         raise ValueError(f'its transfer syntax, {syntax.name}, needs a decoder: pip install "cxrlib[dicom]"') from error
     except Exception as error:  # decoders raise nearly anything; each one's own words come on a line
@@ -305,16 +340,14 @@ def _frame(data: Any, height: int, width: int, bits: int, allocated: int) -> np.
         ) from error
     signed = _whole(data, "PixelRepresentation") == 1
     if lossy and signed == (stored.dtype.kind == "i") and _whole(data, "HighBit", bits - 1) == bits - 1:
-        low, most = (
-            -(2 ** (bits - 1)) if signed else 0,
-            np.iinfo(stored.dtype),
-        )  # a value that rounding led beyond the bits stored would turn over
+        # a value that rounding led beyond the bits stored would turn over
+        low, most = -(2 ** (bits - 1)) if signed else 0, np.iinfo(stored.dtype)
         stored = stored.clip(max(low, most.min), min(low + 2**bits - 1, most.max))
     return stored.view(f"u{stored.dtype.itemsize}")
 
 
 def _from_run_lengths(frame: bytes, unpack: Callable[..., Any], height: int, width: int, allocated: int) -> np.ndarray:
-    """Bytes of one significance after the other, the most significant first, each run-length encoded -> stored values (H, W).
+    """Bytes of one significance after the other, the highest first, each run-length encoded -> stored values (H, W).
 
     References:
         DICOM PS3.5, annex G.
@@ -328,21 +361,22 @@ def _from_run_lengths(frame: bytes, unpack: Callable[..., Any], height: int, wid
         )
     places = np.empty((height * width, count), np.uint8)
     for k, (start, end) in enumerate(itertools.pairwise([*starts[:count], len(frame)])):
-        segment: np.ndarray = unpack(
-            frame[start:end], out=np.empty(height * width + _PADDING, np.uint8)
-        )  # no more than that is unpacked
+        out = np.empty(height * width + _PADDING, np.uint8)  # no more than that is unpacked
+        segment: np.ndarray = unpack(frame[start:end], out=out)
         if len(segment) < height * width:
             raise ValueError(f"it is not complete: {len(segment)} of {height * width} values are there")
         places[:, count - 1 - k] = segment[: height * width]
     return places.view(f"<u{count}").reshape(height, width)
 
 
-def _stream(frame: bytes, codec: str, height: int, width: int, allocated: int) -> bytes:
-    """The JPEG, JPEG-LS or JPEG 2000 stream in a frame, if it declares the picture that the film's header does: decoders allocate for what it declares."""
+def _stream(frame: bytes, codec: str, shape: tuple[int, int, int], allocated: int) -> bytes:
+    """The JPEG, JPEG-LS or JPEG 2000 stream in a frame, if it declares height, width and samples as the header does.
+
+    Decoders allocate for what the stream declares.
+    """
+    height, width, samples = shape
     if codec == "jpeg2k":
-        frame = frame[
-            max(0, frame.find(b"\xff\x4f\xff\x51", 0, 4096)) :
-        ]  # out of its boxes, if it has any: no colours matter here
+        frame = frame[max(0, frame.find(b"\xff\x4f\xff\x51", 0, 4096)) :]  # out of its boxes, if it has any
         if frame[:4] != b"\xff\x4f\xff\x51" or len(frame) < 45 or frame[43:45] != b"\1\1":
             raise ValueError("it is no JPEG 2000 stream, or a subsampled one")
         right, bottom, left, top, components, depth = struct.unpack_from(">IIII16xHB", frame, 8)
@@ -368,9 +402,9 @@ def _stream(frame: bytes, codec: str, height: int, width: int, allocated: int) -
         raise ValueError(
             f"the header says {height} x {width} pixels, the compressed picture {coded_height} x {coded_width}"
         )
-    if components != 1 or precision > allocated:
+    if components != samples or precision > allocated:
         raise ValueError(
-            f"the header says 1 value of {allocated} bits, the compressed picture {components} of {precision}"
+            f"the header says {samples} x {allocated} bits a pixel, the compressed picture {components} x {precision}"
         )
     if codec == "jpeg2k":
         _check_divisions(frame, height, width)
@@ -390,9 +424,8 @@ def _check_divisions(stream: bytes, height: int, width: int) -> None:
     ):
         raise ValueError(f"it has no tiles, or more than {_MAX_TILES}")
     layers = precincts = 1
-    starts = [
-        found.end() + 8 for found in re.finditer(rb"\xff\x90\0\x0a", stream)
-    ]  # of tile parts' headers: such bytes cannot occur in their data
+    # of tile parts' headers: such bytes cannot occur in their data
+    starts = [found.end() + 8 for found in re.finditer(rb"\xff\x90\0\x0a", stream)]
     for at in (2, *starts):
         while stream[at : at + 2] not in (b"\xff\x90", b"\xff\x93"):
             marker, end = stream[at : at + 2], at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
@@ -405,16 +438,10 @@ def _check_divisions(stream: bytes, height: int, width: int) -> None:
                     layers = max(layers, int.from_bytes(segment[2:4], "big"))
                 else:
                     flags, style = segment[1], segment[2:]
-                sizes = (
-                    style[5 : 6 + style[0]] if flags & 1 else b"\xff" * (style[0] + 1)
-                )  # exponents of height and width, from the smallest resolution
-                depths = range(style[0], -1, -1)
-                precincts = max(
-                    precincts,
-                    sum(
-                        (-height >> k + (e >> 4)) * (-width >> k + (e & 15))
-                        for k, e in zip(depths, sizes, strict=False)
-                    ),
-                )
+                # exponents of height and width, from the smallest resolution
+                sizes = style[5 : 6 + style[0]] if flags & 1 else b"\xff" * (style[0] + 1)
+                levels = zip(range(style[0], -1, -1), sizes, strict=False)
+                divided = ((-height >> k + (e >> 4)) * (-width >> k + (e & 15)) for k, e in levels)
+                precincts = max(precincts, sum(divided))
     if layers * precincts > _MAX_PRECINCTS:
         raise ValueError(f"it has {layers} layers of {precincts} precincts, more than {_MAX_PRECINCTS} together")
