@@ -50,7 +50,7 @@ def photographs() -> Iterator[Image.Image]:
                             yield image.convert("RGB")
 
 
-def scans() -> Iterator[images.Film]:
+def scans() -> Iterator[images.Radiograph]:
     """CT, MR and ultrasound among pydicom's own files."""
     if importlib.util.find_spec("pydicom"):
         from pydicom.data import get_testdata_files
@@ -66,7 +66,7 @@ def scans() -> Iterator[images.Film]:
 
 def seen(films: Iterator[object]) -> np.ndarray:
     """What the network sees of films: (n, 224, 224) uint8."""
-    fitted = [images.fit(film if isinstance(film, images.Film) else images.read(film)) for film in films]  # type: ignore[arg-type]
+    fitted = [images.fit(film if isinstance(film, images.Radiograph) else images.read(film)) for film in films]  # type: ignore[arg-type]
     return np.round(np.array(fitted).reshape(-1, 224, 224) * 255).astype(np.uint8)
 
 

@@ -113,9 +113,9 @@ class Augmentation:
     shift: float = 0.06
     flip: bool = True
     gamma: float = 0.5
-    blur: float = 0.0
-    low_resolution: float = 0.0
-    erase: float = 0.0
+    blur: float = 0.5
+    low_resolution: float = 0.4
+    erase: float = 0.5
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -160,13 +160,13 @@ class DefaultRecipe:
     image_size: int = 224
     dense_units: int = 0
     dropout: float = 0.3
-    epochs: int = 6
+    epochs: int = 8
     batch_size: int = 32
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-4
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
-    ema: float = 0.99
-    source_power: float = 0.5
+    ema: float = 0.998
+    source_power: float = 1.0
     validation: float = 0.15
     precision: str = "auto"
     seed: int = 0
@@ -213,7 +213,7 @@ class TextbookRecipe:
     precision: str = "auto"
     seed: int = 0
     augmentation: Augmentation = field(
-        default_factory=lambda: Augmentation(rotation=10.0, zoom=0.1, shift=0.1, flip=True, gamma=0.0)
+        default_factory=lambda: Augmentation(10.0, 0.1, 0.1, True, gamma=0.0, blur=0.0, low_resolution=0.0, erase=0.0)
     )
     name: str = field(default="textbook", init=False)
 

@@ -1,4 +1,4 @@
-"""DICOM films made of pixels, for whatever reads them."""
+"""DICOM images made of pixels, for whatever reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DICOM: the same bits as a picture of the same film; the standard's steps in the standard's order."""
+"""DICOM: the same bits as a picture of the same image; the standard's steps in the standard's order."""
 
 from __future__ import annotations
 
@@ -57,38 +57,38 @@ def lut(first: int, depth: int, entries: list[int], *, packed: bool = False) -> 
     return item
 
 
-# --- the same film ---
+# --- the same image ---
 
 
 def test_eight_bits_give_the_bits_of_a_picture(tmp_path: Path) -> None:
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "image.dcm"
     path.write_bytes(saved(dataset(GREY)))
     expected = fit(read(GREY))
     for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes()), dataset(GREY), pydicom.dcmread(path)):
-        film = read(source)
-        assert (film.pixels == GREY).all()
-        assert film.pixels.dtype == np.uint8
-        assert film.white == 255
-        assert not film.pixels.flags.writeable
-        assert (fit(film) == expected).all()
+        image = read(source)
+        assert (image.pixels == GREY).all()
+        assert image.pixels.dtype == np.uint8
+        assert image.white == 255
+        assert not image.pixels.flags.writeable
+        assert (fit(image) == expected).all()
 
 
 @pytest.mark.parametrize(
     "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 )
-@pytest.mark.parametrize("pixels", [GREY, DEEP])
+@pytest.mark.parametrize("pixels", [GREY, DEEP * np.uint16(16)])
 def test_plain_transfer_syntaxes(syntax: str, pixels: np.ndarray) -> None:
-    film = read(saved(dataset(pixels, syntax=syntax)))
-    assert (film.pixels == pixels).all()
-    assert film.white == np.iinfo(pixels.dtype).max
+    image = read(saved(dataset(pixels, syntax=syntax)))
+    assert (image.pixels == pixels).all()
+    assert image.white == np.iinfo(pixels.dtype).max
 
 
 def test_compressed_transfer_syntaxes() -> None:
     coded = jpeg(GREY, quality=90)
-    film = read(saved(dataset(GREY, syntax=JPEGBaseline8Bit, coded=coded)))
-    assert (film.pixels == read(coded).pixels).all()
-    film = read(saved(dataset(GREY, syntax=JPEG2000Lossless, coded=jpeg(GREY, "JPEG2000", no_jp2=True))))
-    assert (film.pixels == GREY).all()
+    image = read(saved(dataset(GREY, syntax=JPEGBaseline8Bit, coded=coded)))
+    assert (image.pixels == read(coded).pixels).all()
+    image = read(saved(dataset(GREY, syntax=JPEG2000Lossless, coded=jpeg(GREY, "JPEG2000", no_jp2=True))))
+    assert (image.pixels == GREY).all()
     run_lengths = dataset(DEEP, BitsStored=12)
     run_lengths.compress(RLELossless, generate_instance_uid=False)
     assert np.abs(read(saved(run_lengths)).pixels / 65535 - DEEP / 4095).max() < 1e-5
@@ -121,9 +121,9 @@ def test_lossless_syntaxes_give_back_each_pixel(syntax: str, kind: str, bits: in
     codes = GREY.astype(np.int64) << bits >> 8 | rng.integers(0, 2 ** (bits - 8), GREY.shape)
     codes[:2, :2] = [[0, 2**bits - 1], [2**bits - 1, 0]]
     pixels = (codes - signed * 2 ** (bits - 1)).astype(f"{'i' if signed else 'u'}{1 if bits == 8 else 2}")
-    film = read(saved(dataset(pixels, syntax=syntax, coded=lossless(pixels, bits, kind), BitsStored=bits)))
-    assert (film.pixels == read(dataset(pixels, BitsStored=bits)).pixels).all()
-    assert len(np.unique(film.pixels)) > 200
+    image = read(saved(dataset(pixels, syntax=syntax, coded=lossless(pixels, bits, kind), BitsStored=bits)))
+    assert (image.pixels == read(dataset(pixels, BitsStored=bits)).pixels).all()
+    assert len(np.unique(image.pixels)) > 200
 
 
 def test_lossy_syntaxes() -> None:
@@ -133,10 +133,12 @@ def test_lossy_syntaxes() -> None:
         (JPEGLSNearLossless, imagecodecs.jpegls_encode(DEEP, level=3), 3),
         (JPEG2000, imagecodecs.jpeg2k_encode(DEEP, level=60, codecformat="j2k", bitspersample=12), 60),
     ):
-        film = read(saved(dataset(DEEP, syntax=syntax, coded=coded, BitsStored=12)))
-        assert 0 < np.abs(film.pixels - plain).max() <= 17 * most
-    film = read(saved(dataset(GREY, syntax=JPEGExtended12Bit, coded=jpeg(GREY, quality=90))))  # it may hold 8 bits, too
-    assert (film.pixels == read(jpeg(GREY, quality=90)).pixels).all()
+        image = read(saved(dataset(DEEP, syntax=syntax, coded=coded, BitsStored=12)))
+        assert 0 < np.abs(image.pixels - plain).max() <= 17 * most
+    image = read(
+        saved(dataset(GREY, syntax=JPEGExtended12Bit, coded=jpeg(GREY, quality=90)))
+    )  # it may hold 8 bits, too
+    assert (image.pixels == read(jpeg(GREY, quality=90)).pixels).all()
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -151,9 +153,9 @@ def test_white_that_was_rounded_beyond_the_bits_stored_is_white(signed: bool) ->
     else:
         pixels, syntax, coded = letter, JPEGExtended12Bit, imagecodecs.jpeg8_encode(letter, 60, bitspersample=12)
         assert imagecodecs.jpeg8_decode(coded).max() > 1023
-    film = read(saved(dataset(pixels, syntax=syntax, coded=coded, BitsStored=10)))
-    assert film.pixels[letter > 0].min() > 50_000
-    assert film.pixels[letter == 0].max() < 15_000
+    image = read(saved(dataset(pixels, syntax=syntax, coded=coded, BitsStored=10)))
+    assert image.pixels[letter > 0].min() > 50_000
+    assert image.pixels[letter == 0].max() < 15_000
 
 
 def test_jpeg_2000_out_of_its_boxes_and_in_tiles() -> None:
@@ -167,7 +169,7 @@ def test_jpeg_2000_out_of_its_boxes_and_in_tiles() -> None:
         ).all()
 
 
-def test_all_of_pydicoms_own_films() -> None:
+def test_all_of_pydicoms_own_images() -> None:
     folder = Path(pydicom.__file__).parent / "data" / "test_files"
     if not (folder / "MR_small.dcm").is_file():
         pytest.skip("this pydicom comes without its test files")
@@ -214,14 +216,14 @@ def test_a_dataset_is_left_as_it_is() -> None:
 
 
 def test_bits_stored_is_the_declared_depth() -> None:
-    film = read(dataset(DEEP, BitsStored=12))
-    assert film.white == 65535
-    assert np.abs(film.pixels / 65535 - DEEP / 4095).max() < 1e-5
-    assert np.abs(fit(film) - fit(read(GREY))).max() < 2 / 255
+    image = read(dataset(DEEP, BitsStored=12))
+    assert image.white == 65535
+    assert np.abs(image.pixels / 65535 - DEEP / 4095).max() < 1e-5
+    assert np.abs(fit(image) - fit(read(GREY))).max() < 2 / 255
     six = GREY // 4
-    film = read(dataset(six, BitsStored=6))
-    assert film.white == 255
-    assert np.abs(film.pixels / 255 - six / 63).max() <= 0.5 / 255
+    image = read(dataset(six, BitsStored=6))
+    assert image.white == 255
+    assert np.abs(image.pixels / 255 - six / 63).max() <= 0.5 / 255
 
 
 def test_other_bits_are_masked_and_high_bits_shifted() -> None:
@@ -297,10 +299,10 @@ def test_luts(packed: bool) -> None:
         ).pixels
         == squared
     ).all()
-    film = read(
+    image = read(
         dataset(GREY, ModalityLUTSequence=[lut(0, 8, entries, packed=packed)], WindowCenter=128, WindowWidth=256)
     )
-    assert (film.pixels == squared).all()
+    assert (image.pixels == squared).all()
 
 
 def test_lut_ends_and_first_value() -> None:
@@ -308,8 +310,8 @@ def test_lut_ends_and_first_value() -> None:
     pixels = read(dataset(codes, VOILUTSequence=[lut(100, 10, [0, 341, 1023])])).pixels.ravel()
     assert pixels[[0, 100, 101, 102, 255]].tolist() == [0, 0, 85, 255, 255]
     signed = np.arange(-128, 128, dtype=np.int8).reshape(16, 16)
-    film = read(saved(dataset(signed, VOILUTSequence=[lut(-1, 8, [0, 128, 255])])))
-    assert film.pixels.ravel()[[0, 127, 128, 129, 255]].tolist() == [0, 0, 128, 255, 255]
+    image = read(saved(dataset(signed, VOILUTSequence=[lut(-1, 8, [0, 128, 255])])))
+    assert image.pixels.ravel()[[0, 127, 128, 129, 255]].tolist() == [0, 0, 128, 255, 255]
 
 
 @pytest.mark.parametrize(
@@ -317,28 +319,125 @@ def test_lut_ends_and_first_value() -> None:
     [
         {"WindowCenter": 10, "WindowWidth": 0},
         {"WindowCenter": 10, "WindowWidth": -5, "VOILUTFunction": "SIGMOID"},
-        {"VOILUTSequence": [Dataset()]},
         {"VOILUTSequence": [lut(0, 20, [1, 2])]},
     ],
 )
 def test_an_unusable_window_is_noted(tags: dict[str, Any]) -> None:
-    film = read(dataset(GREY, **tags))
-    assert film.notes == ("its window or VOI LUT is unusable; the full range of values is shown",)
-    assert (film.pixels == GREY).all()
+    image = read(dataset(GREY, **tags))
+    assert image.notes == ("its window or VOI LUT is unusable; the full range of values is shown",)
+    assert (image.pixels == GREY).all()
+
+
+# --- what says nothing ---
+
+EMPTY: list[dict[str, Any]] = [
+    *({name: ""} for name in ("ViewPosition", "Modality", "BodyPartExamined", "VOILUTFunction")),
+    *({name: None} for name in ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept", "NumberOfFrames")),
+    *({name: None} for name in ("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration")),
+    *({name: value} for name in ("ModalityLUTSequence", "VOILUTSequence") for value in ([], [Dataset()])),
+    {"WindowCenter": None, "WindowWidth": 256},
+    {"RescaleSlope": None, "RescaleIntercept": 7},
+]
+
+
+@pytest.mark.parametrize("tags", [*EMPTY, {k: v for tags in EMPTY for k, v in tags.items()}], ids=str)
+def test_an_empty_element_says_nothing(tags: dict[str, Any]) -> None:
+    image = read(saved(dataset(GREY, **tags)))
+    assert image.notes == ()
+    assert (image.pixels == GREY).all()
+
+
+def test_empty_items_of_a_sequence_are_passed_over() -> None:
+    nothing = Dataset()
+    nothing.LUTDescriptor, nothing.LUTData = None, None
+    nothing["LUTDescriptor"].VR = "US"
+    for name in ("VOILUTSequence", "ModalityLUTSequence"):
+        image = read(saved(dataset(GREY, **{name: [nothing]})))
+        assert (image.pixels == GREY).all()
+        assert image.notes == ()
+
+
+def test_an_empty_photometric_interpretation_is_noted() -> None:
+    image = read(saved(dataset(GREY, PhotometricInterpretation="")))
+    assert (image.pixels == GREY).all()
+    assert image.notes == ("it does not say whether black or white is zero; black is taken",)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_values_that_use_little_of_their_depth_are_scaled(photometric: str) -> None:
+    expected = DEEP / 4095 if photometric == "MONOCHROME2" else 1 - DEEP / 4095
+    image = read(saved(dataset(DEEP, BitsStored=16, HighBit=15, PhotometricInterpretation=photometric)))
+    assert np.abs(image.pixels / image.white - expected).max() < 1e-4
+    assert image.notes == (f"its values use a small part of their range: 0 to {2**12 - 1} is shown",)
+    signed = read(saved(dataset(DEEP.astype(np.int16) - 1000, BitsStored=16, HighBit=15)))
+    low, high = int(DEEP.min()) - 1000, int(DEEP.max()) - 1000
+    assert signed.notes == (f"its values use a small part of their range: {low} to {high} is shown",)
+    windowed = read(saved(dataset(DEEP, BitsStored=16, HighBit=15, WindowCenter=32768, WindowWidth=65536)))
+    assert windowed.notes == ()  # the window says what is to be seen
+
+
+# --- colour ---
+
+
+def colour_dataset(pixels: np.ndarray, photometric: str, data: bytes | None = None, **tags: Any) -> Dataset:
+    made = dataset(GREY, PhotometricInterpretation=photometric, SamplesPerPixel=3, PlanarConfiguration=0, **tags)
+    made.PixelData = pixels.tobytes() if data is None else data
+    return made
+
+
+def test_grey_stored_as_colour() -> None:
+    rgb = np.stack([GREY] * 3, 2)
+    ybr = np.stack([GREY, np.full_like(GREY, 128), np.full_like(GREY, 128)], 2)
+    halved = np.empty((*GREY.shape, 2), np.uint8)  # Y and, in turn, Cb and Cr
+    halved[..., 0], halved[..., 1] = GREY, 128
+    pairs = halved.reshape(-1, 2, 2)
+    packed = np.stack([pairs[:, 0, 0], pairs[:, 1, 0], pairs[:, 0, 1], pairs[:, 1, 1]], 1)
+    for made in (
+        colour_dataset(rgb, "RGB"),
+        colour_dataset(ybr, "YBR_FULL"),
+        colour_dataset(rgb, "YBR_FULL_422", packed.tobytes()),
+    ):
+        image = read(saved(made))
+        assert (image.pixels == GREY).all()
+        assert image.colour == 0
+        assert image.white == 255
+    planar = colour_dataset(rgb, "RGB", np.ascontiguousarray(np.moveaxis(rgb, 2, 0)).tobytes())
+    planar.PlanarConfiguration = 1
+    assert (read(saved(planar)).pixels == GREY).all()
+
+
+def test_compressed_colour() -> None:
+    rgb = np.stack([GREY, GREY, GREY], 2)
+    for syntax, photometric, coded in (
+        (JPEGBaseline8Bit, "YBR_FULL_422", jpeg(rgb, quality=95)),
+        (JPEG2000Lossless, "YBR_RCT", jpeg(rgb, "JPEG2000", no_jp2=True)),
+        (JPEGLosslessSV1, "RGB", imagecodecs.jpeg8_encode(rgb, lossless=True)),
+    ):
+        made = dataset(GREY, syntax=syntax, coded=coded, PhotometricInterpretation=photometric, SamplesPerPixel=3)
+        image = read(saved(made))
+        assert np.abs(image.pixels.astype(int) - GREY).mean() < 2
+        assert image.colour < 0.01
+
+
+def test_colours_become_luma() -> None:
+    rgb = np.stack([GREY, GREY // 2, 255 - GREY], 2)
+    image = read(saved(colour_dataset(rgb, "RGB")))
+    assert (image.pixels == np.asarray(Image.fromarray(rgb).convert("L"))).all()
+    assert image.colour > 0.1
 
 
 # --- the header ---
 
 
 def test_view_modality_and_notes() -> None:
-    film = read(saved(dataset(GREY, ViewPosition="PA", Modality="DX", BodyPartExamined="CHEST")))
-    assert (film.view, film.modality, film.notes) == ("PA", "DX", ())
+    image = read(saved(dataset(GREY, ViewPosition="PA", Modality="DX", BodyPartExamined="CHEST")))
+    assert (image.view, image.modality, image.notes) == ("PA", "DX", ())
     loose = saved(dataset(GREY, ViewPosition="XXXX", WindowCenter="1111111111", WindowWidth="256"))
-    film = read(loose.replace(b"XXXX", b"l l ").replace(b"1111111111", b"128.000000"))
-    assert film.view == "L L"
-    assert (film.pixels == GREY).all()
-    film = read(dataset(GREY, ViewPosition="", BodyPartExamined="HAND"))
-    assert (film.view, film.modality, film.notes) == (
+    image = read(loose.replace(b"XXXX", b"l l ").replace(b"1111111111", b"128.000000"))
+    assert image.view == "L L"
+    assert (image.pixels == GREY).all()
+    image = read(dataset(GREY, ViewPosition="", BodyPartExamined="HAND"))
+    assert (image.view, image.modality, image.notes) == (
         None,
         None,
         ("its header names another body part than the chest",),
@@ -346,9 +445,9 @@ def test_view_modality_and_notes() -> None:
 
 
 def test_first_of_several_frames() -> None:
-    film = read(saved(dataset(np.stack([GREY, GREY // 2]), NumberOfFrames=2)))
-    assert (film.pixels == GREY).all()
-    assert film.notes == ("it holds 2 frames; the first is used",)
+    image = read(saved(dataset(np.stack([GREY, GREY // 2]), NumberOfFrames=2)))
+    assert (image.pixels == GREY).all()
+    assert image.notes == ("it holds 2 frames; the first is used",)
 
 
 def test_no_name_of_a_patient_is_read_or_said() -> None:
@@ -369,15 +468,14 @@ def test_no_name_of_a_patient_is_read_or_said() -> None:
     [
         (
             dataset(GREY, PhotometricInterpretation="RGB"),
-            "DICOM dataset: it is no radiograph: its photometric interpretation is RGB, not MONOCHROME1 or MONOCHROME2",
+            "DICOM dataset: its photometric interpretation is RGB, with 1 samples per pixel; MONOCHROME1, MONOCHROME2, RGB",
         ),
         (dataset(GREY, PhotometricInterpretation="PALETTE COLOR"), "its photometric interpretation is PALETTE COLOR"),
-        (dataset(GREY, SamplesPerPixel=3), "it is no radiograph"),
+        (dataset(GREY, SamplesPerPixel=3), "is MONOCHROME2, with 3 samples per pixel"),
         (
             dataset(GREY, BitsAllocated=32, BitsStored=32),
-            "it stores 32 bits in 32; radiographs store at most 16, in 8 or 16",
+            "it stores 32 bits in 32; grey is read from 8 or 16, colour from 8",
         ),
-        (dataset(GREY, BitsStored=0, HighBit=0), "it stores 0 bits in 8"),
         (dataset(GREY, Rows=0), "it has no pixels (0 x 150)"),
         (
             dataset(GREY, Rows=30_000, Columns=30_000),
@@ -399,7 +497,7 @@ def test_no_name_of_a_patient_is_read_or_said() -> None:
             saved(dataset(GREY)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.7\0"),
             "its transfer syntax is not supported: 1.2.840.10008.1.2.7",
         ),
-        (dataset(GREY, BitsStored=12), "it stores 12 bits in 8; radiographs store at most 16, in 8 or 16"),
+        (dataset(GREY, BitsStored=12), "it stores 12 bits in 8; grey is read from 8 or 16"),
         (dataset(GREY, ModalityLUTSequence=[lut(0, 20, [1, 2])]), "its LUT has 2 of 2 entries of 20 bits"),
         (
             dataset(GREY, syntax=JPEGBaseline8Bit, coded=jpeg(GREY[:100])),
@@ -435,11 +533,11 @@ def test_no_name_of_a_patient_is_read_or_said() -> None:
             dataset(
                 GREY, syntax=JPEGLosslessSV1, coded=imagecodecs.jpeg8_encode(DEEP, lossless=True, bitspersample=12)
             ),
-            "the header says 1 value of 8 bits, the compressed picture 1 of 12",
+            "the header says 1 x 8 bits a pixel, the compressed picture 1 x 12",
         ),
         (
             dataset(GREY, syntax=JPEG2000, coded=jpeg(np.stack([GREY] * 3, 2), "JPEG2000")),
-            "the header says 1 value of 8 bits, the compressed picture 3 of 8",
+            "the header says 1 x 8 bits a pixel, the compressed picture 3 x 8",
         ),
         (
             dataset(GREY, syntax=JPEGBaseline8Bit, coded=jpeg(GREY)[:400]),
@@ -592,19 +690,19 @@ def test_without_pydicom(monkeypatch: pytest.MonkeyPatch) -> None:
     assert images.read(GREY).size == GREY.shape
 
 
-def test_damaged_bytes_give_a_film_or_an_image_error() -> None:
+def test_damaged_bytes_give_an_image_or_an_image_error() -> None:
     rng = np.random.default_rng(0)
     seeds = [
         saved(dataset(GREY[::8, ::8], VOILUTSequence=[lut(0, 8, list(range(256)))])),
         saved(dataset(DEEP[::8, ::8], WindowCenter=5, WindowWidth=9)),
     ]
     seeds += [saved(dataset(GREY[::8, ::8], syntax=JPEGBaseline8Bit, coded=jpeg(np.ascontiguousarray(GREY[::8, ::8]))))]
-    films = 0
+    images = 0
     for _ in range(300):
         data = bytearray(seeds[rng.integers(len(seeds))])
         for at in rng.integers(132, 900, rng.choice((1, 3, 9))):
             data[min(at, len(data) - 1)] = rng.integers(256)
         with contextlib.suppress(ImageError):
             read(bytes(data))
-            films += 1
-    assert films > 20
+            images += 1
+    assert images > 20

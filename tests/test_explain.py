@@ -14,7 +14,7 @@ from PIL import Image
 from cxrlib import Predictor, bundle
 from cxrlib.config import Array, BundleError
 from cxrlib.images import phantom
-from cxrlib.images.decode import Film, fit, read
+from cxrlib.images.decode import Radiograph, fit, read
 from cxrlib.runtime import explain
 from cxrlib.runtime.explain import Explanation, heatmap
 
@@ -24,7 +24,7 @@ def predictor(tiny: Path) -> Predictor:
     return Predictor(tiny, threads=2)
 
 
-def explained(heat: np.ndarray, film: Film) -> Explanation:
+def explained(heat: np.ndarray, film: Radiograph) -> Explanation:
     prediction = None
     return Explanation(heat, film, "PNEUMONIA", prediction)  # type: ignore[arg-type]
 

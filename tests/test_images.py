@@ -1,4 +1,4 @@
-"""Any bytes, image or array -> a film, alike whatever it came from, and its fit; everything else a named error."""
+"""Any bytes, image or array -> an image, alike whatever it came from, and its fit; everything else a named error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from cxrlib.images import phantom
-from cxrlib.images.decode import Film, _once, fit, read
+from cxrlib.images.decode import Radiograph, _once, fit, read
 from cxrlib.images.sources import ImageError, find
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
@@ -61,7 +61,7 @@ def tiff(
 
 
 def tiled(pixels: np.ndarray, *sides: tuple[int, int, int]) -> bytes:
-    """A deflated TIFF of one tile, black where it reaches beyond the pixels; the tags of its sides are given as tag, type and value."""
+    """A deflated TIFF of one tile, black beyond the pixels; the tags of its sides are given as tag, type and value."""
     width, length = (next((side for tag, _, side in sides if tag == wanted), 64) for wanted in (322, 323))
     black = np.zeros((length, width), np.uint8)
     black[: pixels.shape[0], : pixels.shape[1]] = pixels
@@ -120,7 +120,7 @@ def png_header(width: int, height: int) -> bytes:
     )
 
 
-# --- one film ---
+# --- one image ---
 
 
 def test_jpeg_is_the_same_from_path_bytes_image_and_array(tmp_path: Path) -> None:
@@ -133,15 +133,15 @@ def test_jpeg_is_the_same_from_path_bytes_image_and_array(tmp_path: Path) -> Non
         assert all((other == fitted[0]).all() for other in fitted)
 
 
-def test_a_film_cannot_be_changed_through_what_it_came_from() -> None:
+def test_an_image_cannot_be_changed_through_what_it_came_from() -> None:
     array = GREY.copy()
-    film = read(array)
+    image = read(array)
     array[:] = 0
-    assert (film.pixels == GREY).all()
+    assert (image.pixels == GREY).all()
     assert array.flags.writeable
-    assert not film.pixels.flags.writeable
+    assert not image.pixels.flags.writeable
     with pytest.raises(dataclasses.FrozenInstanceError):
-        film.white = 1.0  # type: ignore[misc]
+        image.white = 1.0  # type: ignore[misc]
 
 
 def test_many_threads_read_alike_and_leave_no_file_open(tmp_path: Path) -> None:
@@ -181,16 +181,16 @@ def test_pillow_is_left_as_it_was() -> None:
     ],
 )
 def test_sixteen_bits_keep_their_depth(source: object, white: float) -> None:
-    film = read(source)
-    assert film.white == white
-    assert film.pixels.dtype == np.uint16
-    assert film.pixels.tolist() == [[0, 65535], [257, 514]]
+    image = read(source)
+    assert image.white == white
+    assert image.pixels.dtype == np.uint16
+    assert image.pixels.tolist() == [[0, 65535], [257, 514]]
 
 
 def test_twelve_declared_bits() -> None:
-    film = read(tiff(np.zeros((2, 2)), bits=12, raw=bytes([0x00, 0x0F, 0xFF, 0x80, 0x00, 0x01])))
-    assert film.white == 4095
-    assert film.pixels.tolist() == [[0, 4095], [2048, 1]]
+    image = read(tiff(np.zeros((2, 2)), bits=12, raw=bytes([0x00, 0x0F, 0xFF, 0x80, 0x00, 0x01])))
+    assert image.white == 4095
+    assert image.pixels.tolist() == [[0, 4095], [2048, 1]]
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,12 @@ def test_twelve_declared_bits() -> None:
     ],
 )
 def test_deeper_and_floating_point_sources(source: object) -> None:
-    film = read(source)
-    assert film.white == 1
-    assert film.pixels.dtype == np.float32
-    np.testing.assert_allclose(film.pixels, [[0, 1], [0.5, 0.25]], atol=1e-6)
-    assert film.pixels.min() >= 0
-    assert film.pixels.max() <= 1
+    image = read(source)
+    assert image.white == 1
+    assert image.pixels.dtype == np.float32
+    np.testing.assert_allclose(image.pixels, [[0, 1], [0.5, 0.25]], atol=1e-6)
+    assert image.pixels.min() >= 0
+    assert image.pixels.max() <= 1
 
 
 def test_sixteen_bits_fit_like_eight() -> None:
@@ -220,10 +220,40 @@ def test_sixteen_bits_fit_like_eight() -> None:
         assert np.abs(fit(read(deep)) - eight).max() < 1.5 / 255
 
 
-def test_values_far_below_white_are_noted() -> None:
-    (note,) = read(np.array([[0, 4095]], np.uint16)).notes
-    assert note == "no pixel is above 4095 where white is 65535: were the values scaled to their full range?"
-    assert read(np.array([[0, 5000]], np.uint16)).notes == ()
+@pytest.mark.parametrize(
+    ("most", "bits", "source"),
+    [
+        (4095, 12, np.uint16),
+        (1000, 10, np.uint16),
+        (4080, 12, "PNG"),
+        (3000, 12, "TIFF"),
+        (255, 8, "32 bits"),
+        (16383, 14, "32 bits"),
+    ],
+)
+def test_values_far_below_white_are_scaled_by_the_bits_that_hold_them(most: int, bits: int, source: object) -> None:
+    pixels = (phantom.draw(2, size=60) / 255 * most).astype(np.uint32)
+    pixels[0, 0] = most
+    if source == "32 bits":
+        found = read(tiff(pixels, bits=32))
+    else:
+        deep = pixels.astype(np.uint16)
+        found = read(encode(deep, str(source)) if isinstance(source, str) else deep)
+    (note,) = found.notes
+    assert note.startswith(f"no value is above {most} where white is ")
+    assert note.endswith(f"it was scaled by {2**bits - 1} instead")
+    assert np.abs(found.pixels / found.white - pixels / (2**bits - 1)).max() < 1e-5
+
+
+def test_what_is_scaled_by_its_declared_depth() -> None:
+    for pixels in (np.array([[0, 5000]], np.uint16), np.array([[0, 9]], np.uint8), np.zeros((1, 2), np.uint16)):
+        found = read(pixels)
+        assert found.notes == ()
+        assert found.white == np.iinfo(pixels.dtype).max
+    dark = tiff(np.array([[65535, 65000]], np.uint16), bits=16, photometric=0)  # white is zero: nearly black
+    assert read(dark).white == 65535
+    assert read(np.array([[0, 0.05]])).pixels.max() == pytest.approx(0.05)
+    assert read(np.array([[0, 0.05]])).white == 0.0625
 
 
 # --- modes ---
@@ -264,8 +294,8 @@ def test_alpha_lies_over_black() -> None:
         Image.fromarray(rgba).convert("RGBa"),
     ):
         assert np.abs(read(source).pixels.astype(int) - expected).max() <= 1
-    assert np.abs(read(rgba.astype(np.uint16) * 257).pixels / 257 - expected).max() <= 0.5
-    assert np.abs(read(rgba / 255).pixels * 255 - expected).max() <= 0.5
+    assert np.abs(read(rgba.astype(np.uint16) * 257).pixels.astype(int) - expected).max() <= 1
+    assert np.abs(read(rgba / 255).pixels.astype(int) - expected).max() <= 1
     assert read(encode(Image.fromarray(grey), transparency=200)).pixels.tolist() == [[100, 0], [0, 50]]
 
 
@@ -278,8 +308,8 @@ def test_other_colour_models_become_luma() -> None:
         assert np.abs(read(source).pixels - luma).mean() < 4
     assert np.abs(read(encode(rgb.convert("CMYK"), "JPEG", quality=100)).pixels - luma).mean() < 4
     deep = read(np.asarray(rgb).astype(np.uint16) * 257)
-    assert np.abs(deep.pixels / 257 - luma).max() <= 0.51
-    assert deep.white == 65535
+    assert (deep.pixels == luma).all()
+    assert deep.white == 255
 
 
 def test_colour_is_the_mean_chroma() -> None:
@@ -312,9 +342,9 @@ def test_orientation_is_applied(orientation: int) -> None:
     }
     stored = np.ascontiguousarray(turned[orientation])
     for kind, options in (("JPEG", {"quality": 100}), ("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})):
-        film = read(encode(stored, kind, exif=exif, **options))
-        assert film.size == (40, 60) == film.pixels.shape
-        assert np.abs(film.pixels.astype(int) - upright).mean() < 1
+        image = read(encode(stored, kind, exif=exif, **options))
+        assert image.size == (40, 60) == image.pixels.shape
+        assert np.abs(image.pixels.astype(int) - upright).mean() < 1
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's own words
@@ -324,10 +354,58 @@ def test_damaged_exif_is_left_aside() -> None:
 
 def test_first_of_several_pictures() -> None:
     first = Image.fromarray(GREY)
-    for kind in ("TIFF", "PNG", "WEBP"):
-        film = read(encode(first, kind, save_all=True, append_images=[first.rotate(180)], lossless=True))
-        assert film.notes == ("the file holds several pictures; the first is used",)
-        assert (film.pixels == GREY).all()
+    for kind in ("TIFF", "PNG", "WEBP", "GIF"):
+        image = read(encode(first, kind, save_all=True, append_images=[first.rotate(180)], lossless=True))
+        assert image.notes == ("the file holds several pictures; the first is used",)
+        assert (image.pixels == GREY).all()
+
+
+class Wrapped:
+    """Like an array of another library."""
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        return GREY
+
+
+def test_what_can_be_made_an_array() -> None:
+    found = read(Wrapped())
+    assert found.name == "array"
+    assert (found.pixels == GREY).all()
+
+
+# --- false colour ---
+
+MAPS = ("viridis", "plasma", "inferno", "magma", "cividis", "jet", "hot", "bone")
+
+
+@pytest.mark.parametrize("reverse", ["", "_r"])
+@pytest.mark.parametrize("name", MAPS)
+def test_false_colour_is_undone(name: str, reverse: str) -> None:
+    colours = pytest.importorskip("matplotlib").colormaps[name + reverse]
+    for seed in range(3):
+        grey = phantom.draw(seed, opacity=seed == 1, size=300)
+        rgba = colours(grey, bytes=True)
+        for source in (
+            encode(rgba),
+            rgba,
+            rgba / 255,
+            encode(Image.fromarray(rgba).convert("RGB"), "JPEG", quality=90),
+        ):
+            found = read(source)
+            assert found.notes == (f"it was in false colour ({name}{reverse}), which was undone",)
+            assert found.colour == 0
+            close = 6 if isinstance(source, bytes) and source[:2] == b"\xff\xd8" else 2
+            assert np.abs(found.pixels.astype(int) - grey).mean() < close
+
+
+def test_other_colours_are_not_taken_for_false_colour() -> None:
+    grey = phantom.draw(4, size=300)
+    tinted = np.stack([grey // 2, grey * 0.7, grey], 2).astype(np.uint8)
+    marked = np.stack([grey] * 3, 2)
+    marked[20:60, 20:120] = (255, 220, 0)
+    photograph = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    for pixels in (tinted, marked, photograph):
+        assert read(pixels).notes == ()
 
 
 # --- scale ---
@@ -337,10 +415,10 @@ def test_only_far_larger_jpegs_are_decoded_at_a_reduced_scale() -> None:
     large = np.repeat(np.repeat(phantom.draw(0, size=210), 4, 0), 4, 1)  # (840, 840)
     data = encode(large, "JPEG")
     assert read(data, model_size=71).pixels.shape == (840, 840)
-    film = read(data, model_size=70)
-    assert film.pixels.shape == (420, 420)
-    assert film.size == (840, 840)
-    assert np.abs(fit(film, 70) - fit(read(large), 70)).mean() < 0.004
+    image = read(data, model_size=70)
+    assert image.pixels.shape == (420, 420)
+    assert image.size == (840, 840)
+    assert np.abs(fit(image, 70) - fit(read(large), 70)).mean() < 0.004
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = read(encode(large[:, :800], "JPEG", exif=exif), model_size=60)
@@ -357,48 +435,48 @@ def test_fit_is_close_to_the_plain_bicubic_squash() -> None:
     assert fitted.shape == (224, 224, 1)
     assert fitted.dtype == np.float32
     steps = fitted[..., 0] * 255
-    assert np.abs(steps - np.rint(steps)).max() < 1e-4  # 8-bit films land on k / 255
+    assert np.abs(steps - np.rint(steps)).max() < 1e-4  # 8-bit images land on k / 255
     assert np.abs(steps - plain).mean() < 0.4
     assert np.abs(steps - plain).max() <= 8
 
 
-def test_fit_leaves_a_film_of_the_right_size_as_it_is() -> None:
+def test_fit_leaves_an_image_of_the_right_size_as_it_is() -> None:
     pixels = phantom.draw(1, size=64)
     assert (fit(read(pixels), 64)[..., 0] == pixels / np.float32(255)).all()
 
 
-def test_fit_of_deep_films_stays_in_range() -> None:
+def test_fit_of_deep_images_stays_in_range() -> None:
     edge = np.zeros((40, 40), np.float32)
     edge[:, 20:] = 1
-    for film in (read(edge), read((edge * 65535).astype(np.uint16))):
-        fitted = fit(film, 16)
+    for image in (read(edge), read((edge * 65535).astype(np.uint16))):
+        fitted = fit(image, 16)
         assert fitted.min() == 0
         assert fitted.max() == 1
         assert fitted.shape == (16, 16, 1)
 
 
-# --- what is no film ---
+# --- what is no image ---
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (b"just some text", "bytes: it is no JPEG, PNG, TIFF, BMP, WebP or DICOM file"),
-        (b"PK\3\4 and so on", "bytes: it is a zip archive, no JPEG, PNG, TIFF, BMP, WebP or DICOM file"),
-        (b"%PDF-1.7", "it is a PDF, no JPEG"),
-        (b"GIF89a", "it is a GIF, no JPEG"),
-        (b"\x1f\x8b\x08", "it is a gzip archive, no JPEG"),
-        (b"<!doctype html>", "it is a web page or XML, no JPEG"),
-        (b"MM\0+\0\x08\0\0", "it is no JPEG"),  # Pillow would take its directory for another one than libtiff does
-        (b"\0\0\0\x18ftypheic", "it is HEIC, AVIF or video, no JPEG"),
+        (b"just some text", "bytes: it is not a JPEG, PNG, TIFF, BMP, WebP, GIF or DICOM file"),
+        (b"PK\3\4 and so on", "bytes: it is a zip archive, not a JPEG, PNG, TIFF, BMP, WebP, GIF or DICOM file"),
+        (b"%PDF-1.7", "it is a PDF, not a JPEG"),
+        (b"GIF89a", "it is damaged or not complete"),
+        (b"\x1f\x8b\x08", "it is a gzip archive, not a JPEG"),
+        (b"<!doctype html>", "it is a web page or XML, not a JPEG"),
+        (b"MM\0+\0\x08\0\0", "it is not a JPEG"),  # Pillow would take its directory for another one than libtiff does
+        (b"\0\0\0\x18ftypheic", "it is HEIC, AVIF or video, not a JPEG"),
         (png_header(40_000, 40_000), "it has 40000 x 40000 pixels, more than the 30,000,000 that are read"),
-        (png_header(1, 100_000), "it is a strip of 100000 x 1 pixels, no film"),
-        (np.zeros((1, 100_000), np.uint8), "array: it is a strip of 1 x 100000 pixels, no film"),
-        (png_header(200, 200), "it is damaged or not complete (image file is truncated"),
-        (encode(GREY, "JPEG")[:2000], "it is damaged or not complete (image file is truncated"),
-        (encode(GREY)[:2000], "it is damaged or not complete (image file is truncated"),
+        (png_header(1, 100_000), "it is a strip of 100000 x 1 pixels, not a radiograph"),
+        (np.zeros((1, 100_000), np.uint8), "array: it is a strip of 1 x 100000 pixels, not a radiograph"),
+        (png_header(200, 200), "it is cut short"),
+        (encode(GREY, "JPEG")[:2000], "it is cut short"),
+        (encode(GREY)[:2000], "it is cut short"),
         (encode(GREY, "WEBP")[:500], "it is damaged or not complete ("),
-        (encode(GREY, "BMP")[:500], "it is damaged or not complete (image file is truncated"),
+        (encode(GREY, "BMP")[:500], "it is cut short"),
         (b"\xff\xd8\xff" + bytes(100), "it is damaged or not complete ("),
         (encode(GREY, "JPEG", progressive=True) + b"\xff\xda" * 30, "it is a JPEG of 36 scans; at most 32 are read"),
         (np.zeros((0, 5), np.uint8), "array: it has no pixels (0 x 5)"),
@@ -428,7 +506,7 @@ def test_fit_of_deep_films_stays_in_range() -> None:
         (Image.fromarray(np.array([[-5, 7]], np.int32)), "image: it holds values outside 16 bits: from -5 to 7"),
     ],
 )
-def test_what_is_no_film_is_named(source: object, message: str) -> None:
+def test_what_is_no_image_is_named(source: object, message: str) -> None:
     with pytest.raises(ImageError) as caught:
         read(source)
     assert message in str(caught.value)
@@ -443,7 +521,8 @@ def test_what_is_no_source_is_a_type_error(source: object, kind: str) -> None:
         read(source)
     assert (
         str(caught.value)
-        == f"a source must be a path, a URL, bytes, a binary file object, a PIL image, a NumPy array or a pydicom dataset. Received: {kind}"
+        == "a source must be a path, a URL, bytes, a binary file object, a PIL image, a NumPy array or a pydicom "
+        f"dataset. Received: {kind}"
     )
 
 
@@ -452,17 +531,17 @@ def test_limits() -> None:
         read(GREY, max_pixels=90_000)
 
 
-def test_tiles_far_larger_than_the_film(monkeypatch: pytest.MonkeyPatch) -> None:
-    film, unclear = GREY[100:140, 100:150], "bytes: it says in no usable way how large its tiles are"
+def test_tiles_far_larger_than_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    grey, unclear = GREY[100:140, 100:150], "bytes: it says in no usable way how large its tiles are"
     monkeypatch.setattr("cxrlib.images.decode.MAX_PIXELS", 10_000)
     for sides in ([(322, 4, 64), (323, 4, 64)], [(322, 3, 112), (323, 3, 112)], [(322, 16, 64), (323, 4, 64)]):
-        assert (read(tiled(film, *sides)).pixels == film).all()
+        assert (read(tiled(grey, *sides)).pixels == grey).all()
     with pytest.raises(ImageError, match="bytes: its tiles of 160 x 160 pixels are far larger than its 40 x 50 pixels"):
-        read(tiled(film, (322, 4, 160), (323, 4, 160)), max_pixels=10_000)
+        read(tiled(grey, (322, 4, 160), (323, 4, 160)), max_pixels=10_000)
     with pytest.raises(ImageError, match="its tiles of 8000 x 16 pixels"):  # several of them, side by side
         read(tiled(GREY[:20, :16], (322, 4, 16), (323, 4, 8000)), max_pixels=10_000)
     with (
-        Image.open(io.BytesIO(tiled(film, (322, 4, 160), (323, 4, 160)))) as image,
+        Image.open(io.BytesIO(tiled(grey, (322, 4, 160), (323, 4, 160)))) as image,
         pytest.raises(ImageError, match="image: its tiles of 160 x 160"),
     ):
         read(image, max_pixels=10_000)
@@ -471,10 +550,9 @@ def test_tiles_far_larger_than_the_film(monkeypatch: pytest.MonkeyPatch) -> None
         [(322, 17, 160), (323, 17, 160)],
         [(322, 1, 160), (323, 4, 160)],
     ):
-        with pytest.raises(
-            ImageError, match=unclear
-        ):  # libtiff takes the first, Pillow the last; libtiff knows kinds of numbers that Pillow passes over
-            read(tiled(film, *twice), max_pixels=10_000)
+        # libtiff takes the first, Pillow the last; libtiff knows kinds of numbers that Pillow passes over
+        with pytest.raises(ImageError, match=unclear):
+            read(tiled(grey, *twice), max_pixels=10_000)
 
 
 def test_what_python_would_decode_byte_by_byte() -> None:
@@ -497,10 +575,10 @@ def test_a_closed_image() -> None:
         read(image)
 
 
-def test_any_bytes_give_a_film_or_an_image_error() -> None:
+def test_any_bytes_give_an_image_or_an_image_error() -> None:
     rng = random.Random(0)
     small = Image.fromarray(GREY[::8, ::8])
-    seeds = [encode(small, kind) for kind in ("JPEG", "PNG", "BMP", "WEBP", "TIFF")] + [
+    seeds = [encode(small, kind) for kind in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")] + [
         encode(small.convert("RGB"), "JPEG", progressive=True)
     ]
     seeds += [
@@ -508,7 +586,7 @@ def test_any_bytes_give_a_film_or_an_image_error() -> None:
         encode(small.convert("RGBA")),
         encode(small, "TIFF", compression="tiff_adobe_deflate"),
     ]
-    films = 0
+    images = 0
     for _ in range(1500):
         data = bytearray(rng.choice(seeds))
         if rng.random() < 0.2:
@@ -517,43 +595,43 @@ def test_any_bytes_give_a_film_or_an_image_error() -> None:
             data[rng.randrange(min(len(data), 400))] = rng.randrange(256)
         with contextlib.suppress(ImageError):
             fitted = fit(read(bytes(data[: rng.choice((None, len(data) // 2))])), 32)
-            films += 1
+            images += 1
             assert fitted.shape == (32, 32, 1)
             assert 0 <= fitted.min() <= fitted.max() <= 1
-    assert films > 50
+    assert images > 50
 
 
-# --- the film itself ---
+# --- the image itself ---
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((2, 2, 1), np.uint8), np.zeros((2, 2)), np.zeros((0, 2), np.uint8)])
-def test_film_checks_its_picture(pixels: np.ndarray) -> None:
+def test_image_checks_its_picture(pixels: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"picture must be \(H, W\) of uint8, uint16 or float32. Received: shape="):
-        Film(pixels, 255.0, "film", (2, 2))
+        Radiograph(pixels, 255.0, "image", (2, 2))
     with pytest.raises(ValueError, match=r"picture must be a PIL image of mode 'L'. Received: mode='RGB'"):
-        Film(Image.new("RGB", (2, 2)), 255.0, "film", (2, 2))
+        Radiograph(Image.new("RGB", (2, 2)), 255.0, "image", (2, 2))
     with pytest.raises(ValueError, match=r"white must be a positive number\. Received: white=0"):
-        Film(np.zeros((2, 2), np.uint8), 0, "film", (2, 2))
+        Radiograph(np.zeros((2, 2), np.uint8), 0, "image", (2, 2))
 
 
-def test_a_film_keeps_its_pixels_when_the_caller_changes_the_source() -> None:
+def test_an_image_keeps_its_pixels_when_the_caller_changes_the_source() -> None:
     pixels = np.arange(300 * 200, dtype=np.uint32).reshape(300, 200).astype(np.uint8)
     file, image, array = io.BytesIO(), Image.fromarray(pixels.copy()), pixels.copy()
     image.save(file, "PNG")
-    films = [read(source) for source in (file.getvalue(), image, array)]
+    images = [read(source) for source in (file.getvalue(), image, array)]
     image.paste(0, (0, 0, 200, 300))
     array[:] = 0
-    for film in films:
-        assert (fit(film, 64) == fit(films[0], 64)).all()
-        assert (film.pixels == pixels).all()
-        assert not film.pixels.flags.writeable
+    for image in images:
+        assert (fit(image, 64) == fit(images[0], 64)).all()
+        assert (image.pixels == pixels).all()
+        assert not image.pixels.flags.writeable
 
 
-# --- real films ---
+# --- real images ---
 
 
-@pytest.mark.skipif(not (SHARED / "data" / "native").is_dir(), reason="needs the films of CXRLIB_SHARED")
-def test_native_films_agree_with_their_small_copies_and_across_sources() -> None:
+@pytest.mark.skipif(not (SHARED / "data" / "native").is_dir(), reason="needs the images of CXRLIB_SHARED")
+def test_native_images_agree_with_their_small_copies_and_across_sources() -> None:
     paths = find(SHARED / "data" / "native")[::10]
     assert len(paths) >= 10
     for path in paths:
@@ -583,39 +661,39 @@ def test_empty_bars_are_cut_off(pad: tuple[tuple[int, int], tuple[int, int]], gr
         Image.fromarray(padded),
         encode(padded),
     ):
-        film = read(source)
-        assert film.content == (left, top, left + 250, top + 250)
-        assert film.size == padded.shape
-        assert fit(film) == pytest.approx(fit(read(bare)), abs=1.5 / 255)
+        image = read(source)
+        assert image.content == (left, top, left + 250, top + 250)
+        assert image.size == padded.shape
+        assert fit(image) == pytest.approx(fit(read(bare)), abs=1.5 / 255)
 
 
 def test_compressed_bars_are_cut_off() -> None:
     bare = phantom.draw(3, size=250)
-    film = read(encode(np.pad(bare, ((0, 0), (64, 64))), "JPEG", quality=75))
-    assert film.content is not None
-    assert film.content[0] == pytest.approx(64, abs=8)
-    assert np.abs(fit(film) - fit(read(bare))).mean() < 0.05
+    image = read(encode(np.pad(bare, ((0, 0), (64, 64))), "JPEG", quality=75))
+    assert image.content is not None
+    assert image.content[0] == pytest.approx(64, abs=8)
+    assert np.abs(fit(image) - fit(read(bare))).mean() < 0.05
 
 
-def test_bars_of_a_film_that_is_decoded_at_a_reduced_scale() -> None:
+def test_bars_of_an_image_that_is_decoded_at_a_reduced_scale() -> None:
     bare = np.asarray(Image.fromarray(phantom.draw(3, size=500)).resize((2000, 2000)))
-    film = read(encode(np.pad(bare, ((0, 0), (400, 400))), "JPEG"), model_size=32)
-    assert film.pixels.shape != film.size == (2000, 2800)
-    assert film.content == pytest.approx((400, 0, 2400, 2000), abs=16)
-    assert np.abs(fit(film, 32) - fit(read(bare), 32)).mean() < 0.02
+    image = read(encode(np.pad(bare, ((0, 0), (400, 400))), "JPEG"), model_size=32)
+    assert image.pixels.shape != image.size == (2000, 2800)
+    assert image.content == pytest.approx((400, 0, 2400, 2000), abs=16)
+    assert np.abs(fit(image, 32) - fit(read(bare), 32)).mean() < 0.02
 
 
 def test_what_is_left_alone() -> None:
-    film = phantom.draw(3, size=250)
-    assert read(film).content is None
-    assert read(np.pad(film, ((0, 0), (6, 6)))).content is None  # narrow bars
-    assert read(np.pad(film, 200)).content is None  # hardly a film in it: that is the gate's to judge
+    image = phantom.draw(3, size=250)
+    assert read(image).content is None
+    assert read(np.pad(image, ((0, 0), (6, 6)))).content is None  # narrow bars
+    assert read(np.pad(image, 200)).content is None  # hardly an image in it: that is the gate's to judge
     assert read(np.zeros((90, 90), np.uint8)).content is None
     assert read(np.zeros((1, 1), np.uint8)).content is None
     assert read(np.tile(np.arange(200, dtype=np.uint8), (90, 1))).content is None  # every column is of one grey
-    shaded = np.hstack([np.tile(np.arange(80, dtype=np.uint8), (250, 1)), film])
+    shaded = np.hstack([np.tile(np.arange(80, dtype=np.uint8), (250, 1)), image])
     assert read(shaded).content is None  # air beside the patient
-    marked = np.pad(film, ((0, 0), (60, 60)))
+    marked = np.pad(image, ((0, 0), (60, 60)))
     marked[20:30, 10:20] = marked[20:30, 350:360] = 255  # letters in the bars
     assert read(marked).content is None
 
@@ -624,23 +702,23 @@ def test_what_is_left_alone() -> None:
 def test_a_bar_ends_where_its_lines_are_not_of_one_grey(seed: int) -> None:
     random = np.random.default_rng(seed)
     size = random.integers(1, 90, 2)
-    film = np.pad(
+    image = np.pad(
         random.integers(0, 256, size, np.uint8),
         random.integers(0, 40, (2, 2)),
         constant_values=int(random.integers(256)),
     )
-    film = np.clip(film + random.integers(0, 3, film.shape), 0, 255).astype(np.uint8)  # as compression leaves bars
+    image = np.clip(image + random.integers(0, 3, image.shape), 0, 255).astype(np.uint8)  # as compression leaves bars
 
     def bar(lines: np.ndarray) -> int:
         return next((n for n, _ in enumerate(lines) if np.ptp(lines[: n + 1]) > 2), len(lines))
 
-    (top, bottom), (left, right) = ((bar(lines), len(lines) - bar(lines[::-1])) for lines in (film, film.T))
-    kept = (right - left) * (bottom - top) / film.size
+    (top, bottom), (left, right) = ((bar(lines), len(lines) - bar(lines[::-1])) for lines in (image, image.T))
+    kept = (right - left) * (bottom - top) / image.size
     wanted = (left, top, right, bottom) if left < right and top < bottom and 1 / 4 <= kept <= 6 / 7 else None
-    assert read(film).content == read(Image.fromarray(film)).content == wanted
+    assert read(image).content == read(Image.fromarray(image)).content == wanted
 
 
-def test_what_is_computed_once_holds_up_no_other_film() -> None:
+def test_what_is_computed_once_holds_up_no_other_image() -> None:
     """As `functools.cached_property` did before Python 3.12, for ever in a child forked meanwhile."""
     begun = threading.Event()
 

@@ -20,15 +20,15 @@ def test_a_seed_is_a_person() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_it_looks_like_a_chest(seed: int) -> None:
-    film = phantom.draw(seed, size=200).astype(float)
-    across = film[60:110].mean(0)  # (200,): at the height of the lungs
+    image = phantom.draw(seed, size=200).astype(float)
+    across = image[60:110].mean(0)  # (200,): at the height of the lungs
     middle = 70 + int(across[70:130].argmax())  # the spine, wherever the person stands
     left, right = across[20 : middle - 20].min(), across[middle + 20 : 180].min()
-    assert max(left, right) + 60 < min(across[middle], film[185:, 60:140].mean())
-    assert film.min() < 25  # air
-    heart = film[108:122, middle + 10 : middle + 25].mean()
-    assert heart > film[108:122, middle - 45 : middle - 30].mean() + 40  # lies on the film's right
-    assert film[60:110, middle - 60 : middle - 25].std() > 8  # ribs and vessels
+    assert max(left, right) + 60 < min(across[middle], image[185:, 60:140].mean())
+    assert image.min() < 25  # air
+    heart = image[108:122, middle + 10 : middle + 25].mean()
+    assert heart > image[108:122, middle - 45 : middle - 30].mean() + 40  # lies on the image's right
+    assert image[60:110, middle - 60 : middle - 25].std() > 8  # ribs and vessels
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -45,16 +45,16 @@ def test_opacities_brighten_both_lungs_and_nothing_else(seed: int) -> None:
 
 
 def test_no_two_persons_are_taken_for_one(tmp_path: Path) -> None:
-    found = audit(scan(phantom.write(tmp_path, 40, seed=7)), folder=tmp_path / "cache", progress=False)
+    found = audit(scan(phantom.write(tmp_path, 40, seed=7)), progress=False)
     assert found.exact_duplicates == found.near_duplicates == ()
 
 
 @pytest.mark.parametrize("size", [16, 33, 224, 700])
 def test_sizes(size: int) -> None:
-    film = phantom.draw(0, size=size)
-    assert film.shape == (size, size)
-    assert film.dtype == np.uint8
-    small = np.asarray(Image.fromarray(film).resize((16, 16), Image.Resampling.BOX), int)
+    image = phantom.draw(0, size=size)
+    assert image.shape == (size, size)
+    assert image.dtype == np.uint8
+    small = np.asarray(Image.fromarray(image).resize((16, 16), Image.Resampling.BOX), int)
     assert np.abs(small - phantom.draw(0, size=16)).mean() < 16
 
 
@@ -64,7 +64,7 @@ def test_too_small() -> None:
 
 
 def test_write(tmp_path: Path) -> None:
-    folder = phantom.write(tmp_path / "films", 2, seed=5, size=64)
+    folder = phantom.write(tmp_path / "images", 2, seed=5, size=64)
     paths = sorted(folder.glob("*/*.png"))
     assert [path.relative_to(folder).as_posix() for path in paths] == [
         *("NORMAL/phantom00005.png", "NORMAL/phantom00006.png"),

@@ -1,4 +1,4 @@
-"""Films from every kind of source, bit for bit alike: paths, folders, URLs, file objects; what cannot be fetched is a named error."""
+"""Images from every kind of source, bit for bit alike: paths, folders, URLs, file objects; what cannot be fetched is a named error."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def encode(image: Image.Image | np.ndarray, kind: str = "PNG", **options: object
 def server() -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path.startswith("/film.png"):
+            if self.path.startswith("/image.png"):
                 body = encode(GREY)
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
-            elif self.path in ("/to-film", "/to-file"):
+            elif self.path in ("/to-image", "/to-file"):
                 self.send_response(302)
-                self.send_header("Location", "/film.png" if self.path == "/to-film" else "file:///etc/hostname")
+                self.send_header("Location", "/image.png" if self.path == "/to-image" else "file:///etc/hostname")
                 self.end_headers()
             elif self.path in ("/slow", "/endless"):
                 self.send_response(200)
@@ -67,11 +67,11 @@ def server() -> Iterator[str]:
         thread.join()
 
 
-# --- one film, every source ---
+# --- one image, every source ---
 
 
 def test_every_kind_of_source_gives_the_same_bits(tmp_path: Path, server: str) -> None:
-    path = tmp_path / "film with space.png"
+    path = tmp_path / "image with space.png"
     path.write_bytes(encode(GREY))
     data = path.read_bytes()
     with path.open("rb") as file, Image.open(path) as image:
@@ -103,19 +103,19 @@ def test_every_kind_of_source_gives_the_same_bits(tmp_path: Path, server: str) -
         ]
         sources += [
             encode(Image.fromarray(GREY).convert("RGBA"), "WEBP", lossless=True),
-            f"{server}/film.png?token=1",
-            f"{server}/to-film",
+            f"{server}/image.png?token=1",
+            f"{server}/to-image",
         ]
         for source in sources:
-            film = read(source)
-            assert (film.pixels == GREY).all()
-            assert film.pixels.dtype == np.uint8
-            assert film.white == 255
-            assert film.size == GREY.shape
-            assert film.colour == 0
-            assert film.view is None
-            assert film.notes == ()
-            assert (fit(film) == fit(read(GREY))).all()
+            image = read(source)
+            assert (image.pixels == GREY).all()
+            assert image.pixels.dtype == np.uint8
+            assert image.white == 255
+            assert image.size == GREY.shape
+            assert image.colour == 0
+            assert image.view is None
+            assert image.notes == ()
+            assert (fit(image) == fit(read(GREY))).all()
 
 
 # --- what cannot be fetched ---
@@ -124,15 +124,15 @@ def test_every_kind_of_source_gives_the_same_bits(tmp_path: Path, server: str) -
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("/no/such/film.png", "/no/such/film.png: no such file"),
+        ("/no/such/image.png", "/no/such/image.png: no such file"),
         ("", ": no such file"),
         ("a\0b", "a\0b: it cannot be opened (embedded null byte)"),
         ("x" * 5000, "x: it cannot be opened (File name too long)"),
-        (os.path.dirname(__file__), "tests: it is a folder, not a film"),
-        (os.devnull, "/dev/null: it is no regular file"),
+        (os.path.dirname(__file__), "tests: it is a folder, not an image"),
+        (os.devnull, "/dev/null: it is not a regular file"),
         (
-            "file://elsewhere/film.png",
-            "a file URL must name this machine, file:///folder/film.png. Received: host 'elsewhere'",
+            "file://elsewhere/image.png",
+            "a file URL must name this machine, file:///folder/image.png. Received: host 'elsewhere'",
         ),
         (b"", "bytes: it is empty"),
         (io.BytesIO(), "file object: it is empty"),
@@ -148,7 +148,7 @@ def test_what_cannot_be_fetched_is_named(source: object, message: str) -> None:
 
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cxrlib.images.sources.MAX_BYTES", 1000)
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     path.write_bytes(encode(GREY))
     for source in (
         path,
@@ -181,13 +181,13 @@ def test_a_file_object_that_fails_or_cannot_seek() -> None:
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     path.write_bytes(b"PK\3\4 a zip in disguise")
-    with pytest.raises(ImageError, match=r"film\.png: it is a zip archive"):
+    with pytest.raises(ImageError, match=r"image\.png: it is a zip archive"):
         read(path)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    with pytest.raises(ImageError, match="it is no regular file"):
+    with pytest.raises(ImageError, match="it is not a regular file"):
         read(fifo)
 
 
@@ -202,17 +202,17 @@ def test_url_errors(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImageError, match="it cannot be downloaded"):
         read(f"{server}/to-file")
     with pytest.raises(ImageError, match=r"it cannot be downloaded .*refused"):
-        read("http://127.0.0.1:1/film.png")
+        read("http://127.0.0.1:1/image.png")
     with pytest.raises(ImageError, match=r"no host given|URL"):
-        read("http:///film.png")
+        read("http:///image.png")
     with pytest.raises(
-        ImageError, match=r"^http://127\.0\.0\.1/film\.png: a URL must not hold a user name or password$"
+        ImageError, match=r"^http://127\.0\.0\.1/image\.png: a URL must not hold a user name or password$"
     ):
-        read("http://me:secret@127.0.0.1/film.png?token=secret")
+        read("http://me:secret@127.0.0.1/image.png?token=secret")
     with pytest.raises(ImageError, match="404"):
-        read(f"{server}/übung film.png")
+        read(f"{server}/übung image.png")
     with pytest.raises(ImageError, match="IPv6"):
-        read("http://[bad/film.png")
+        read("http://[bad/image.png")
     monkeypatch.setattr("cxrlib.images.sources.MAX_BYTES", 2**20)
     with pytest.raises(ImageError, match="it is larger than 256 MiB"):
         read(f"{server}/endless")
@@ -291,9 +291,9 @@ def test_a_download_that_connects_when_nobody_waits_any_more(server: str, monkey
     lookup, looked_up, asked = socket.getaddrinfo, threading.Event(), []
     monkeypatch.setattr("cxrlib.images.sources.URL_TIMEOUT", 0.1)
     monkeypatch.setattr("socket.getaddrinfo", lambda *a, **k: looked_up.wait(5) and lookup(*a, **k))
-    monkeypatch.setattr("cxrlib.images.sources._drain", asked.append)
+    monkeypatch.setattr("cxrlib.images.sources.drain", asked.append)
     with pytest.raises(ImageError, match=r"the download took more than 0\.1 s"):
-        read(f"{server}/film.png")
+        read(f"{server}/image.png")
     looked_up.set()
     for thread in downloads():
         thread.join(5)
@@ -305,7 +305,7 @@ def test_a_download_that_connects_when_nobody_waits_any_more(server: str, monkey
 
 
 def test_name_of(tmp_path: Path) -> None:
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     path.write_bytes(encode(GREY))
     assert name_of("a/b.png") == "a/b.png"
     assert name_of(Path("a/b.png")) == "a/b.png"
@@ -372,7 +372,7 @@ def test_find_loses_no_folder_silently(tmp_path: Path, monkeypatch: pytest.Monke
         find(tmp_path)
 
 
-def test_find_keeps_what_may_be_a_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_keeps_what_may_be_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("IM0001", "IM0002", "1.2.3", "notes.txt"):
         (tmp_path / name).write_bytes(bytes(200))
     for name, target in (("loop", "loop"), ("lost", "none"), ("wrong", "IM0001/x")):
@@ -388,23 +388,23 @@ def test_find_keeps_what_may_be_a_film(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_find_follows_links_and_meets_every_folder_once(tmp_path: Path) -> None:
-    for name in ("films/b/1.png", "pool/p/2.png", "pool/q/3.png", "pool/.hidden/4.png", "beside/5.png"):
+    for name in ("images/b/1.png", "pool/p/2.png", "pool/q/3.png", "pool/.hidden/4.png", "beside/5.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     links = {
-        "films/a": "films/b",  # has a path without links
-        "films/z": "pool/p",  # lies in pool, which comes first
-        "films/c": "pool",
-        "films/d": "pool",
-        "films/b/self": "films/b",
-        "films/b/up": "",  # must not bring what lies beside
-        "pool/q/back": "films",
+        "images/a": "images/b",  # has a path without links
+        "images/z": "pool/p",  # lies in pool, which comes first
+        "images/c": "pool",
+        "images/d": "pool",
+        "images/b/self": "images/b",
+        "images/b/up": "",  # must not bring what lies beside
+        "pool/q/back": "images",
         "pool/q/on": "beside",
-        "films/lost": "nowhere",
+        "images/lost": "nowhere",
     }
     for link, target in links.items():
         (tmp_path / link).symlink_to(tmp_path / target)
     wanted = ["b/1.png", "c/p/2.png", "c/q/3.png", "c/q/on/5.png"]
-    assert [path.relative_to(tmp_path / "films").as_posix() for path in find(tmp_path / "films")] == wanted
-    (tmp_path / "door").symlink_to(tmp_path / "films")
+    assert [path.relative_to(tmp_path / "images").as_posix() for path in find(tmp_path / "images")] == wanted
+    (tmp_path / "door").symlink_to(tmp_path / "images")
     assert [path.relative_to(tmp_path / "door").as_posix() for path in find(tmp_path / "door")] == wanted

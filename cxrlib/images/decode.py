@@ -360,6 +360,8 @@ def _deep(image: Image.Image) -> tuple[np.ndarray, float, tuple[str, ...]]:
             raise ImageError(f"it holds values outside {bits} bits: from {pixels.min()} to {pixels.max()}")
         pixels, white = pixels.astype(np.uint16), 2.0**bits - 1
     white, notes = _used(pixels, white)
+    if pixels.dtype == np.float32:
+        pixels, white = np.clip(pixels / np.float32(white), 0, 1), 1.0
     if inverted:
         pixels = (white - pixels).astype(pixels.dtype)
     return pixels, white, notes

@@ -1,4 +1,4 @@
-"""Drawn chest films, for tests and for trying without data."""
+"""Drawn chest images, for tests and for trying without data."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _DRAWN = 256  # largest side at which the anatomy is worked out; the grain is al
 
 
 def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray:
-    """Draw a frontal chest film that passes for one at a glance.
+    """Draw a frontal chest image that passes for one at a glance.
 
-    The film is a sum of what the rays pass: body, lungs of air, heart, great vessels, diaphragm, spine, ribs, clavicles and shoulder blades; then scatter,
+    The image is a sum of what the rays pass: body, lungs of air, heart, great vessels, diaphragm, spine, ribs, clavicles and shoulder blades; then scatter,
     exposure and grain. Every seed is another person; the same seed with and without the opacity is the same person.
 
     Args:
         seed: Which person, 0 or above.
         opacity: Whether both lungs hold a severe pneumonia.
-        size: Side of the film in pixels.
+        size: Side of the image in pixels.
 
     Returns:
         ndarray of shape (size, size), uint8.
@@ -42,7 +42,7 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
         math.exp(rng.uniform(-0.04, 0.2)),
         math.exp(rng.uniform(-0.07, 0.07)),
         rng.normal(0, 0.04),
-    )  # before the film
+    )  # before the image
     down, right = (
         axis[:, None] / np.float32(near) + np.float32(rng.uniform(-0.07, 0.07)),
         axis[None, :] / np.float32(near * slim),
@@ -84,7 +84,7 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
     )
     density = body * (0.58 + 0.08 * np.clip(y, -1, 1) - 0.12 * across**2)
 
-    # lungs: the film's left is the person's right lung, wider and shorter; narrower towards the apex, cut off by the diaphragm's dome
+    # lungs: the image's left is the person's right lung, wider and shorter; narrower towards the apex, cut off by the diaphragm's dome
     lungs = np.zeros_like(body)
     top, base = about(-0.74, 0.05), about(0.5, 0.16)
     for hand in (-1, 1):
@@ -167,8 +167,8 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
     strength, gamma = about(2.3, 0.2), about(1.25, 0.15)
     density = density + 0.05 * oval(0, 0.2, 0.8, 0.9, 0.2) + _grown(rng.normal(0, 0.010, (40, 40)), side) * body
     full = _grown(density, size) + rng.normal(0, 0.010, (size, size)) * (0.3 + 0.7 * _grown(body, size))
-    film: np.ndarray = np.clip(262 * (1 - np.exp(-strength * np.clip(full + 0.02, 0, None) ** gamma)), 0, 255)
-    return film.astype(np.uint8)
+    image: np.ndarray = np.clip(262 * (1 - np.exp(-strength * np.clip(full + 0.02, 0, None) ** gamma)), 0, 255)
+    return image.astype(np.uint8)
 
 
 def _grown(picture: np.ndarray, size: int) -> np.ndarray:
@@ -179,13 +179,13 @@ def _grown(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def save(file: str | os.PathLike[str], seed: int = 0, *, opacity: bool = False, size: int = 512) -> Path:
-    """Write one drawn film as PNG.
+    """Write one drawn image as PNG.
 
     Args:
         file: Where to; a file of that name is replaced.
         seed: The person, as for `draw`.
         opacity: Whether there is one.
-        size: Side of the film in pixels.
+        size: Side of the image in pixels.
 
     Returns:
         The file.
@@ -193,21 +193,21 @@ def save(file: str | os.PathLike[str], seed: int = 0, *, opacity: bool = False, 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save(Path(folder, "film.png"), size=32).name
-        'film.png'
+        ...     save(Path(folder, "image.png"), size=32).name
+        'image.png'
     """
     Image.fromarray(draw(seed, opacity=opacity, size=size)).save(file, format="PNG")
     return Path(file)
 
 
 def write(folder: str | os.PathLike[str], n: int = 8, *, seed: int = 0, size: int = 256) -> Path:
-    """Write drawn films as two class folders.
+    """Write drawn images as two class folders.
 
     Args:
-        folder: Where `NORMAL/` and `PNEUMONIA/` are made; the latter's films have an opacity.
-        n: Films per class, each of another person.
+        folder: Where `NORMAL/` and `PNEUMONIA/` are made; the latter's images have an opacity.
+        n: Images per class, each of another person.
         seed: Of the first person.
-        size: Side of the films in pixels.
+        size: Side of the images in pixels.
 
     Returns:
         The folder.
