@@ -1,8 +1,9 @@
 """How far a film's answer depends on its copy: `python benchmarks/agreement.py [--model M]`.
 
-Compares the answers for the films of `data/native` in CXRLIB_SHARED with those for their copies of 224 pixels in `data/chest_xray`, for JPEG copies of that
-size made here, and for the same pixels as 16-bit arrays, which are not rounded between the filter's two passes. Prints JSON: the part of films whose
-probability changes by no more than 0.02, the part that stays on its side of the threshold, the largest change and the median one.
+Compares the answers for the films of `data/native` in CXRLIB_SHARED with those for their copies of 224 pixels in
+`data/chest_xray`, for JPEG copies of that size made here, and for the same pixels as 16-bit arrays, which are not
+rounded between the filter's two passes. Prints JSON: the part of films whose probability changes by no more than 0.02,
+the part that stays on its side of the threshold, the largest change and the median one.
 """
 
 from __future__ import annotations

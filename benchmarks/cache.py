@@ -1,7 +1,7 @@
 """The decode-once cache against bare decoding: `python benchmarks/cache.py [FOLDER [FILMS]]`.
 
-Decodes the films of FOLDER (default: the paediatric training set) in turn bare, in parallel and kept nowhere, and into a cold cache; then opens the warm
-cache, and reads shuffled batches from it. Prints medians and ratios as JSON.
+Decodes the films of FOLDER (default: the paediatric training set) in turn bare, in parallel and kept nowhere, and into
+a cold cache; then opens the warm cache, and reads shuffled batches from it. Prints medians and ratios as JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ BATCH = 32
 
 
 def spent(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds on the clock, and of all threads' processor time: the latter hardly depends on what else the machine does."""
+    """Seconds on the clock, and of all threads' processor time: the latter hardly depends on what else the machine
+    does."""
     clock, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - clock, time.process_time() - processor

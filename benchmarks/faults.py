@@ -1,10 +1,12 @@
-"""Kill cxrlib at random moments and see what is lost: `python benchmarks/faults.py [--kills 100] [--only cache,save] [--seed 0]`.
+"""Kill cxrlib at random moments and see what is lost: `python benchmarks/faults.py [--kills 100] [--only cache,save]
+[--seed 0]`.
 
-Six kinds of work are killed with SIGKILL, each `--kills` times, half of them at a random time and half before a random step on the file system, the network
-or the index: filling the cache, training (a tiny network on drawn films), saving a bundle, pushing to and downloading from a Hub (of tests/hub_server.py),
-and predicting a batch. After every kill a reader looks at what is there; then the work is started again in the same place, and killed again or left to end.
-Printed as JSON for each kind: what was lost (there before, not there now), corrupt (read, and not what it should be), left over after an undisturbed end,
-and what could not be resumed. The exit status is 0 where all four are empty.
+Six kinds of work are killed with SIGKILL, each `--kills` times, half of them at a random time and half before a random
+step on the file system, the network or the index: filling the cache, training (a tiny network on drawn films), saving a
+bundle, pushing to and downloading from a Hub (of tests/hub_server.py), and predicting a batch. After every kill a
+reader looks at what is there; then the work is started again in the same place, and killed again or left to end.
+Printed as JSON for each kind: what was lost (there before, not there now), corrupt (read, and not what it should be),
+left over after an undisturbed end, and what could not be resumed. The exit status is 0 where all four are empty.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ Found = dict[str, list[str]]  # what is wrong, by kind
 
 
 class Work:
-    """One kind of work: how to begin it, what it does (in a child), what a reader must find after a kill, and what at the end."""
+    """One kind of work: how to begin it, what it does (in a child), what a reader must find after a kill, and what at
+    the end."""
 
     def __init__(self, shared: Path, hub: HubServer) -> None:
         self.shared, self.hub, self.reference = shared, hub, None

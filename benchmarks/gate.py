@@ -1,9 +1,11 @@
 """What the gate refuses: `python benchmarks/gate.py [--others FOLDER] [--model M] [--films N] [--made N]`.
 
-Films of every source, bones, pictures of installed packages (photographs of scikit-image, scikit-learn, Matplotlib, Gradio and others where they are
-installed, scans of pydicom), pictures in the folders below FOLDER, each folder a kind that must be refused, drawn and spoilt pictures, and drawn phantoms
-pass the model's own gate. Then, for each source, a gate that was fitted to the other sources alone, as if the source were a hospital never seen. Prints, for
-every kind, how many pictures there are, and the parts in percent that were refused and that passed with a warning. Takes half an hour on 2 cores.
+Films of every source, bones, pictures of installed packages (photographs of scikit-image, scikit-learn, Matplotlib,
+Gradio and others where they are installed, scans of pydicom), pictures in the folders below FOLDER, each folder a kind
+that must be refused, drawn and spoilt pictures, and drawn phantoms pass the model's own gate. Then, for each source, a
+gate that was fitted to the other sources alone, as if the source were a hospital never seen. Prints, for every kind,
+how many pictures there are, and the parts in percent that were refused and that passed with a warning. Takes half an
+hour on 2 cores.
 """
 
 from __future__ import annotations
@@ -101,7 +103,8 @@ def collect(others: Path | None, most: int) -> dict[str, np.ndarray]:
 
 
 def judge(config: gate.GateConfig, features: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, dict[str, float]]:
-    """By kind, how many there are, and the percentages that are refused and warned of, by what the network sees alone."""
+    """By kind, how many there are, and the percentages that are refused and warned of, by what the network sees
+    alone."""
     watch, table = gate.Gate(config), {}
     for kind, (embeddings, layouts) in features.items():
         strangeness = watch.measure(embeddings, layouts)

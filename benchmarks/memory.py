@@ -1,7 +1,8 @@
 """Memory: `python benchmarks/memory.py [--predictions 10000] [--model BUNDLE] [--films N] [--limit MB]`.
 
-Predicts many films with one predictor, one after another and in streams, and prints how much the process has grown after the first tenth. Then reads an epoch
-of a training set in a control group that allows less memory than the set's decoded films take, as training does; needs root on Linux, and says so otherwise.
+Predicts many films with one predictor, one after another and in streams, and prints how much the process has grown
+after the first tenth. Then reads an epoch of a training set in a control group that allows less memory than the set's
+decoded films take, as training does; needs root on Linux, and says so otherwise.
 """
 
 from __future__ import annotations

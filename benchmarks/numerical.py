@@ -1,7 +1,8 @@
 """LiteRT against Keras on many films: `python benchmarks/numerical.py [--model BUNDLE] [--films FOLDER] [--most N]`.
 
-Films are found below the folder and decoded; no label is read and nothing is scored. The same bundle answers through its `model.tflite` on one thread, on all
-threads in a batch and film by film, and through its `model.keras`. Printed as JSON: the largest differences of a probability, and of the golden probe.
+Films are found below the folder and decoded; no label is read and nothing is scored. The same bundle answers through
+its `model.tflite` on one thread, on all threads in a batch and film by film, and through its `model.keras`. Printed as
+JSON: the largest differences of a probability, and of the golden probe.
 """
 
 from __future__ import annotations

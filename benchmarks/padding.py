@@ -1,8 +1,9 @@
 """What padding does to an answer: `python benchmarks/padding.py [--model M]`.
 
-Films of every source are padded to a square, and 20 and 40 % beyond, with black, grey and white, as they are and as JPEG of 512 pixels and quality 75, as
-many collections are made; and answered again. Prints JSON: the part that is refused, bare and padded; of those answered both times, the part whose
-probability changes by no more than 0.02 and the part that stays on its side of the threshold.
+Films of every source are padded to a square, and 20 and 40 % beyond, with black, grey and white, as they are and as
+JPEG of 512 pixels and quality 75, as many collections are made; and answered again. Prints JSON: the part that is
+refused, bare and padded; of those answered both times, the part whose probability changes by no more than 0.02 and the
+part that stays on its side of the threshold.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Pictures that are no chest films, for `benchmarks/gate.py --others FOLDER`: photographs, drawings, screens, CT and MR slices of Debian's packages.
+"""Pictures that are no chest films, for `benchmarks/gate.py --others FOLDER`: photographs, drawings, screens, CT and MR
+slices of Debian's packages.
 
     python benchmarks/pictures.py FOLDER
 
-Downloads about a gigabyte with `apt-get download`, installs nothing, and leaves one folder of JPEG files for each kind. Needs Debian or a relative of it.
+Downloads about a gigabyte with `apt-get download`, installs nothing, and leaves one folder of JPEG files for each kind.
+Needs Debian or a relative of it.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def unpack(package: str, folder: Path) -> Path:
 
 
 def pictures(folder: Path) -> Iterator[Image.Image]:
-    """The pictures of a folder that are large enough, in an arbitrary but fixed order, without those that look like an earlier one."""
+    """The pictures of a folder that are large enough, in an arbitrary but fixed order, without those that look like an
+    earlier one."""
     kinds = (".jpg", ".jpeg", ".png", ".webp", ".tif")
     paths = sorted(
         path for path in folder.rglob("*") if path.suffix.lower() in kinds and path.is_file() and not path.is_symlink()

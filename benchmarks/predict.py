@@ -1,8 +1,9 @@
 """How fast prediction is, against the alternatives: `python benchmarks/predict.py [PART…]`.
 
 The parts are `imports`, `cold`, `one`, `folder` and `small`; all when none is named.
-One run, the same films, rounds in shuffled order, medians of times and of the ratios in each round: only the ratios mean something on another
-machine. The films are those of `data/native` in CXRLIB_SHARED. Prints JSON. Needs the extras [train] and [onnx], and openvino.
+One run, the same films, rounds in shuffled order, medians of times and of the ratios in each round: only the ratios
+mean something on another machine. The films are those of `data/native` in CXRLIB_SHARED. Prints JSON. Needs the extras
+[train] and [onnx], and openvino.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "share
 FILMS = sources.find(SHARED / "data" / "native")
 CORES = cores.usable()
 SIZE = 224
-STEADY = 0.05  # seconds of calls before one that is timed: threads of the way before may spin for some milliseconds, and cores have slept
+# seconds of calls before one that is timed: threads of the way before may spin for some milliseconds, and cores have
+# slept
+STEADY = 0.05
 KERAS_SCRIPT = """
 import sys, cxrlib.model, keras
 model = keras.models.load_model(sys.argv[1])
@@ -57,7 +60,8 @@ def clock(work: Callable[[], Any], steady: float = 0) -> Callable[[], float]:
 
 
 def timed(ways: dict[str, Callable[[], float]], rounds: int, warm: int = 1) -> dict[str, np.ndarray]:
-    """Seconds of each way in each round, in another order each round, since what a way leaves in caches and threads burdens the next one."""
+    """Seconds of each way in each round, in another order each round, since what a way leaves in caches and threads
+    burdens the next one."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     order = list(ways.items())
     random = np.random.default_rng(0)
@@ -145,7 +149,8 @@ def serve(build: Callable[[Path], Callable[[np.ndarray], Any]], model: Path, ask
 
 
 def one() -> dict[str, Any]:
-    """One decoded film of 224 pixels after another. Each way has a process of its own, as where it is used: idle threads of some wait by spinning."""
+    """One decoded film of 224 pixels after another. Each way has a process of its own, as where it is used: idle
+    threads of some wait by spinning."""
     builders = {
         "cxrlib Predictor": way_predictor,
         "cxrlib Runtime": way_runtime,
@@ -173,7 +178,8 @@ def one() -> dict[str, Any]:
 
 
 def folder() -> dict[str, Any]:
-    """A folder of native films, against the usual loop, and against decoding and inference alone, one after the other, each on all cores."""
+    """A folder of native films, against the usual loop, and against decoding and inference alone, one after the other,
+    each on all cores."""
     import keras
 
     predictor, model = Predictor(), keras_model()
@@ -260,7 +266,8 @@ def imports() -> dict[str, Any]:
 
 
 def small() -> dict[str, Any]:
-    """LiteRT's smaller forms: size, time of one film, and how far they move probabilities. int8 takes its ranges from every other film, all are compared."""
+    """LiteRT's smaller forms: size, time of one film, and how far they move probabilities. int8 takes its ranges from
+    every other film, all are compared."""
     import keras
     import tensorflow as tf
 

@@ -1,9 +1,11 @@
-"""Bulk prediction against as many plain processes: `python benchmarks/scale.py [FOLDER] [--films 1000] [--workers 1 2] [--rounds 3]`.
+"""Bulk prediction against as many plain processes: `python benchmarks/scale.py [FOLDER] [--films 1000] [--workers 1 2]
+[--rounds 3]`.
 
-In every round, and for every number of workers, the films of FOLDER (default: the paediatric training set) are predicted once by plain processes, each with a
-`Predictor` of one thread, every so-manieth film, and answers thrown away; and once by `cxrlib.bulk`, with Parquet and all. Both are timed from when the first
-worker is ready until the last film is done. Prints JSON: medians over the rounds, of rates, of the ratio within a round, and of the ratio of processor time
-(all workers, and for Ray its driver), which hardly depends on what else the machine does.
+In every round, and for every number of workers, the films of FOLDER (default: the paediatric training set) are
+predicted once by plain processes, each with a `Predictor` of one thread, every so-manieth film, and answers thrown
+away; and once by `cxrlib.bulk`, with Parquet and all. Both are timed from when the first worker is ready until the last
+film is done. Prints JSON: medians over the rounds, of rates, of the ratio within a round, and of the ratio of processor
+time (all workers, and for Ray its driver), which hardly depends on what else the machine does.
 """
 
 from __future__ import annotations

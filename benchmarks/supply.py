@@ -1,10 +1,12 @@
-"""What is shipped, and what it stands on: `python benchmarks/supply.py [--commit HEAD] [--pythons 3.10 3.13] [--audit]`.
+"""What is shipped, and what it stands on: `python benchmarks/supply.py [--commit HEAD] [--pythons 3.10 3.13]
+[--audit]`.
 
-Builds sdist and wheel of a commit twice, in two places and time zones, and compares them byte by byte (`--output dist` keeps them: what is released); looks
-through their content; runs `twine check` and `check-wheel-contents`; installs the wheel with the lowest direct dependencies that it allows (and that have
-wheels) and the newest, for every Python that is asked for (by version or path), and predicts drawn films with a small bundle, whose golden probe must hold
-each time. `--audit` looks the newest ones up in the database of known vulnerabilities. Prints JSON; needs git, uv and a package index. The exit status is 0
-where everything holds.
+Builds sdist and wheel of a commit twice, in two places and time zones, and compares them byte by byte (`--output dist`
+keeps them: what is released); looks through their content; runs `twine check` and `check-wheel-contents`; installs the
+wheel with the lowest direct dependencies that it allows (and that have wheels) and the newest, for every Python that is
+asked for (by version or path), and predicts drawn films with a small bundle, whose golden probe must hold each time.
+`--audit` looks the newest ones up in the database of known vulnerabilities. Prints JSON; needs git, uv and a package
+index. The exit status is 0 where everything holds.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ bundle = load(sys.argv[2], threads=1)
 films = [phantom.draw(seed=seed) for seed in range(3)]
 answers = [Predictor(sys.argv[2], threads=1)(film).probability for film in films]
 names = ["ai-edge-litert", "huggingface-hub", "numpy", "pillow"]
-print(json.dumps({"versions": {name: metadata.version(name) for name in names}, "probe": bundle.config.probe, "answers": answers}))
+versions = {name: metadata.version(name) for name in names}
+print(json.dumps({"versions": versions, "probe": bundle.config.probe, "answers": answers}))
 """
 
 
@@ -90,7 +93,8 @@ def build(python: Path, commit: str, place: Path, zone: str) -> dict[str, Path]:
 
 
 def settle(sdist: Path, stamp: int) -> None:
-    """Pack an sdist anew without what setuptools puts there of the moment and the machine: times, owners, permissions, order."""
+    """Pack an sdist anew without what setuptools puts there of the moment and the machine: times, owners, permissions,
+    order."""
     with tarfile.open(sdist) as archive:
         content = {member.name: archive.extractfile(member).read() for member in archive if member.isfile()}  # type: ignore[union-attr]
     with (

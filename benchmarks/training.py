@@ -1,11 +1,14 @@
-"""The recipe, and its first phase alone, against the usual notebook loop: time, films a second, memory, and what each is worth on films that none has seen.
+"""The recipe, and its first phase alone, against the usual notebook loop: time, films a second, memory, and what each
+is worth on films that none has seen.
 
-    python benchmarks/training.py ../shared/data/chest_xray/train ../shared/data/chest_xray/test [--films 2000] [--epochs 12]
+    python benchmarks/training.py ../shared/data/chest_xray/train ../shared/data/chest_xray/test \
+        [--films 2000] [--epochs 12]
 
-The notebook decodes, augments and pushes every film through the frozen backbone in every epoch: `ImageDataGenerator` as most public notebooks use it,
-MobileNetV2 without its top, a dense head, 0.5 as threshold. cxrlib's times include what the notebook leaves out: audit, decoding, calibration, operating
-points, gate, report and export; how long features and head take by themselves is said below the table. Each way has a process of its own, one after the
-other, on the same films; "films a second" counts a film as often as the network learns from it. Prints a Markdown table.
+The notebook decodes, augments and pushes every film through the frozen backbone in every epoch: `ImageDataGenerator` as
+most public notebooks use it, MobileNetV2 without its top, a dense head, 0.5 as threshold. cxrlib's times include what
+the notebook leaves out: audit, decoding, calibration, operating points, gate, report and export; how long features and
+head take by themselves is said below the table. Each way has a process of its own, one after the other, on the same
+films; "films a second" counts a film as often as the network learns from it. Prints a Markdown table.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def evaluate(
     _check_labels(labels, predictor or model)
 
     answers = predictor.stream(dataset.paths, errors="return") if predictor else _keras_answers(model, dataset, labels)
-    predictions = list(tqdm(answers, "evaluate", len(dataset), unit=" images", disable=not progress))
+    predictions = list(tqdm(answers, "evaluate", len(dataset), unit=" images", disable=None if progress else True))
     used = predictor.threshold if predictor else 0.5 if len(labels) == 2 else None
     truths = [dataset.labels[target] for target in dataset.targets]
     report = make_report(

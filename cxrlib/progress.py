@@ -73,7 +73,8 @@ class Progress:
             'decoding: 50/200 films, 5.0/s, 0:30 left'
         """
         rate = self.done / seconds if seconds > 0 else 0.0
-        line = f"{self.label}: {self.done}{'' if self.total is None else f'/{self.total}'} {self.unit}, {rate:.{0 if rate >= 100 else 1}f}/s"
+        total = "" if self.total is None else f"/{self.total}"
+        line = f"{self.label}: {self.done}{total} {self.unit}, {rate:.{0 if rate >= 100 else 1}f}/s"
         if self.total is not None and 0 < self.done < self.total and rate > 0:
             line += f", {_clock((self.total - self.done) / rate)} left"
         return line + (f", {self.note}" if self.note else "")

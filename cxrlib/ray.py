@@ -1,4 +1,5 @@
-"""Films by the million: workers on one machine or many, through Ray Data; Parquet out, and a run that was stopped goes on."""
+"""Films by the million: workers on one machine or many, through Ray Data; Parquet out, and a run that was stopped goes
+on."""
 
 from __future__ import annotations
 
@@ -75,17 +76,21 @@ def predict(
     workers: int | None = None,
     progress: bool = True,
 ) -> Summary:
-    """Predict films with a pool of workers, each with a `Predictor` of one thread, into Parquet files of one row a film.
+    """Predict films with a pool of workers, each with a `Predictor` of one thread, into Parquet files of one row a
+    film.
 
-    The columns are those of `Prediction.to_dict()`, with `probability_<label>` for each label, and `error`, which is null unless the film could not be read.
-    A file appears whole or not at all, and films that have a row in `output` are not done again: a run that was stopped at any moment goes on when it is asked
-    for again, be it with more films or other workers.
+    The columns are those of `Prediction.to_dict()`, with `probability_<label>` for each label, and `error`, which is
+    null unless the film could not be read. A file appears whole or not at all, and films that have a row in `output`
+    are not done again: a run that was stopped at any moment goes on when it is asked for again, be it with more films
+    or other workers.
 
-    Joins the Ray cluster that `RAY_ADDRESS` names or that runs on this machine, else starts one here for as long as it takes. The bundle travels to the
-    workers. They need cxrlib, and the same access to films and output: where there are several machines, a local path must be that of a shared folder.
+    Joins the Ray cluster that `RAY_ADDRESS` names or that runs on this machine, else starts one here for as long as it
+    takes. The bundle travels to the workers. They need cxrlib, and the same access to films and output: where there are
+    several machines, a local path must be that of a shared folder.
 
     Args:
-        sources: Films, folders, and CSV manifests with a column `path`, as paths or as addresses that fsspec knows (`s3://…`, `gs://…`) and has a driver for.
+        sources: Films, folders, and CSV manifests with a column `path`, as paths or as addresses that fsspec knows
+            (`s3://…`, `gs://…`) and has a driver for.
         output: A folder for the Parquet files, as a path or such an address.
         predictor: Whose bundle, threshold and gate the workers use; `None` for those that come with cxrlib.
         workers: How many; `None` for one per core of the cluster.
@@ -97,7 +102,8 @@ def predict(
     Raises:
         ValueError: If there are no films, `workers` is below 1, or an address would write a secret into the table.
         FileExistsError: If `output` holds answers of another model, threshold or gate.
-        OSError: If sources cannot be reached, films cannot be fetched though they are not missing, or `output` cannot be written. What is done stays.
+        OSError: If sources cannot be reached, films cannot be fetched though they are not missing, or `output` cannot
+            be written. What is done stays.
         RuntimeError: If Ray does not start, or the workers' files do not arrive.
         ImportError: If Ray or fsspec's driver for an address is not installed.
 
@@ -121,7 +127,8 @@ def predict(
         rows = folder.rows()
     if lost := [film for film in films if _text(film) not in rows]:
         raise RuntimeError(
-            f"{len(lost)} films have no row in {folder.address}, {lost[0]!r} for one: is that the same folder for all workers?"
+            f"{len(lost)} films have no row in {folder.address}, {lost[0]!r} for one: "
+            "is that the same folder for all workers?"
         )
     folder.tidy()
     counts = Counter(rows[_text(film)] for film in films)
@@ -132,13 +139,15 @@ def find(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
     """List films, each once.
 
     Args:
-        sources: As for `predict`. In a local folder, films are what `sources.find` takes for them; at other addresses, files with one of `sources.EXTENSIONS`.
+        sources: As for `predict`. In a local folder, films are what `sources.find` takes for them; at other addresses,
+            files with one of `sources.EXTENSIONS`.
 
     Returns:
         Their addresses, in the order of the sources and sorted within a folder; local paths are absolute.
 
     Raises:
-        ValueError: If there are none, a manifest has no column `path`, or an address would write a secret into the table.
+        ValueError: If there are none, a manifest has no column `path`, or an address would write a secret into the
+            table.
         OSError: If a manifest does not exist, or an address cannot be reached.
         ImportError: If fsspec's driver for an address is not installed.
 
@@ -289,7 +298,8 @@ class _Folder:
             raise ValueError(f"{file} is damaged ({error}): remove it, and its films are done again") from None
         if not rows:
             raise FileExistsError(
-                f"{self.address} holds answers of another model, threshold or gate, or other tables: choose another folder"
+                f"{self.address} holds answers of another model, threshold or gate, or other tables: "
+                "choose another folder"
             )
         states = (
             _UNREADABLE if error else _ANSWERED if accepted else _REFUSED
@@ -378,7 +388,8 @@ def _files(predictor: Predictor) -> dict[str, bytes]:
 
 
 def _divide(films: list[str], rows: Container[str]) -> list[list[str]]:
-    """The films of each file, without those that have a row; the same ones in every run, so that a worker of a stopped run that is still at it does no harm."""
+    """The films of each file, without those that have a row; the same ones in every run, so that a worker of a stopped
+    run that is still at it does no harm."""
     size = min(_FILE, max(_LEAST, len(films) // _FILES))
     parts = ([film for film in films[i : i + size] if _text(film) not in rows] for i in range(0, len(films), size))
     return [part for part in parts if part]
@@ -410,10 +421,12 @@ class _Worker:
         self._folder = folder
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """Predict the films of one file and write it, unless a worker that died has done so; an error that ends the run is handed back in plain words."""
+        """Predict the films of one file and write it, unless a worker that died has done so; an error that ends the run
+        is handed back in plain words."""
         [text] = batch["films"]
         films = json.loads(text)
-        name = f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.parquet"  # a file that is made twice is made in one place
+        # a file that is made twice is made in one place
+        name = f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.parquet"
         try:
             if not self._folder.has(name):
                 answers = self._predictor.stream(_fetched(films), batch_size=2, errors="return")
@@ -482,7 +495,8 @@ def _fetched(films: Iterable[str]) -> Iterator[Source]:
 
 
 def _source(film: str) -> Source:
-    """The content of a film, or why it has none; OSError where it cannot be fetched and that is not the film's fault."""
+    """The content of a film, or why it has none; OSError where it cannot be fetched and that is not the film's
+    fault."""
     fetch = partial(_plainly, film) if _is_local(film) or _is_web(film) else partial(_through_driver, *_reach(film))
     for wait in (*_WAITS, None):
         try:
@@ -497,7 +511,8 @@ def _source(film: str) -> Source:
 
 
 def _plainly(film: str) -> bytes:
-    """The bytes of a local film or one on the web; `ImageError` says that it has none, another error that they do not come."""
+    """The bytes of a local film or one on the web; `ImageError` says that it has none, another error that they do not
+    come."""
     try:
         return bytes_of(film)
     except ImageError as error:

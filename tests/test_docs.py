@@ -1,8 +1,9 @@
 """The documentation does what it says: its code runs, its pages are complete, its links lead somewhere.
 
-Every page runs in a folder of its own, from its first block to its last, with the films and bundles that the pages speak of. Python blocks are executed,
-doctests are compared, `cxrlib …` lines of bash blocks go through `cxrlib.cli.main`. Lines that install, train, serve or open something else are not run (but
-those of cxrlib must be valid), nor are blocks that say `# not run under test: why`.
+Every page runs in a folder of its own, from its first block to its last, with the films and bundles that the pages
+speak of. Python blocks are executed, doctests are compared, `cxrlib …` lines of bash blocks go through
+`cxrlib.cli.main`. Lines that install, train, serve or open something else are not run (but those of cxrlib must be
+valid), nor are blocks that say `# not run under test: why`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The example project that serves a model from the Hub: its own tests, and the whole way from a push to an answer over HTTP."""
+"""The example project that serves a model from the Hub: its own tests, and the whole way from a push to an answer over
+HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What may go wrong around cxrlib: processes killed at the worst moment, names that are no text, no home, no disk, no permission, libraries that are absent.
+"""What may go wrong around cxrlib: processes killed at the worst moment, names that are no text, no home, no disk, no
+permission, libraries that are absent.
 
 `benchmarks/faults.py` does the same at random moments, many times.
 """

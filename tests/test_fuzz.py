@@ -1,4 +1,5 @@
-"""A few seconds of fuzzing for every parser that eats foreign bytes, and what fuzzing has found. Longer: see `tests/fuzz/run.py`."""
+"""A few seconds of fuzzing for every parser that eats foreign bytes, and what fuzzing has found. Longer: see
+`tests/fuzz/run.py`."""
 
 from __future__ import annotations
 

@@ -136,7 +136,8 @@ def test_a_borderline_film_gets_an_answer_and_a_warning(config: GateConfig) -> N
 )
 def test_a_little_strange_to_both_is_strange(score: float, distance: float, accepted: bool) -> None:
     one, plane = Array.pack(np.ones(1)), Array.pack(np.zeros(256))
-    # The only feature lies at its centre, a deviation of 0 and hence a logarithm of 1e-12: usual and reach make the wanted distance of it.
+    # The only feature lies at its centre, a deviation of 0 and hence a logarithm of 1e-12: usual and reach make the
+    # wanted distance of it.
     config = GateConfig(
         Array.pack(np.zeros(257)),
         score,

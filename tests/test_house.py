@@ -358,7 +358,9 @@ WORDS = (  # of a private language, and the field's word
     (r"(?<![a-z])(?:whereof|thereof|therein|whereby|wherein)(?![a-z])", "of which, of it"),
     (r"(?<!there )(?<!there are )(?<![a-z])(?:is|are) no (?!longer|more|less|fewer|better|worse)[a-z]+", "is not a"),
 )
-QUOTED = re.compile(r"films?\.(?:csv|png|jpe?g|dcm|zip)|film_side|Radiograph(?:Orientation|Consumption)\w*", re.IGNORECASE)
+QUOTED = re.compile(
+    r"films?\.(?:csv|png|jpe?g|dcm|zip)|film_side|Radiograph(?:Orientation|Consumption)\w*", re.IGNORECASE
+)
 AREAS = {
     "cxrlib": ["cxrlib/**/*.py", "cxrlib/**/*.html", "cxrlib/reporting/*.md"],
     "docs": ["README.md", "CONTRIBUTING.md", "docs/**/*.md"],

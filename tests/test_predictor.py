@@ -1,4 +1,5 @@
-"""Predictor: the same bits in, the same answer out, whatever they come in; a stated refusal or a named error for everything else."""
+"""Predictor: the same bits in, the same answer out, whatever they come in; a stated refusal or a named error for
+everything else."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ SIDE = 8
 
 
 def tiny_model(*, names=("probabilities", "evidence", "embedding"), side=SIDE, signature=True) -> bytes:
-    """A graph of five nodes: evidence = (-film, film), logits = its means, probabilities = their softmax, embedding = the mean of the film."""
+    """A graph of five nodes: evidence = (-film, film), logits = its means, probabilities = their softmax, embedding =
+    the mean of the film."""
     model = schema.ModelT(version=3, description="tiny", buffers=[schema.BufferT()])
     graph = schema.SubGraphT(name="main", tensors=[], operators=[], inputs=[0])
 

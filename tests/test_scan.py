@@ -512,7 +512,8 @@ def test_columns_of_a_table(tmp_path: Path) -> None:
     found = scan(plant(tmp_path / "clinic", "NORMAL/a.png", "NORMAL/b.png", "PNEUMONIA/c.png"))
     table = tmp_path / "views.csv"
     table.write_text(
-        "image;view;age\nclinic/NORMAL/b.png;AP;64\nclinic/PNEUMONIA/c.png;PA;\nelsewhere/d.png;PA;7\n", encoding="utf-8"
+        "image;view;age\nclinic/NORMAL/b.png;AP;64\nclinic/PNEUMONIA/c.png;PA;\nelsewhere/d.png;PA;7\n",
+        encoding="utf-8",
     )
     told = add_columns(found, table)
     assert told.columns == {"view": ("", "AP", "PA"), "age": ("", "64", "")}

@@ -1,4 +1,4 @@
-"""Images from every kind of source, bit for bit alike: paths, folders, URLs, file objects; what cannot be fetched is a named error."""
+"""Images from every kind of source, bit for bit alike; what cannot be fetched is a named error."""
 
 from __future__ import annotations
 

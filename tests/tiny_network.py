@@ -1,4 +1,5 @@
-"""A network of five operations in the form that cxrlib runs, made without TensorFlow, for tests that need a bundle and not a good one."""
+"""A network of five operations in the form that cxrlib runs, made without TensorFlow, for tests that need a bundle and
+not a good one."""
 
 from __future__ import annotations
 
@@ -118,8 +119,8 @@ def pack(model: Any) -> bytes:
 
 
 def files(seed: int = 0, extra: Mapping[str, bytes] | None = None, **changes: Any) -> dict[str, bytes]:
-    """A whole bundle by file name; `extra` replaces or adds files (a network too, whatever the probe says), `changes` replaces fields of its config, and all
-    hashes are right."""
+    """A whole bundle by file name; `extra` replaces or adds files (a network too, whatever the probe says), `changes`
+    replaces fields of its config, and all hashes are right."""
     from cxrlib import bundle
     from cxrlib.config import BundleConfig, DefaultRecipe, OperatingPoint, to_dict
     from cxrlib.runtime.litert import Runtime

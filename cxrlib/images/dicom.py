@@ -246,7 +246,7 @@ def _voi(values: np.ndarray, data: Any) -> np.ndarray | None:
 def _lut_of(data: Any, tag: str) -> Any:
     """The first LUT of a sequence that is not empty; None without one."""
     for item in data.get(tag) or ():
-        if item.get("LUTDescriptor") and item.get("LUTData"):
+        if item.get("LUTDescriptor") is not None and item.get("LUTData") is not None:
             return item
     return None
 

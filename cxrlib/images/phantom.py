@@ -1,4 +1,4 @@
-"""Drawn chest images, for tests and for trying without data."""
+"""Drawn chest radiographs, for tests and for trying without data."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _DRAWN = 256  # largest side at which the anatomy is worked out; the grain is al
 
 
 def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray:
-    """Draw a frontal chest image that passes for one at a glance.
+    """Draw a frontal chest radiograph that passes for one at a glance.
 
-    The image is a sum of what the rays pass: body, lungs of air, heart, great vessels, diaphragm, spine, ribs, clavicles and shoulder blades; then scatter,
+    The image is a sum of what the rays pass (body, lungs, heart, great vessels, diaphragm, bones), then scatter,
     exposure and grain. Every seed is another person; the same seed with and without the opacity is the same person.
 
     Args:
@@ -84,7 +84,7 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
     )
     density = body * (0.58 + 0.08 * np.clip(y, -1, 1) - 0.12 * across**2)
 
-    # lungs: the image's left is the person's right lung, wider and shorter; narrower towards the apex, cut off by the diaphragm's dome
+    # lungs: the image's left is the person's right lung, wider and shorter; the diaphragm's dome cuts them off
     lungs = np.zeros_like(body)
     top, base = about(-0.74, 0.05), about(0.5, 0.16)
     for hand in (-1, 1):
@@ -103,7 +103,7 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
     mediastinum = below(across - about(0.11, 0.15) - 0.03 * narrowing, 0.012)
     knuckle = oval(about(0.115), about(-0.34), 0.075, 0.085, 0.010)
     air = lungs * (1 - 0.92 * np.maximum(np.maximum(heart, mediastinum), 0.85 * knuckle))
-    # a pneumonia takes the place of air: at the bases and around the hila, where it hides the borders of diaphragm and heart, and in ragged patches
+    # a pneumonia takes the place of air: at the bases, around the hila, and in ragged patches
     ill = np.random.default_rng((seed, 1))
     if opacity:
         cloud = np.zeros_like(body)
@@ -132,7 +132,7 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
                 -((x - hx - along * dx) ** 2 + (y - hy - along * dy) ** 2) / wide**2
             )
 
-    # bones: vertebrae and the dark windpipe before them, rear ribs falling outwards, front ribs falling inwards, clavicles, shoulder blades
+    # bones: vertebrae and the dark windpipe before them, rear and front ribs, clavicles, shoulder blades
     density = density + 0.07 * below(across - about(0.085), 0.008) * (
         0.75 + 0.25 * np.cos(y * (math.pi / about(0.072, 0.1)))
     )

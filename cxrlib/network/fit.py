@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,7 +237,8 @@ class _Record(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         done, total = len(self.history.get("loss", [])) * self.steps, self.recipe.epochs * self.steps
-        self.bar = tqdm(total=total, initial=done, unit="batch", disable=not self.progress, leave=False)
+        disable = None if self.progress else True  # None: a bar on a terminal only
+        self.bar = tqdm(total=total, initial=done, unit="batch", disable=disable, leave=False)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         reseed(self.model, self.recipe.seed, epoch)
@@ -255,7 +257,7 @@ class _Record(keras.callbacks.Callback):  # type: ignore[misc]
         _write(self.folder / _STATE, {"epoch": epoch + 1, "history": self.history})
         if self.progress:
             figures = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-            self.bar.write(f"epoch {epoch + 1}/{self.recipe.epochs}: {figures}", file=self.bar.fp)
+            tqdm.write(f"epoch {epoch + 1}/{self.recipe.epochs}: {figures}", file=sys.stderr)
         self.model.stop_training = self._impatient()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -280,7 +282,8 @@ def _behind_augmentation(model: keras.Model, recipe: Recipe) -> keras.Model:
 def _features(model: keras.Model, side: Side, size: int, progress: bool) -> NDArray[np.float32]:
     """Pooled features (n, c) of a side's images, unchanged."""
     pooled = keras.Model(model.input, model.get_layer("features").output)
-    starts = tqdm(range(0, len(side.index), size), "features", unit="batch", disable=not progress, leave=False)
+    disable = None if progress else True
+    starts = tqdm(range(0, len(side.index), size), "features", unit="batch", disable=disable, leave=False)
     batches = (side.batch(slice(i, i + size)).astype(np.float32) / np.float32(255) for i in starts)
     return np.concatenate([np.asarray(pooled.predict_on_batch(batch), np.float32) for batch in batches])
 

@@ -12,7 +12,8 @@ MAX_OPERATIONS = 4096
 MAX_TENSORS = 4 * MAX_OPERATIONS
 MAX_ELEMENTS = 2**28  # of all intermediate results together: 1 GiB of float32
 
-# Every operation that a network may consist of, by its least and largest number of inputs. All have one output, and none
+# Every operation that a network may consist of, by its least and largest number of inputs. All have one output, and
+# none
 # keeps a state, branches, loops, or calls anything outside the network.
 _ALLOWED = {
     (

@@ -1,6 +1,7 @@
 """One chest X-ray model, pinned to one commit on the Hugging Face Hub, behind one HTTP address.
 
-FILM_MODEL names it, as hf://user/repo@revision. The film is the body of the request; it is held in memory until the answer is given, and nowhere else.
+FILM_MODEL names it, as hf://user/repo@revision. The film is the body of the request; it is held in memory until the
+answer is given, and nowhere else.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ MAX_BYTES = 64 * 2**20
 
 @asynccontextmanager
 async def load(app: FastAPI) -> AsyncIterator[None]:
-    """Load the model before the first request, so that a wrong address or a broken bundle stops the service from starting."""
+    """Load the model before the first request, so that a wrong address or a broken bundle stops the service from
+    starting."""
     repo_id, revision = parse_address(os.environ["FILM_MODEL"])
     app.state.model = repo_id
     app.state.predictor = Predictor.from_hub(repo_id, revision=revision)

@@ -1,10 +1,12 @@
 """Fuzz one parser, or all in turn: `python tests/fuzz/run.py images --seconds 600`.
 
-With atheris installed the search is guided by the coverage of the Python code of cxrlib and Pillow; without, or with `--engine random`, sound inputs are
-damaged at random. It ends with status 1 at the first input that crashes, raises what nobody promised, takes more than a second of processor time, or lets the
-process grow above 1 GB; that input is then written to `--found` (default: the current folder).
+With atheris installed the search is guided by the coverage of the Python code of cxrlib and Pillow; without, or with
+`--engine random`, sound inputs are damaged at random. It ends with status 1 at the first input that crashes, raises
+what nobody promised, takes more than a second of processor time, or lets the process grow above 1 GB; that input is
+then written to `--found` (default: the current folder).
 
-    for target in images dicom manifest config gate report network; do python tests/fuzz/run.py $target --seconds 600; done
+    for target in images dicom manifest config gate report network
+    do python tests/fuzz/run.py $target --seconds 600; done
 """
 
 from __future__ import annotations

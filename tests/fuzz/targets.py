@@ -1,4 +1,5 @@
-"""Every parser that eats foreign bytes, as a function of bytes that raises only what nobody promised; and seeds for it, made here."""
+"""Every parser that eats foreign bytes, as a function of bytes that raises only what nobody promised; and seeds for it,
+made here."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ from cxrlib.runtime.litert import Runtime
 
 @dataclass(frozen=True)
 class Target:
-    """A parser: `run` raises only on a defect, `seeds` gives sound inputs, `repair` makes a mutant pass the checksums that would hide what lies behind."""
+    """A parser: `run` raises only on a defect, `seeds` gives sound inputs, `repair` makes a mutant pass the checksums
+    that would hide what lies behind."""
 
     run: Callable[[bytes], None]
     seeds: Callable[[], list[bytes]]
@@ -281,7 +283,8 @@ def reports() -> list[bytes]:
 
 
 def network(content: bytes) -> None:
-    """A model's file: as it comes (first byte even), or as the parts of a sound one with other numbers in them (odd), which gets much deeper."""
+    """A model's file: as it comes (first byte even), or as the parts of a sound one with other numbers in them (odd),
+    which gets much deeper."""
     model = content[1:] if not content or content[0] % 2 == 0 else _rebuilt(content[1:])
     with contextlib.suppress(BundleError, RuntimeError, ValueError):
         runtime = Runtime(model, threads=1)
