@@ -34,13 +34,13 @@ SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "share
 FILMS = sources.find(SHARED / "data" / "native")
 CORES = cores.usable()
 SIZE = 224
-# seconds of calls before one that is timed: threads of the way before may spin for some milliseconds, and cores have
-# slept
+# seconds of calls before a timed one: threads of the way before may spin for milliseconds, and cores have slept
 STEADY = 0.05
 KERAS_SCRIPT = """
 import sys, cxrlib.model, keras
 model = keras.models.load_model(sys.argv[1])
-film = keras.utils.img_to_array(keras.utils.load_img(sys.argv[2], color_mode="grayscale", target_size=(224, 224), interpolation="bicubic")) / 255
+film = keras.utils.load_img(sys.argv[2], color_mode="grayscale", target_size=(224, 224), interpolation="bicubic")
+film = keras.utils.img_to_array(film) / 255
 print(model.predict(film[None], verbose=0))
 """
 

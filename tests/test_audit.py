@@ -83,7 +83,8 @@ def test_exact_copies_whatever_their_file(tmp_path: Path, look: Callable[..., Au
     assert found.surplus == 3
     assert found.near_duplicates == ()
     assert found.warnings[0] == (
-        "3 surplus copies of 2 films with the same pixels: clinic/NORMAL/000.png = clinic/NORMAL/zz.bmp = clinic/NORMAL/zz.png; "
+        "3 surplus copies of 2 films with the same pixels: clinic/NORMAL/000.png = clinic/NORMAL/zz.bmp = "
+        "clinic/NORMAL/zz.png; "
         "clinic/PNEUMONIA/001.png = clinic/PNEUMONIA/zz.png"
     )
     assert found.remarks[0] == "3 surplus copies of 2 films with the same pixels"
@@ -297,7 +298,10 @@ def test_too_few_films_and_patients(tmp_path: Path, look: Callable[..., Audit]) 
 
 def test_unknown_patients_are_counted(tmp_path: Path, look: Callable[..., Audit]) -> None:
     dataset = replace(data.scan(plant(tmp_path / "clinic")), patients=("x", None, None, *"abcdefghi"))
-    text = "2 films of clinic name no patient, so a split may tear two films of one apart: a manifest or patient_pattern can name them"
+    text = (
+        "2 films of clinic name no patient, so a split may tear two films of one apart: "
+        "a manifest or patient_pattern can name them"
+    )
     assert text in look(dataset).warnings
 
 
@@ -309,7 +313,8 @@ def test_a_source_with_one_class_is_named(tmp_path: Path, look: Callable[..., Au
             film(50 + i + 10 * (name == "c")).save(tmp_path / name / label / f"{i}.png")
     found = look([tmp_path / name for name in "abc"])
     assert [text for text in found.warnings if "only: a network" in text] == [
-        f"{name} has films of {label} only: a network may learn to know {name} instead of the disease. Every source should bring every class"
+        f"{name} has films of {label} only: a network may learn to know {name} instead of the disease. "
+        "Every source should bring every class"
         for name, label in (("b", "NORMAL"), ("c", "PNEUMONIA"))
     ]
 

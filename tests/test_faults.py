@@ -229,7 +229,7 @@ import os, sys
 from cxrlib import bundle, Predictor
 from cxrlib.images import phantom
 bundle.update(sys.argv[2], temperature=2.0)
-Predictor(sys.argv[2], threads=1)(phantom.draw(1))  # everything is imported by now: the environment itself may be closed to others
+Predictor(sys.argv[2], threads=1)(phantom.draw(1))  # imports all: the environment may be closed to others
 if os.getuid() == 0:
     os.setuid(54321)
 print(Predictor(sys.argv[1], threads=1)(phantom.draw(1)).accepted)

@@ -185,7 +185,8 @@ def test_a_fit_can_be_repeated(config: GateConfig) -> None:
     [
         (
             np.zeros((7, 32, 32), np.uint8),
-            r"films must be 8 or more of shape \(s, s\), uint8, s at least 16\. Received: shape=\(7, 32, 32\), dtype=uint8",
+            r"films must be 8 or more of shape \(s, s\), uint8, s at least 16\. "
+            r"Received: shape=\(7, 32, 32\), dtype=uint8",
         ),
         (np.zeros((9, 32, 32)), "Received: shape=.*, dtype=float64"),
         (np.zeros((9, 8, 8), np.uint8), r"Received: shape=\(9, 8, 8\)"),

@@ -396,7 +396,8 @@ def test_an_extra_that_is_missing_spoils_one_film_only(predictor: Predictor, mon
 def test_a_single_film_is_no_list(predictor: Predictor, one: Any) -> None:
     with pytest.raises(
         TypeError,
-        match=r"sources must be a list or another iterable of films; call the predictor itself for a single one\. Received: ",
+        match=r"sources must be a list or another iterable of films; "
+        r"call the predictor itself for a single one\. Received: ",
     ):
         predictor.predict(one)
 
@@ -527,7 +528,8 @@ import sys
 from cxrlib import Predictor
 p = Predictor(threads=1)
 p({str(tmp_path / "film.png")!r}); p.explain({str(tmp_path / "film.png")!r}).overlay()
-print([m for m in ("tensorflow", "keras", "sklearn", "matplotlib", "scipy", "pydicom", "huggingface_hub", "gradio") if m in sys.modules])
+heavy = "tensorflow", "keras", "sklearn", "matplotlib", "scipy", "pydicom", "huggingface_hub", "gradio"
+print([m for m in heavy if m in sys.modules])
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],

@@ -71,7 +71,10 @@ def test_the_normal_class_comes_first(tmp_path: Path, folders: tuple[str, ...], 
 def test_which_of_two_classes_is_the_normal_one_is_not_guessed(tmp_path: Path, first: str, second: str) -> None:
     plant(tmp_path, f"{first}/x.png", f"{second}/x.png")
     a, b = first.replace("Normal", "NORMAL"), second
-    message = rf"the classes are '{a}' and '{b}', and their names do not tell .* normal.*labels=\('{a}', '{b}'\) or the other way round, .*--labels"
+    message = (
+        rf"the classes are '{a}' and '{b}', and their names do not tell .* normal.*"
+        rf"labels=\('{a}', '{b}'\) or the other way round, .*--labels"
+    )
     with pytest.raises(ValueError, match=message):
         scan(tmp_path)
     for labels in ((a, b), (b, a)):
@@ -340,7 +343,10 @@ def test_names_must_differ(tmp_path: Path) -> None:
         (tmp_path / place / f"{place}.csv").write_text(
             "path,label,source\nx.png,NORMAL,clinic\ny.png,PNEUMONIA,clinic\n"
         )
-    message = r"two images have one name, 'clinic/x\.png': .*a\.csv, line 2, and .*b\.csv, line 2\. Names must differ: give them different sources"
+    message = (
+        r"two images have one name, 'clinic/x\.png': .*a\.csv, line 2, and .*b\.csv, line 2\. "
+        r"Names must differ: give them different sources"
+    )
     with pytest.raises(ValueError, match=message):
         scan([tmp_path / "a" / "a.csv", tmp_path / "b" / "b.csv"])
     with pytest.raises(ValueError, match=r"one name, 'clinic/x\.png': .*Names must differ: list it once"):
@@ -427,7 +433,8 @@ def test_a_label_that_is_not_asked_for_is_named_with_its_line(tmp_path: Path) ->
     (tmp_path / "images.csv").write_text("path,label\nx.png,NORMAL\ny.png,TB\nz.png,COVID\n")
     with pytest.raises(
         ValueError,
-        match=r"2 images with a label that is none of NORMAL, PNEUMONIA: 'COVID', 'TB'. The first: .*images\.csv, line 3$",
+        match=r"2 images with a label that is none of NORMAL, PNEUMONIA: 'COVID', 'TB'. "
+        r"The first: .*images\.csv, line 3$",
     ):
         scan(tmp_path / "images.csv", labels=("NORMAL", "PNEUMONIA"))
 

@@ -130,7 +130,8 @@ def test_patients_of_several_classes_change_sides_together_where_one_alone_would
 def test_what_cannot_be_split() -> None:
     with pytest.raises(
         ValueError,
-        match=r"class 'PNEUMONIA' cannot be both trained on and validated: it has 1 independent patients, and two are needed",
+        match=r"class 'PNEUMONIA' cannot be both trained on and validated: "
+        r"it has 1 independent patients, and two are needed",
     ):
         split(films("abcc", "0011"))
     for fraction in (0, 1, -0.1):

@@ -20,8 +20,10 @@ _BORDER, _MOST_AT_BORDER = 0.1, 0.4  # part of a side that is border; part of th
 _FAINT = 0.25  # heat below this counts as little
 # Nine stops of a perceptually uniform map from black over red to pale yellow (inferno, S. van der Walt, N. Smith, CC0)
 _STOPS = np.array(
-    [(0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85)]
-    + [(227, 89, 51), (249, 140, 10), (249, 201, 50), (252, 255, 164)],
+    [
+        *((0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85)),
+        *((227, 89, 51), (249, 140, 10), (249, 201, 50), (252, 255, 164)),
+    ],
     np.float32,
 )
 _LEVELS = np.linspace(0, 1, len(_STOPS)), np.arange(256) / 255
