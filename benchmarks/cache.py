@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrlib import cores
 from cxrlib.data import cache
 from cxrlib.data import scan as data
 from cxrlib.images import decode as images
+from cxrlib.runtime.litert import usable_cores
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 ROUNDS = 3
@@ -39,7 +39,7 @@ def spent(work: Callable[[], object]) -> tuple[float, float]:
 def main(folder: Path, most: int) -> None:
     films = data.scan(folder)
     films = films.take(range(0, len(films), -(-len(films) // most)))
-    workers = cores.usable()
+    workers = usable_cores()
     order = np.random.default_rng(0).permutation(len(films))
 
     def bare() -> None:

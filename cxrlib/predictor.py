@@ -150,6 +150,11 @@ class Predictor:
         """Probability of the positive class from which on it is predicted; `None` where the most probable label is."""
         return self._threshold
 
+    @property
+    def gated(self) -> bool:
+        """Whether the gate may refuse images."""
+        return self._gate is not None
+
     def __call__(self, source: Source) -> Prediction:
         """Predict one image.
 
