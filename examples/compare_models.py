@@ -1,4 +1,4 @@
-"""Which of two models ranks the films of a hospital better, and is the difference more than chance?
+"""Which of two models has the higher AUROC on the images of a hospital, and is the difference more than chance?
 
 python examples/compare_models.py default runs/second hospital-c
 """
@@ -10,14 +10,10 @@ from cxrlib.metrics.comparison import compare
 
 
 def main(first: str, second: str, data: str) -> Estimate:
-    """Measure both on the same films, ungated, so that none is spared a hard film; give the difference of their
-    AUROCs."""
+    """Measure both on the same images, without gates; returns the first AUROC minus the second."""
     reports = [evaluate(Predictor(model, gate=False), data) for model in (first, second)]
-    for model, report in zip((first, second), reports, strict=True):
-        print(
-            f"{model}: AUROC {report.auroc}, at its threshold sensitivity {report.recall} "
-            f"and specificity {report.specificity}"
-        )
+    for model, r in zip((first, second), reports, strict=True):
+        print(f"{model}: AUROC {r.auroc}; at its threshold sensitivity {r.recall}, specificity {r.specificity}")
     return compare(*reports)
 
 
@@ -25,8 +21,6 @@ if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit(__doc__)
     difference = main(*sys.argv[1:])
-    print(
-        f"AUROC of the first less that of the second: {difference.value:+.3f} "
-        f"({difference.low:+.3f} to {difference.high:+.3f})"
-    )
-    print("no difference is shown" if difference.low <= 0 <= difference.high else "the difference is more than chance")
+    low, high = difference.low, difference.high
+    print(f"difference of the AUROCs: {difference.value:+.3f} ({low:+.3f} to {high:+.3f})")
+    print("no difference is shown" if low <= 0 <= high else "the difference is more than chance")

@@ -1,4 +1,4 @@
-"""Predict every film of a folder into a table, and say at the end what needs a look.
+"""Predict every image of a folder into a table, and say at the end what needs a look.
 
 python examples/predict_folder.py FOLDER answers.csv [MODEL]
 """
@@ -8,29 +8,24 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from cxrlib import ImageError, Predictor
+from cxrlib import Predictor
 from cxrlib.images import sources
 
 
 def main(folder: str, table: str, model: str | None = None) -> Counter[str]:
-    """Write one row per film; a film that cannot be read gets a row too, and spoils nothing."""
+    """Write one row per image, also for one that was refused or cannot be read; returns how many got which answer."""
     predictor = Predictor(model)
-    films = sources.find(folder)
+    images = sources.find(folder)
     counts: Counter[str] = Counter()
     with Path(table).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["film", "answer", "probability", "remarks"])
-        for film, answer in zip(
-            films, predictor.stream(films, errors="return"), strict=True
+        writer.writerow(["image", "answer", "probability", "remarks"])
+        for image, p in zip(
+            images, predictor.stream(images, errors="return"), strict=True
         ):  # in order, several at once
-            if isinstance(answer, ImageError):
-                row = ["unreadable", "", str(answer)]
-            elif not answer.accepted:
-                row = ["refused", "", "; ".join(answer.reasons)]
-            else:
-                row = [answer.label, f"{answer.probability:.4f}", "; ".join(answer.reasons)]
-            writer.writerow([film, *row])
-            counts[str(row[0])] += 1
+            probability = f"{p.probability:.4f}" if p.status == "ok" else ""
+            writer.writerow([image, p.label or p.status, probability, "; ".join(p.reasons)])
+            counts[p.label or p.status] += 1
     return counts
 
 

@@ -1,4 +1,4 @@
-"""Train on films of several hospitals, measure on one that was left out, and publish if it is good enough there.
+"""Train on images of several hospitals, measure on one that was left out, and publish if it is good enough there.
 
 python examples/train_and_publish.py user/repo hospital-a hospital-b --unseen hospital-c
 """
@@ -6,15 +6,16 @@ python examples/train_and_publish.py user/repo hospital-a hospital-b --unseen ho
 import argparse
 from collections.abc import Sequence
 
-from cxrlib import TrainConfig, evaluate, train
+from cxrlib import evaluate, train
+from cxrlib.config import Recipe
 
-GOOD_ENOUGH = 0.90  # lower end of the AUROC's 95 % interval, in a hospital that the model has never seen
+GOOD_ENOUGH = 0.90  # lower end of the AUROC's 95 % interval, in a hospital that had no part in training
 
 
 def main(
-    arguments: Sequence[str] | None = None, config: TrainConfig | None = None, good_enough: float = GOOD_ENOUGH
+    arguments: Sequence[str] | None = None, recipe: str | Recipe = "default", good_enough: float = GOOD_ENOUGH
 ) -> str:
-    """Give the address of the published model, or why there is none."""
+    """Returns the address of the published model, or why there is none."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("repo")
     parser.add_argument("data", nargs="+")
@@ -22,11 +23,11 @@ def main(
     parser.add_argument("--output", default="runs/published")
     options = parser.parse_args(arguments)
 
-    run = train(options.data, output=options.output, config=config)  # stopped? the same command goes on
+    run = train(options.data, output=options.output, recipe=recipe)  # stopped? the same command goes on
     report = evaluate(run.predictor, options.unseen, output=f"{options.output}-unseen")
     if not report.auroc.low >= good_enough:
         return f"not published: AUROC {report.auroc} in {options.unseen}"
-    return run.predictor.push_to_hub(options.repo, commit_message=f"AUROC {report.auroc} in a hospital never seen").url
+    return run.predictor.push_to_hub(options.repo, commit_message=f"AUROC {report.auroc} in an unseen hospital").url
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import filelock
 import pytest
 import tiny_network
 
@@ -57,23 +58,32 @@ def small_backbone(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def phantoms(tmp_path_factory):
-    """A folder of 16 drawn chests without and 16 with an opacity, in class folders."""
-    from cxrlib.images import phantom
-
-    return phantom.write(tmp_path_factory.mktemp("images") / "phantoms", n=16, seed=3, size=64)
+def together(tmp_path_factory):
+    """A folder that all processes of one test session share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
-def trained(phantoms, tmp_path_factory):
+def phantoms(together):
+    """A folder of 16 drawn chests without and 16 with an opacity, in class folders. Do not write into it."""
+    from cxrlib.images import phantom
+
+    folder = together / "images" / "phantoms"
+    with filelock.FileLock(together / "phantoms.lock"):
+        return folder if folder.is_dir() else phantom.write(folder, n=16, seed=3, size=64)
+
+
+@pytest.fixture(scope="session")
+def trained(phantoms, together):
     """A finished `TrainingRun` of the default recipe on `phantoms`, with a small backbone. Do not write into it."""
     pytest.importorskip("keras", reason="needs the [train] extra")
     from cxrlib import train
 
-    home = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
+    home = together / "trained"
+    with filelock.FileLock(together / "trained.lock"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXRLIB_CACHE", str(home / "cache"))
-        shrink_training(patch)
+        shrink_training(patch)  # what another process has trained is found finished
         return train(
             phantoms, output=home / "runs" / "first", recipe=small_recipe(), formats=("keras", "h5"), progress=False
         )

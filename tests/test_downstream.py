@@ -1,5 +1,4 @@
-"""The example project that serves a model from the Hub: its own tests, and the whole way from a push to an answer over
-HTTP."""
+"""The example project that serves a model from the Hub: its own tests, and a push, a start and an answer over HTTP."""
 
 from __future__ import annotations
 
@@ -37,9 +36,10 @@ def service(hub: HubServer, home: Path, model: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {**os.environ, **environment(hub, home), "PYTHONPATH": str(ROOT), "FILM_MODEL": model, "PORT": str(port)}
+    own = {"PYTHONPATH": str(ROOT), "RADIOGRAPH_MODEL": model, "PORT": str(port)}
+    env = {**os.environ, **environment(hub, home), **own}
     process = subprocess.Popen(
-        [sys.executable, str(EXAMPLE / "film_service.py")], env=env, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(EXAMPLE / "radiograph_service.py")], env=env, stderr=subprocess.PIPE, text=True
     )
     try:
         address = f"http://127.0.0.1:{port}"
@@ -59,7 +59,7 @@ def service(hub: HubServer, home: Path, model: str) -> Iterator[str]:
             process.stderr.close()
 
 
-def film(seed: int = 1) -> bytes:
+def image(seed: int = 1) -> bytes:
     data = io.BytesIO()
     Image.fromarray(phantom.draw(seed=seed)).save(data, "PNG")
     return data.getvalue()
@@ -77,13 +77,13 @@ def test_from_a_push_to_an_answer(tmp_path: Path) -> None:
         commit = hub.plant(REPO, tiny_network.files())
         with service(hub, tmp_path / "home", f"hf://{REPO}@main") as address:
             assert ask(f"{address}/model") == {"model": REPO, "revision": commit}
-            assert ask(f"{address}/predict", film()) == here(film()).to_dict()
+            assert ask(f"{address}/predict", image()) == here(image()).to_dict()
             with pytest.raises(HTTPError) as refused:
-                ask(f"{address}/predict", b"no film")
+                ask(f"{address}/predict", b"not an image")
             assert refused.value.code == 422
             refused.value.close()
     with service(hub, tmp_path / "home", f"hf://{REPO}@{commit}") as address:  # the Hub is gone, the cache is not
-        assert ask(f"{address}/predict", film()) == here(film()).to_dict()
+        assert ask(f"{address}/predict", image()) == here(image()).to_dict()
 
 
 def test_an_altered_model_stops_the_start(tmp_path: Path) -> None:

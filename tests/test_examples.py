@@ -1,4 +1,4 @@
-"""The examples run, on drawn films; trainings with the smallest recipe there is."""
+"""The examples run, on drawn images; trainings with the smallest recipe there is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import functools
 import importlib.util
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +14,14 @@ from typing import Any
 
 import pytest
 import tiny_network
+from conftest import small_recipe
 from hub_server import HubServer, client_of, serving
 
 import cxrlib
-from cxrlib import Predictor, TrainConfig, bundle
+from cxrlib import DefaultRecipe, Predictor, bundle
 from cxrlib.images import phantom
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SMALLEST = {"image_size": 64, "views": 1, "epochs": 0}
 
 
 def load(name: str) -> ModuleType:
@@ -44,15 +43,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def weights() -> None:
-    """What a training needs besides films."""
-    pytest.importorskip("tensorflow")
-    home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
-    if not any((home / "models").glob("mobilenet_v2_weights_*_1.0_224_no_top.h5")):
-        pytest.skip("needs the ImageNet weights in $KERAS_HOME/models, which CI puts there")
-
-
-@pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     with serving() as running, client_of(running, tmp_path / "home"):
         running.add_user("hf_user", "user")
@@ -61,9 +51,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def test_predict_folder(place: Path) -> None:
-    phantom.write(place / "films", n=2, size=64)
-    (place / "films" / "broken.png").write_bytes(b"no film")
-    counts = load("predict_folder").main("films", "answers.csv")
+    phantom.write(place / "images", n=2, size=64)
+    (place / "images" / "broken.png").write_bytes(b"not an image")
+    counts = load("predict_folder").main("images", "answers.csv")
     with open("answers.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert counts["unreadable"] == 1
@@ -71,72 +61,82 @@ def test_predict_folder(place: Path) -> None:
     assert "broken.png" in next(row for row in rows if row["answer"] == "unreadable")["remarks"]
     for row in rows:
         if row["answer"] in ("NORMAL", "PNEUMONIA"):
-            assert float(row["probability"]) == pytest.approx(Predictor()(row["film"]).probability, abs=1e-4)
+            assert float(row["probability"]) == pytest.approx(Predictor()(row["image"]).probability, abs=1e-4)
 
 
 def test_compare_models(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (1, 2):
         tiny_network.write(place / f"model{seed}", tiny_network.files(seed))
-    phantom.write(place / "films", n=10, size=64)
+    phantom.write(place / "images", n=10, size=64)
     main = load("compare_models").main
-    forth, back = main("model1", "model2", "films"), main("model2", "model1", "films")
+    forth, back = main("model1", "model2", "images"), main("model2", "model1", "images")
     assert forth.value == pytest.approx(-back.value)
     assert forth.low <= forth.value <= forth.high
     assert "model1: AUROC" in capsys.readouterr().out
-    assert main("model1", "model1", "films").value == 0
+    assert main("model1", "model1", "images").value == 0
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("weights")
+@pytest.mark.usefixtures("small_backbone")
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own, while it uploads
 def test_train_and_publish(place: Path, hub: HubServer) -> None:
     for seed, name in enumerate(("hospital-a", "hospital-b", "hospital-c")):
         phantom.write(place / name, n=8, seed=100 * seed, size=64)
-    main, words = load("train_and_publish").main, ["user/repo", "hospital-a", "hospital-b", "--unseen", "hospital-c"]
-    assert main(words, TrainConfig(**SMALLEST), good_enough=1.01).startswith("not published: AUROC")
+    words = ["user/repo", "hospital-a", "hospital-b", "--unseen", "hospital-c"]
+    main = functools.partial(load("train_and_publish").main, words, small_recipe(epochs=0))
+    assert main(good_enough=1.01).startswith("not published: AUROC")
     assert not hub.repos
-    assert main(words, TrainConfig(**SMALLEST), good_enough=0.0).startswith(
-        f"{hub.url}/user/repo"
-    )  # the finished training is not repeated
+    assert main(good_enough=0.0).startswith(f"{hub.url}/user/repo")  # the finished training is not repeated
     assert hub.files("user/repo")["model.tflite"] == (place / "runs" / "published" / "model.tflite").read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("weights")
+@pytest.mark.usefixtures("small_backbone")
 def test_train_default(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for seed, name in enumerate(("chest_xray/train", "chest_xray/test", "nih", "rsna")):
-        phantom.write(place / "data" / name, n=8, seed=100 * seed, size=64)
-    example = load("train_default")
-    Path("views.csv").write_text(
-        "film,view\n" + "".join(f"{film.relative_to('data')},AP\n" for film in Path("data").glob("nih/NORMAL/*")),
-        encoding="utf-8",
+    phantom.write(place / "data" / "chest_xray" / "train", n=8, size=64)
+    phantom.write(place / "data" / "chest_xray" / "test", n=8, seed=100, size=64)
+    for seed, name in ((200, "nih"), (300, "rsna")):
+        phantom.write(place / "data" / name, n=9, seed=seed, size=64)
+    images = {name: sorted((place / "data" / name).glob("*/*.png")) for name in ("nih", "rsna")}
+    nih, rsna = ([path.relative_to(place / "data" / name) for path in images[name]] for name in images)
+    left_out = nih.pop()  # radiologists do not bear its label out
+    (place / "nih_radiologists.csv").write_text(
+        "path,label,patient,view\n" + "".join(f"{p.as_posix()},{p.parts[0]},{i},PA\n" for i, p in enumerate(nih))
     )
-    monkeypatch.setattr(example, "VIEWS", Path("views.csv"))
-    folder = example.main("data", "made", TrainConfig(**SMALLEST))
+    (place / "rsna_patients.csv").write_text(
+        "image,patient,view\n" + "".join(f"rsna/{p.as_posix()},:{i},AP\n" for i, p in enumerate(rsna))
+    )
+    example = load("train_default")
+    monkeypatch.setattr(example, "HERE", place)
+    listed = example.images("data")
+    assert str(left_out) not in "".join(listed.names)
+    folder = example.main("data", "made", small_recipe(epochs=0))
     config = bundle.load(folder).config
     assert [source.name for source in config.sources] == ["chest_xray", "nih", "rsna"]
-    assert (
-        sum(sum(side.values()) for source in config.sources for side in (source.train, source.validation)) == 48
-    )  # the test split is left alone
-    assert (config.population, config.license) == (example.POPULATION, example.LICENSE)
-    assert example.POPULATION in (folder / "README.md").read_text(encoding="utf-8")
+    sides = [side for source in config.sources for side in (source.train, source.validation)]
+    assert sum(sum(side.values()) for side in sides) == 16 + 17 + 18  # the test split is left alone
+    assert config.population == example.ABOUT["population"]
+    assert config.license == example.ABOUT["license"]
+    assert config.population in " ".join((folder / "README.md").read_text(encoding="utf-8").split())
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("weights")
+def test_train_default_names_images_that_are_listed() -> None:
+    for name in ("nih_radiologists.csv", "nih_other.csv", "rsna_patients.csv"):
+        with (EXAMPLES / name).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len({row.get("path") or row["image"] for row in rows}) == len(rows) > 0
+
+
+@pytest.mark.usefixtures("small_backbone")
 def test_the_notebook(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))
-    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook["cells"]), (
-        "clear the outputs"
-    )
-    monkeypatch.setattr(cxrlib, "TrainConfig", functools.partial(TrainConfig, image_size=64, views=1))
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs"), "clear the outputs"
+        assert cell.get("execution_count") is None, "clear the outputs"
+    monkeypatch.setattr(cxrlib, "DefaultRecipe", functools.partial(DefaultRecipe, image_size=32, validation=0.25))
     few = phantom.write
     monkeypatch.setattr(phantom, "write", lambda folder, n, **options: few(folder, n=min(n, 10), size=64, **options))
     names: dict[str, Any] = {}
     for cell in notebook["cells"]:
-        code = "".join(
-            line for line in cell["source"] if not line.startswith("%")
-        )  # installing is the machine's business
+        code = "".join(line for line in cell["source"] if not line.startswith("%"))  # nothing is installed here
         if cell["cell_type"] == "code":
             exec(compile(code, f"quickstart.ipynb, cell {cell['id']}", "exec"), names)
     assert names["prediction"].to_dict().keys() >= {"label", "probability", "reasons"}

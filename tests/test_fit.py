@@ -22,6 +22,7 @@ from cxrlib.network.fit import Side, draw, fit, sampling_weights  # noqa: E402
 from cxrlib.network.model import build_model  # noqa: E402
 
 LABELS = ("NORMAL", "PNEUMONIA")
+STILL = {**dict.fromkeys((field.name for field in dataclasses.fields(Augmentation)), 0.0), "flip": False}
 
 
 def dataset(counts: dict[tuple[str, int], int], labels=LABELS) -> Dataset:
@@ -220,8 +221,7 @@ def test_an_opacity_is_learnt(tmp_path):
     for image, target in zip(spots, data.targets, strict=True):
         image[:: 4 if target else 16] += 150  # finer stripes in one class: standardising does not remove them
     train, validation = (Side(spots, np.arange(i, 80, 2), data.take(np.arange(i, 80, 2))) for i in (0, 1))
-    still = {field.name: 0.0 for field in dataclasses.fields(Augmentation)}
-    recipe = small_recipe(epochs=4, learning_rate=0.01, ema=0.0, augmentation={**still, "flip": True})
+    recipe = small_recipe(epochs=4, learning_rate=0.01, ema=0.0, augmentation={**STILL, "flip": True})
     history = fit(build_model(recipe=recipe, weights="imagenet"), train, validation, recipe, tmp_path, progress=False)
     assert history["val_auroc"][-1] > 0.95
     assert history["loss"][-1] < history["loss"][0]
@@ -294,11 +294,10 @@ small_backbone.install()
 import tempfile
 from pathlib import Path
 from conftest import small_recipe
-from test_fit import sides
+from test_fit import STILL, sides
 from cxrlib.network.fit import fit
 from cxrlib.network.model import build_model
-still = dict.fromkeys(("rotation", "zoom", "shift", "gamma"), 0.0) | {"flip": False}
-recipe = small_recipe(epochs=2, dropout=0.0, augmentation=still)
+recipe = small_recipe(epochs=2, dropout=0.0, augmentation=STILL)
 net = build_model(recipe=recipe, weights=None)
 with tempfile.TemporaryDirectory() as folder:
     history = fit(net, *sides(), recipe, Path(folder), progress=False)

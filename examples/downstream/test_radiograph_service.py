@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 
-import film_service
 import pytest
+import radiograph_service
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -22,12 +22,12 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
         return predictor
 
     monkeypatch.setattr(Predictor, "from_hub", from_hub)
-    monkeypatch.setenv("FILM_MODEL", "hf://user/repo@v1")
-    with TestClient(film_service.app) as client:
+    monkeypatch.setenv("RADIOGRAPH_MODEL", "hf://user/repo@v1")
+    with TestClient(radiograph_service.app) as client:
         yield client
 
 
-def film(**options: object) -> bytes:
+def image(**options: object) -> bytes:
     data = io.BytesIO()
     Image.fromarray(phantom.draw(seed=1, **options)).save(data, "PNG")
     return data.getvalue()
@@ -38,24 +38,24 @@ def test_says_which_model_answers(client: TestClient) -> None:
 
 
 def test_answers_as_the_library_does(client: TestClient) -> None:
-    answer = client.post("/predict", content=film())
+    answer = client.post("/predict", content=image())
     assert answer.status_code == 200
-    assert answer.json() == Predictor()(film()).to_dict()
+    assert answer.json() == Predictor()(image()).to_dict()
 
 
-def test_refuses_what_is_no_film(client: TestClient) -> None:
+def test_refuses_what_is_not_an_image(client: TestClient) -> None:
     answer = client.post("/predict", content=b"%PDF-1.7")
     assert answer.status_code == 422
     assert "bytes" in answer.json()["detail"]
 
 
 def test_refuses_what_is_too_large(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(film_service, "MAX_BYTES", 1000)
-    answer = client.post("/predict", content=film())
-    assert (answer.status_code, answer.json()["detail"]) == (413, "a film may have at most 1,000 bytes")
+    monkeypatch.setattr(radiograph_service, "MAX_BYTES", 1000)
+    answer = client.post("/predict", content=image())
+    assert (answer.status_code, answer.json()["detail"]) == (413, "an image may have at most 1,000 bytes")
 
 
 def test_a_wrong_address_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FILM_MODEL", "user/repo")
-    with pytest.raises(ValueError, match="hf://user/repo"), TestClient(film_service.app):
+    monkeypatch.setenv("RADIOGRAPH_MODEL", "user/repo")
+    with pytest.raises(ValueError, match="hf://user/repo"), TestClient(radiograph_service.app):
         pass

@@ -1,7 +1,7 @@
 """One chest X-ray model, pinned to one commit on the Hugging Face Hub, behind one HTTP address.
 
-FILM_MODEL names it, as hf://user/repo@revision. The film is the body of the request; it is held in memory until the
-answer is given, and nowhere else.
+RADIOGRAPH_MODEL names it, as hf://user/repo@revision. The image is the body of the request; it is held in memory until
+the answer is given, and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ MAX_BYTES = 64 * 2**20
 
 @asynccontextmanager
 async def load(app: FastAPI) -> AsyncIterator[None]:
-    """Load the model before the first request, so that a wrong address or a broken bundle stops the service from
-    starting."""
-    repo_id, revision = parse_address(os.environ["FILM_MODEL"])
+    """Load the model before the first request: a wrong address or a broken bundle stops the start."""
+    repo_id, revision = parse_address(os.environ["RADIOGRAPH_MODEL"])
     app.state.model = repo_id
     app.state.predictor = Predictor.from_hub(repo_id, revision=revision)
     yield
 
 
-app = FastAPI(title="film-service", lifespan=load)
+app = FastAPI(title="radiograph-service", lifespan=load)
 
 
 @app.get("/model")
@@ -42,14 +41,14 @@ def model() -> dict[str, str]:
 
 @app.post("/predict")
 async def predict(request: Request) -> dict[str, Any]:
-    """Answer for one film: DICOM, JPEG, PNG or TIFF, as the body of the request."""
-    film = bytearray()
+    """Answer for one image: DICOM, JPEG, PNG or TIFF, as the body of the request."""
+    data = bytearray()
     async for chunk in request.stream():
-        film += chunk
-        if len(film) > MAX_BYTES:
-            raise HTTPException(413, f"a film may have at most {MAX_BYTES:,} bytes")
+        data += chunk
+        if len(data) > MAX_BYTES:
+            raise HTTPException(413, f"an image may have at most {MAX_BYTES:,} bytes")
     try:
-        prediction = await run_in_threadpool(app.state.predictor, bytes(film))
+        prediction = await run_in_threadpool(app.state.predictor, bytes(data))
     except ImageError as error:
         raise HTTPException(422, str(error)) from error
     answer: dict[str, Any] = prediction.to_dict()
