@@ -213,7 +213,7 @@ def test_unreadable_images_are_named_together(tmp_path: Path) -> None:
         lines = str(raised.value).splitlines()
         assert lines[0] == "3 of 6 images cannot be read:"
         assert lines[1] == f"{dataset.paths[0]}: it is empty"
-        assert lines[2].startswith(f"{dataset.paths[2]}: it is damaged")
+        assert lines[2].startswith(f"{dataset.paths[2]}: it is cut short")
         assert lines[3] == f"{dataset.paths[4]}: no such file"
         decoded = decode(dataset, size=SIZE, progress=False)
         assert [bool(facts.error) for facts in decoded.facts] == [True, False, True, False, True, False]

@@ -1,4 +1,4 @@
-"""Data sets of the Hub through the real client: image folders, manifests and parquet files become films."""
+"""Data sets of the Hub through the real client: image folders, manifests and parquet files become images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from cxrlib.data import hf as remote
 from cxrlib.data.scan import scan
 
-REPO = "alice/films"
+REPO = "alice/images"
 ADDRESS = f"hf://datasets/{REPO}"
 
 
@@ -64,30 +64,30 @@ def test_image_folders(hub: HubServer) -> None:
         {
             "train/NORMAL/a.png": picture(1),
             "test/PNEUMONIA/b.PNG": picture(2),
-            "README.md": b"# films",
+            "README.md": b"# images",
             "big.zip": b"no",
         },
         kind="dataset",
     )
     found = scan(ADDRESS)
     assert found.labels == ("NORMAL", "PNEUMONIA")
-    assert found.names == ("films/test/PNEUMONIA/b.PNG", "films/train/NORMAL/a.png")
-    assert found.sources == ("films", "films")
+    assert found.names == ("images/test/PNEUMONIA/b.PNG", "images/train/NORMAL/a.png")
+    assert found.sources == ("images", "images")
     assert found.splits == ("test", "train")
     assert not hub.asked(r"README|big\.zip")
 
 
 def test_a_manifest_in_the_repository(hub: HubServer) -> None:
-    metadata = b"file_name,label,age\nfilms/a.png,TB,7\nfilms/b.png,NORMAL,9\n"
+    metadata = b"file_name,label,age\nimages/a.png,TB,7\nimages/b.png,NORMAL,9\n"
     hub.plant(
         REPO,
-        {"metadata.csv": metadata, "other.csv": metadata, "films/a.png": picture(1), "films/b.png": picture(2)},
+        {"metadata.csv": metadata, "other.csv": metadata, "images/a.png": picture(1), "images/b.png": picture(2)},
         kind="dataset",
     )
     for address in (ADDRESS, f"{ADDRESS}/other.csv"):
         found = scan(address)
         assert found.labels == ("NORMAL", "TB")
-        assert found.sources == ("films", "films")
+        assert found.sources == ("images", "images")
         assert found.columns == {"age": ("7", "9")}
         assert levels(found.paths) == [1, 2]
 
@@ -99,7 +99,7 @@ def test_a_revision_and_a_path(hub: HubServer, tmp_path: Path) -> None:
     assert len(scan(f"{ADDRESS}@{old}/child/")) == 2
     for inside in ("nowhere", "child/../.."):
         with pytest.raises(
-            FileNotFoundError, match=r"hf://datasets/alice/films holds no film, CSV or parquet file below '.*'"
+            FileNotFoundError, match=r"hf://datasets/alice/images has no image, CSV or parquet file below '.*'"
         ):
             scan(f"{ADDRESS}/{inside}")
 
@@ -132,8 +132,8 @@ def test_parquet(hub: HubServer) -> None:
         "000002.bmp",
     ]
     assert found.columns == {"age": ("", "4", "", ""), "site": ("", "a", "b", "")}
-    assert found.sources == ("films",) * 4
-    place = remote.cache_folder() / "datasets" / "alice--films"
+    assert found.sources == ("images",) * 4
+    place = remote.cache_folder() / "datasets" / "alice--images"
     assert all(Path(path).is_relative_to(place) for path in found.paths)
     assert place.stat().st_mode & 0o077 == 0
     assert not list(place.glob("*.part"))
@@ -156,9 +156,11 @@ def test_parquet_that_fails_leaves_nothing(hub: HubServer) -> None:
         {"train.parquet": table([row(1, "A"), {"image": {"bytes": None, "path": "x"}, "label": "B"}])},
         kind="dataset",
     )
-    with pytest.raises(ValueError, match=r"hf://datasets/alice/films has no picture in row 1 of train\.parquet"):
+    with pytest.raises(
+        ValueError, match=r"row 1 of train\.parquet: its image cannot be used"
+    ):
         scan(ADDRESS)
-    assert list((remote.cache_folder() / "datasets" / "alice--films").iterdir()) == []
+    assert list((remote.cache_folder() / "datasets" / "alice--images").iterdir()) == []
 
 
 def test_parquet_in_folders_by_split_and_by_configuration(hub: HubServer) -> None:
@@ -168,13 +170,13 @@ def test_parquet_in_folders_by_split_and_by_configuration(hub: HubServer) -> Non
     hub.plant(REPO, {"adult/train-0.parquet": one}, kind="dataset")
     with pytest.raises(
         ValueError,
-        match=r"holds several data sets; choose one: hf://datasets/alice/films/adult, hf://datasets/alice/films/child$",
+        match=r"holds several data sets; choose one: hf://datasets/alice/images/adult, hf://datasets/alice/images/child$",
     ):
         scan(ADDRESS)
     assert scan(f"{ADDRESS}/adult").splits == ("train", "train")
 
 
-def test_films_of_one_name_do_not_overwrite_each_other(hub: HubServer) -> None:
+def test_images_of_one_name_do_not_overwrite_each_other(hub: HubServer) -> None:
     hub.plant(
         REPO,
         {"train.parquet": table([row(1, "NORMAL", "x.png"), row(2, "NORMAL", "x.png"), row(3, "TB", ".hidden/x.png")])},
@@ -189,15 +191,15 @@ def test_a_class_column_of_another_name(hub: HubServer) -> None:
     assert scan(ADDRESS).targets.tolist() == [0, 1, 0, 1]
 
 
-def test_films_without_a_label_are_named(hub: HubServer) -> None:
+def test_images_without_a_label_are_named(hub: HubServer) -> None:
     hub.plant(REPO, {"train.parquet": table([row(1, "A"), row(2, None), row(3, "B")])}, kind="dataset")
-    with pytest.raises(ValueError, match=r"has 1 film without a label: line 3"):
+    with pytest.raises(ValueError, match=r"has 1 image without a label: line 3"):
         scan(ADDRESS)
 
 
 def test_parquet_without_the_columns(hub: HubServer) -> None:
     hub.plant(REPO, {"train.parquet": table([{"text": "a", "label": 1}])}, kind="dataset")
-    with pytest.raises(ValueError, match=r"needs a column of pictures and one called label. Received: text, label"):
+    with pytest.raises(ValueError, match=r"needs a column of images and one called label. Received: text, label"):
         scan(ADDRESS)
 
 
@@ -209,7 +211,7 @@ def test_parquet_without_pyarrow(hub: HubServer, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_data_set_that_is_not_there(hub: HubServer) -> None:
-    with pytest.raises(FileNotFoundError, match=r"the Hub shows no repository alice/films"):
+    with pytest.raises(FileNotFoundError, match=r"the Hub shows no repository alice/images"):
         scan(ADDRESS)
 
 
@@ -217,11 +219,11 @@ def test_a_private_data_set(hub: HubServer) -> None:
     hub.plant(REPO, {"A/a.png": picture(1), "B/b.png": picture(2)}, kind="dataset", private=True)
     with pytest.raises(FileNotFoundError, match="if it is private, log in"):
         remote.fetch(ADDRESS)
-    assert remote.fetch(ADDRESS, token="hf_alice")[1] == "films"
+    assert remote.fetch(ADDRESS, token="hf_alice")[1] == "images"
 
 
 @pytest.mark.parametrize(
-    "address", ["hf://datasets/films", "hf://datasets/", "hf://datasets/a/b@", "hf://datasets/a b/c"]
+    "address", ["hf://datasets/images", "hf://datasets/", "hf://datasets/a/b@", "hf://datasets/a b/c"]
 )
 def test_addresses_of_another_form(address: str) -> None:
     with pytest.raises(ValueError, match=r"has the form|is named user/repo"):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections import Counter, defaultdict
-from dataclasses import replace
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cxrlib.data.scan import Dataset, scan, write_manifest
-from cxrlib.data.split import connected, oversample, split, weights
+from cxrlib.data.split import connected, split
+from cxrlib.network.fit import draw, sampling_weights
 
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, assume, given, settings
@@ -32,7 +32,7 @@ LABELS = ("NORMAL", "BACTERIAL", "VIRAL")
 
 def dataset(rows: list[tuple[str | None, int, str]]) -> Dataset:
     n, k = len(rows), max(2, 1 + max(target for _, target, _ in rows))
-    names = tuple(f"film{i}.png" for i in range(n))
+    names = tuple(f"image{i}.png" for i in range(n))
     patients, targets, sources = zip(*rows, strict=True)
     return Dataset(names, np.array(targets), LABELS[:k], patients, sources, (None,) * n)
 
@@ -41,55 +41,55 @@ def dataset(rows: list[tuple[str | None, int, str]]) -> Dataset:
 @given(
     ROWS, st.floats(0.02, 0.9), st.integers(0, 10**6), st.lists(st.lists(st.integers(0, 59), max_size=4), max_size=4)
 )
-def test_a_split_parts_the_films_and_no_patient(
+def test_a_split_parts_the_images_and_no_patient(
     rows: list[tuple[str | None, int, str]], fraction: float, seed: int, links: list[list[int]]
 ) -> None:
-    films = dataset(rows)
-    together = [[films.paths[i] for i in link if i < len(films)] for link in links]
+    images = dataset(rows)
+    together = [[images.paths[i] for i in link if i < len(images)] for link in links]
     try:
-        sides = split(films, fraction=fraction, seed=seed, together=together)
+        sides = split(images, fraction=fraction, seed=seed, together=together)
     except ValueError as error:
         assert "cannot be both trained on and validated" in str(error)  # noqa: PT017
-        groups = groups_of(films, together)
+        groups = groups_of(images, together)
         by_class = [
-            {g for g, target in zip(groups, films.targets, strict=True) if target == c}
-            for c in range(len(films.labels))
+            {g for g, target in zip(groups, images.targets, strict=True) if target == c}
+            for c in range(len(images.labels))
         ]
-        assert min(map(len, by_class)) < 2 or len(set(groups)) < 2 * len(films.labels), (
+        assert min(map(len, by_class)) < 2 or len(set(groups)) < 2 * len(images.labels), (
             "enough independent patients for every class"
         )
         return
     both = np.concatenate([sides.train, sides.validation])
-    assert np.array_equal(np.sort(both), np.arange(len(films)))
-    aside = np.isin(np.arange(len(films)), sides.validation)
-    for group in connected(len(films), links_of(films, together)):
-        assert len(set(aside[group])) == 1, "a patient, or films that belong together, on both sides"
-    for c in range(len(films.labels)):
-        assert set(aside[films.targets == c]) == {True, False}, "a class on one side only"
+    assert np.array_equal(np.sort(both), np.arange(len(images)))
+    aside = np.isin(np.arange(len(images)), sides.validation)
+    for group in connected(len(images), links_of(images, together)):
+        assert len(set(aside[group])) == 1, "a patient, or images that belong together, on both sides"
+    for c in range(len(images.labels)):
+        assert set(aside[images.targets == c]) == {True, False}, "a class on one side only"
 
 
-def links_of(films: Dataset, together: list[list[str]]) -> list[list[int]]:
+def links_of(images: Dataset, together: list[list[str]]) -> list[list[int]]:
     by_patient = defaultdict(list)
-    for i, patient in enumerate(films.patients):
+    for i, patient in enumerate(images.patients):
         if patient is not None:
             by_patient[patient].append(i)
-    return [*by_patient.values(), *([films.paths.index(path) for path in group] for group in together if group)]
+    return [*by_patient.values(), *([images.paths.index(path) for path in group] for group in together if group)]
 
 
-def groups_of(films: Dataset, together: list[list[str]]) -> list[int]:
+def groups_of(images: Dataset, together: list[list[str]]) -> list[int]:
     of = {}
-    for group in connected(len(films), links_of(films, together)):
+    for group in connected(len(images), links_of(images, together)):
         of.update(dict.fromkeys(group, group[0]))
-    return [of[i] for i in range(len(films))]
+    return [of[i] for i in range(len(images))]
 
 
 @bounded
 @given(ROWS, st.integers(0, 100), st.randoms(use_true_random=False))
-def test_a_split_does_not_depend_on_the_order_of_the_films_or_where_they_lie(rows, seed, random) -> None:  # type: ignore[no-untyped-def]
-    films = dataset(rows)
-    order = list(range(len(films)))
+def test_a_split_does_not_depend_on_the_order_of_the_images_or_where_they_lie(rows, seed, random) -> None:  # type: ignore[no-untyped-def]
+    images = dataset(rows)
+    order = list(range(len(images)))
     random.shuffle(order)
-    moved = films.take(order)
+    moved = images.take(order)
     moved = Dataset(
         tuple(f"/elsewhere/{p}" for p in moved.paths),
         moved.targets,
@@ -100,70 +100,43 @@ def test_a_split_does_not_depend_on_the_order_of_the_films_or_where_they_lie(row
         names=moved.names,
     )
     try:
-        here = split(films, seed=seed)
+        here = split(images, seed=seed)
     except ValueError:
         with pytest.raises(ValueError, match="cannot be both trained on and validated"):
             split(moved, seed=seed)
         return
     there = split(moved, seed=seed)
     assert here.digest == there.digest
-    assert {films.names[i] for i in here.validation} == {moved.names[i] for i in there.validation}
+    assert {images.names[i] for i in here.validation} == {moved.names[i] for i in there.validation}
 
 
 @bounded
 @given(ROWS)
 def test_weights_balance_the_classes_of_every_source(rows: list[tuple[str | None, int, str]]) -> None:
-    films = dataset(rows)
-    w = weights(films)
+    images = dataset(rows)
+    w = sampling_weights(images, 1.0)
     assert (w > 0).all()
     assert w.mean() == pytest.approx(1, abs=1e-4)
     total: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    for weight, source, target in zip(w.tolist(), films.sources, films.targets.tolist(), strict=True):
+    for weight, source, target in zip(w.tolist(), images.sources, images.targets.tolist(), strict=True):
         total[source][target] += weight
     for source, by_class in total.items():
         assert max(by_class.values()) == pytest.approx(min(by_class.values()), rel=1e-4)
-        assert sum(by_class.values()) == pytest.approx(films.sources.count(source), rel=1e-4)
+        assert sum(by_class.values()) == pytest.approx(images.sources.count(source), rel=1e-4)
 
 
 @bounded
-@given(ROWS, st.data())
-def test_weights_balance_the_classes_of_every_source_whatever_the_views(
-    rows: list[tuple[str | None, int, str]], data: st.DataObject
+@given(ROWS, st.integers(1, 200), st.integers(0, 100), st.integers(0, 5))
+def test_images_are_drawn_as_often_as_they_count(
+    rows: list[tuple[str | None, int, str]], n: int, seed: int, epoch: int
 ) -> None:
-    films = dataset(rows)
-    films = replace(
-        films,
-        columns={
-            "view": tuple(
-                data.draw(st.lists(st.sampled_from(("AP", "PA", "")), min_size=len(films), max_size=len(films)))
-            )
-        },
-    )
-    w = weights(films, by=("view",))
-    assert (w > 0).all()
-    assert w.mean() == pytest.approx(1, abs=1e-4)
-    strata = np.array(
-        [f"{source} {target}" for source, target in zip(films.sources, films.targets.tolist(), strict=True)]
-    )
-    for stratum in np.unique(strata):
-        assert w[strata == stratum].sum() == pytest.approx(weights(films)[strata == stratum].sum(), rel=1e-4)
-
-
-@bounded
-@given(ROWS, st.integers(0, 100))
-def test_oversampling_leaves_no_film_out_and_repeats_as_little_as_it_can(
-    rows: list[tuple[str | None, int, str]], seed: int
-) -> None:
-    films = dataset(rows)
-    times = Counter(oversample(films, seed=seed).tolist())
-    strata = defaultdict(list)
-    for i, stratum in enumerate(zip(films.sources, films.targets.tolist(), strict=True)):
-        strata[stratum].append(i)
-    for (source, _), members in strata.items():
-        counts = [times[i] for i in members]
-        assert min(counts) >= 1
-        assert max(counts) - min(counts) <= 1
-        assert sum(counts) == max(len(others) for (s, _), others in strata.items() if s == source)
+    w = sampling_weights(dataset(rows), 0.5)
+    chosen = draw(w, n, seed, epoch)
+    assert len(chosen) == n
+    expected = w / w.sum() * n
+    times = np.bincount(chosen, minlength=len(w))
+    assert (np.abs(times - expected) < 1 + 1e-6).all()
+    assert chosen.tolist() == draw(w, n, seed, epoch).tolist()
 
 
 @bounded
@@ -205,11 +178,11 @@ def test_a_written_manifest_is_read_back_the_same(rows, columns, data) -> None: 
     targets = np.array([[label.casefold() for label in labels].index(label.casefold()) for label in found])
     n = len(rows)
     with tempfile.TemporaryDirectory() as folder:
-        paths = tuple(str(Path(folder, f"film {i}.png")) for i in range(n))
+        paths = tuple(str(Path(folder, f"image {i}.png")) for i in range(n))
         for path in paths:
             Path(path).touch()
         extra = {name: tuple(data.draw(CELL) for _ in range(n)) for name in sorted(columns)}
-        films = Dataset(
+        images = Dataset(
             paths,
             targets,
             labels,
@@ -218,10 +191,10 @@ def test_a_written_manifest_is_read_back_the_same(rows, columns, data) -> None: 
             tuple(r[3] for r in rows),
             extra,
         )
-        write_manifest(films, Path(folder, "films.csv"))
+        write_manifest(images, Path(folder, "films.csv"))
         again = scan(Path(folder, "films.csv"), labels=labels)
     for name in ("paths", "labels", "patients", "sources", "splits", "columns"):
-        assert getattr(again, name) == getattr(films, name), name
+        assert getattr(again, name) == getattr(images, name), name
     assert again.targets.tolist() == targets.tolist()
 
 
@@ -236,7 +209,7 @@ def test_any_manifest_is_read_or_refused_with_a_reason(content: bytes, header: b
         manifest = Path(folder, "films.csv")
         manifest.write_bytes(b"path,label\n" * header + content)
         with contextlib.suppress(ValueError, FileNotFoundError):
-            films = scan(manifest)
-            assert len(films) > 0
-            assert all(Path(path).is_file() for path in films.paths)
-            assert len(set(films.names)) == len(films)
+            images = scan(manifest)
+            assert len(images) > 0
+            assert all(Path(path).is_file() for path in images.paths)
+            assert len(set(images.names)) == len(images)

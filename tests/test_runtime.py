@@ -324,3 +324,16 @@ print(refused)
     )
     assert done.returncode == 0, done.stderr
     assert 10 < int(done.stdout) <= 60
+
+
+def test_cores_obey_the_quota_of_a_container(monkeypatch, tmp_path):
+    quota, real_open = tmp_path / "cpu.max", open
+    monkeypatch.setattr(
+        "builtins.open", lambda path, *a, **k: real_open(quota if path == "/sys/fs/cgroup/cpu.max" else path, *a, **k)
+    )
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    for text, wanted in (("200000 100000", 2), ("max 100000", 16), ("50000 100000", 1), ("9999999 100000", 16)):
+        quota.write_text(text)
+        assert usable_cores() == wanted
+    quota.unlink()
+    assert usable_cores() == 16

@@ -409,7 +409,7 @@ def test_manifest_and_folder_together(tmp_path: Path) -> None:
         (
             "path,label\nx.png,A\nlost.png,B\n",
             FileNotFoundError,
-            r"lists 1 image that cannot be found below .*: lost\.png$",
+            r"lists 1 image that cannot be found below .*: lost\.png",
         ),
         ("path,label\nx.png,A\n", ValueError, r"there is one class only, 'A' in 1 image, and a classifier needs two"),
         ('path,label\n"x.png,A' + "x" * 200_000, ValueError, r"not CSV \(field larger than"),

@@ -1,4 +1,4 @@
-"""Splits keep patients together, weights and repetition balance classes."""
+"""Splits keep patients together."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from cxrlib.data.scan import Dataset, scan, write_manifest
-from cxrlib.data.split import connected, oversample, split, weights
+from cxrlib.data.split import connected, split
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 
 
-def films(patients: str, targets: str, sources: str | None = None) -> Dataset:
+def some_images(patients: str, targets: str, sources: str | None = None) -> Dataset:
     """A data set of one-letter patients (`.` is unknown), targets and sources."""
     n = len(patients)
-    names = tuple(f"film{i}" for i in range(n))
+    names = tuple(f"image{i}" for i in range(n))
     known = tuple(None if p == "." else p for p in patients)
     return Dataset(
         names,
@@ -40,7 +40,7 @@ def many(n: int = 400, seed: int = 0) -> Dataset:
     sources = [str(x) for x in draw.choice(["a", "b", "c"], n, p=[0.6, 0.3, 0.1])]
     targets = (draw.random(n) < 0.7).astype(int)
     return Dataset(
-        tuple(f"/films/{i}" for i in range(n)), targets, ("N", "P"), tuple(patients), tuple(sources), (None,) * n
+        tuple(f"/images/{i}" for i in range(n)), targets, ("N", "P"), tuple(patients), tuple(sources), (None,) * n
     )
 
 
@@ -82,7 +82,7 @@ def test_a_split_is_the_same_everywhere_and_another_with_another_seed() -> None:
     assert split(moved).digest == first.digest
 
 
-def test_a_split_hardly_changes_when_films_are_added() -> None:
+def test_a_split_hardly_changes_when_images_are_added() -> None:
     whole = many(1000)
     first = split(whole.take(np.arange(900))).validation
     later = split(whole).validation
@@ -90,16 +90,16 @@ def test_a_split_hardly_changes_when_films_are_added() -> None:
 
 
 def test_duplicates_stay_together() -> None:
-    whole = films("." * 40, "01" * 20)
-    groups = [[f"film{i}", f"film{i + 20}"] for i in range(20)]
+    whole = some_images("." * 40, "01" * 20)
+    groups = [[f"image{i}", f"image{i + 20}"] for i in range(20)]
     aside = set(split(whole, fraction=0.3, together=groups).validation.tolist())
     assert aside
     assert all((i in aside) == (i + 20 in aside) for i in range(20))
-    assert split(whole, together=[["not there", "film1"], []])
+    assert split(whole, together=[["not there", "image1"], []])
 
 
 def test_small_sources_are_on_both_sides_where_they_can_be() -> None:
-    whole = films("aaabbbcccddd" + "." * 60 + "z", "111111000000" + "01" * 30 + "1", "s" * 12 + "t" * 60 + "u")
+    whole = some_images("aaabbbcccddd" + "." * 60 + "z", "111111000000" + "01" * 30 + "1", "s" * 12 + "t" * 60 + "u")
     aside = split(whole, fraction=0.1).validation.tolist()
     assert len(whole) - 1 not in aside  # the only patient of its source trains
     assert Counter((whole.sources[i], int(whole.targets[i])) for i in aside) == {
@@ -111,14 +111,14 @@ def test_small_sources_are_on_both_sides_where_they_can_be() -> None:
 
 
 def test_a_class_whose_patients_are_each_alone_in_their_source_is_still_on_both_sides() -> None:
-    whole = films("abcdef", "010101", "ssttuu")
+    whole = some_images("abcdef", "010101", "ssttuu")
     sides = split(whole)
     for side in (sides.train, sides.validation):
         assert {int(whole.targets[i]) for i in side} == {0, 1}
 
 
 def test_patients_of_several_classes_change_sides_together_where_one_alone_would_empty_a_class() -> None:
-    whole = films("aabbccd", "0110000")
+    whole = some_images("aabbccd", "0110000")
     whole = replace(
         whole, labels=("N", "B", "V"), targets=np.array([0, 1, 1, 2, 0, 2, 0])
     )  # a: N, B; b: B, V; c: N, V; d: N
@@ -133,10 +133,10 @@ def test_what_cannot_be_split() -> None:
         match=r"class 'PNEUMONIA' cannot be both trained on and validated: "
         r"it has 1 independent patients, and two are needed",
     ):
-        split(films("abcc", "0011"))
+        split(some_images("abcc", "0011"))
     for fraction in (0, 1, -0.1):
         with pytest.raises(ValueError, match=rf"fraction must lie in \(0, 1\). Received: fraction={fraction}"):
-            split(films("ab", "01"), fraction=fraction)
+            split(some_images("ab", "01"), fraction=fraction)
 
 
 def test_connected() -> None:
@@ -154,82 +154,10 @@ def test_a_split_is_written_down(tmp_path: Path) -> None:
     assert np.flatnonzero(np.array(scan(tmp_path / "split.csv").splits) == "val").tolist() == sides.validation.tolist()
 
 
-# --- balance ---
+# --- real images ---
 
 
-def test_weights_balance_classes_within_each_source() -> None:
-    whole = films("." * 10, "0111110001", "aaaaaabbbc")
-    found = weights(whole)
-    assert found.dtype == np.float32
-    assert found.mean() == pytest.approx(1)
-    total = Counter[tuple[str, int]]()
-    for source, target, weight in zip(whole.sources, whole.targets.tolist(), found.tolist(), strict=True):
-        total[source, target] += weight
-    assert total == pytest.approx({("a", 0): 3, ("a", 1): 3, ("b", 0): 3, ("c", 1): 1})
-
-
-def test_weights_give_every_class_the_same_views() -> None:
-    views = ["AP"] * 12 + ["PA"] * 28 + ["AP"] * 60 + ["ap "] * 12 + ["PA"] * 8 + ["AP", "PA"] + [""] * 2
-    n = [
-        40,
-        80,
-        1,
-        1,
-        1,
-        1,
-    ]  # healthy and ill films of a; of b, whose views are those of one class each; of c, which tells nothing
-    targets = np.repeat([0, 1, 0, 1, 0, 1], n)
-    whole = Dataset(
-        tuple(map(str, range(124))),
-        targets,
-        ("NORMAL", "PNEUMONIA"),
-        (None,) * 124,
-        tuple("a" * 120 + "bbcc"),
-        (None,) * 124,
-        {"view": tuple(views)},
-    )
-    found = weights(whole, by=("view",))
-    assert found.mean() == pytest.approx(1)
-    total = Counter[tuple[str, int, str]]()
-    for source, target, view, weight in zip(whole.sources, targets.tolist(), views, found.tolist(), strict=True):
-        total[source, target, view.strip().upper()] += weight
-    assert total["a", 0, "AP"] == pytest.approx(60 * (0.3 + 0.9) / 2) == pytest.approx(total["a", 1, "AP"])
-    assert total["a", 0, "PA"] == pytest.approx(60 * (0.7 + 0.1) / 2) == pytest.approx(total["a", 1, "PA"])
-    assert total["b", 0, "AP"] == total["b", 1, "PA"] == total["c", 0, ""] == total["c", 1, ""] == pytest.approx(1)
-    assert weights(whole, by=("portable",)).tolist() == weights(whole).tolist()
-
-
-def test_no_film_of_a_rare_view_counts_for_all_others() -> None:
-    views = ("AP",) * 1 + ("PA",) * 99 + ("AP",) * 100
-    whole = Dataset(
-        tuple(map(str, range(200))),
-        np.repeat([0, 1], 100),
-        ("NORMAL", "PNEUMONIA"),
-        (None,) * 200,
-        ("a",) * 200,
-        (None,) * 200,
-        {"view": views},
-    )
-    found = weights(whole, by=("view",))
-    assert 10 < found[0] / weights(whole)[0] < 20
-    assert found[:100].sum() == pytest.approx(found[100:].sum()) == pytest.approx(100)
-
-
-def test_oversampling_balances_by_repetition() -> None:
-    whole = films("." * 12, "011111100001", "aaaaaaabbbbb")
-    chosen = oversample(whole, seed=3)
-    counts = Counter((whole.sources[i], int(whole.targets[i])) for i in chosen)
-    assert counts == {("a", 0): 6, ("a", 1): 6, ("b", 0): 4, ("b", 1): 4}
-    assert set(chosen) == set(range(12))
-    assert chosen.tolist() == oversample(whole, seed=3).tolist()
-    assert np.bincount(oversample(films("." * 8, "00011111"), seed=0))[:3].tolist() in ([1, 2, 2], [2, 1, 2], [2, 2, 1])
-    assert oversample(whole.take([])).tolist() == []
-
-
-# --- real films ---
-
-
-@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"no real films in {SHARED}")
+@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"no real images in {SHARED}")
 def test_three_real_sources() -> None:
     found = scan([SHARED / "data" / name for name in ("chest_xray/train", "nih", "rsna")])
     assert Counter(found.sources) == {"chest_xray": 5216, "nih": 519, "rsna": 1530}
