@@ -1,9 +1,9 @@
 """The documentation does what it says: its code runs, its pages are complete, its links lead somewhere.
 
-Every page runs in a folder of its own, from its first block to its last, with the films and bundles that the pages
-speak of. Python blocks are executed, doctests are compared, `cxrlib …` lines of bash blocks go through
-`cxrlib.cli.main`. Lines that install, train, serve or open something else are not run (but those of cxrlib must be
-valid), nor are blocks that say `# not run under test: why`.
+Every page runs in a folder of its own, from its first block to its last, with the images and bundles that the pages
+name. Python blocks are executed, doctests are compared, `cxrlib …` lines of bash blocks go through `cxrlib.cli.main`.
+Lines that install, train, serve or open something else are not run (but those of cxrlib must be valid), nor are blocks
+that say `# not run under test: why`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import pytest
 import tiny_network
 from hub_server import client_of, serving
 from PIL import Image
+from test_house import MODULES
 
 import cxrlib
 from cxrlib import bundle, cli
@@ -36,7 +37,21 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*DOCS.rglob("*.md"), *ROOT.glob("README.md")])
 TRAINING = {"docs/getting-started.md"}  # the page whose training is run
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Use 'content=:DeprecationWarning"
+)  # huggingface_hub's own, while it uploads
 NOT_RUN = "# not run under test: "
+INTERNAL = {
+    "__main__",
+    "_cli_predict",
+    "data",
+    "images",
+    "metrics",
+    "network",
+    "runtime",
+    "runtime.quiet",
+    "reporting.style",
+}
 CHECKED = {"demo", "export", "train"}  # commands that take minutes, or never end: only their options are checked
 
 
@@ -55,32 +70,30 @@ def blocks(page: str) -> Iterator[Block]:
 
 @pytest.fixture(scope="module")
 def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The films that the pages speak of."""
+    """The images that the pages name."""
     pytest.importorskip("pydicom")
     from drawn_dicom import dataset, saved
 
     folder = tmp_path_factory.mktemp("things")
-    film = Image.fromarray(phantom.draw(seed=1, opacity=True))
-    for name in ("film.png", "film.jpeg"):
-        film.save(folder / name)
+    image = Image.fromarray(phantom.draw(seed=1, opacity=True))
+    for name in ("image.png", "image.jpeg"):
+        image.save(folder / name)
     (folder / "study").mkdir()
-    for name in ("film.dcm", "study/IM0001"):
-        (folder / name).write_bytes(
-            saved(dataset(np.asarray(film), Modality="DX", ViewPosition="PA", BodyPartExamined="CHEST"))
-        )
+    for name in ("image.dcm", "study/IM0001"):
+        made = dataset(np.asarray(image), Modality="DX", ViewPosition="PA", BodyPartExamined="CHEST")
+        (folder / name).write_bytes(saved(made))
     for i, name in enumerate(("hospital-a", "hospital-b", "hospital-c")):
         phantom.write(folder / name, n=6, seed=100 * i, size=128)
-    films = sorted(path.relative_to(folder).as_posix() for path in folder.glob("hospital-*/*/*.*"))
-    (folder / "views.csv").write_text(
-        "film,view\n" + "".join(f"{film},{'AP' if i % 2 else 'PA'}\n" for i, film in enumerate(films))
-    )
+    images = sorted(path.relative_to(folder).as_posix() for path in folder.glob("hospital-*/*/*.*"))
+    rows = [f"{image},{'AP' if i % 2 else 'PA'}\n" for i, image in enumerate(images)]
+    (folder / "views.csv").write_text("image,view\n" + "".join(rows))
     (folder / "recipe.json").write_text('{"epochs": 20}')
     return folder
 
 
 @pytest.fixture
 def place(things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with films and bundles, and a Hub on loopback that holds user/repo."""
+    """A folder with images and bundles, and a Hub on loopback that holds user/repo."""
     home = tmp_path / "work"
     shutil.copytree(things, home)
     monkeypatch.chdir(home)
@@ -92,29 +105,34 @@ def place(things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     with serving() as hub, client_of(hub, tmp_path / "home"):
         hub.add_user("hf_user", "user")
         monkeypatch.setenv("HF_TOKEN", "hf_user")
-        hub.plant(
-            "user/repo",
-            {
-                path.relative_to(bundle.DEFAULT).as_posix(): path.read_bytes()
-                for path in bundle.DEFAULT.rglob("*")
-                if path.is_file()
-            },
-        )
+        files = [path for path in bundle.DEFAULT.rglob("*") if path.is_file()]
+        hub.plant("user/repo", {path.relative_to(bundle.DEFAULT).as_posix(): path.read_bytes() for path in files})
         repo = hub.repos["model", "user/repo"]
         repo.tags["v1"] = repo.branches["main"]
         yield home
 
 
-@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own, while it uploads
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[pytest.mark.slow] if page in TRAINING else []) for page in PAGES]
-)
-def test_the_code_of_a_page_runs(page: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names: dict[str, Any] = {"__name__": "__main__"}
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_a_page_runs(
+    page: str, place: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
     if page in TRAINING:
         pytest.importorskip("tensorflow")
-        if not _has_imagenet_weights():
-            pytest.skip("needs the ImageNet weights in $KERAS_HOME/models, which CI puts there")
+        request.getfixturevalue("small_backbone")
+    run_page(page, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted(TRAINING))
+def test_a_training_page_runs_with_its_own_backbone(page: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorflow")
+    if not _has_imagenet_weights():
+        pytest.skip("needs the ImageNet weights in $KERAS_HOME/models, which CI puts there")
+    run_page(page, capsys)
+
+
+def run_page(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
         where = f"{page}, line {block.line}"
         if NOT_RUN in block.code:
@@ -183,11 +201,13 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_the_reference_has_every_module_and_name() -> None:
     pages = {path.name: path.read_text(encoding="utf-8") for path in (DOCS / "reference").glob("*.md")}
-    shown = [module for text in pages.values() for module in re.findall(r"^::: cxrlib\.(\w+)$", text, re.MULTILINE)]
-    assert sorted(shown) == sorted(path.stem for path in (ROOT / "cxrlib").glob("[!_]*.py"))
+    shown = [module for text in pages.values() for module in re.findall(r"^::: cxrlib\.([\w.]+)$", text, re.MULTILINE)]
+    assert sorted(shown) == sorted(module for module in MODULES if module not in INTERNAL)
     for name in cxrlib.__all__:
-        [page] = re.findall(rf"\[`{name}`\]\((\w+\.md)#cxrlib\.{cxrlib._HOMES[name]}\.{name}\)", pages["index.md"])
-        assert f"::: cxrlib.{cxrlib._HOMES[name]}\n" in pages[page]
+        home = cxrlib._HOMES[name]
+        anchor = f"cxrlib.{home}" if home.endswith(f".{name}") else f"cxrlib.{home}.{name}"  # `phantom` is a module
+        [page] = re.findall(rf"\[`{name}`\]\((\w+\.md)#{anchor}\)", pages["index.md"])
+        assert f"::: cxrlib.{home}\n" in pages[page]
 
 
 def test_the_command_line_page_has_every_option() -> None:
