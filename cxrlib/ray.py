@@ -171,7 +171,7 @@ def _below(address: str) -> Iterator[str]:
 
 def _manifest(address: str) -> Iterator[str]:
     """The images of a CSV file; paths are relative to it."""
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
     system, path = _reach(address)
     try:

@@ -118,7 +118,8 @@ def _photographed(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     right, down = axes(len(x))
     light = 1 + rng.uniform(-0.25, 0.25) * right + rng.uniform(-0.25, 0.25) * down
     bent = right * rng.uniform(5, 60) + down * rng.uniform(5, 60) + rng.uniform(0, 6) * right * down
-    return x * light + rng.uniform(0, 0.04) * np.sin(bent) + rng.uniform(0, 0.1)
+    changed: np.ndarray = x * light + rng.uniform(0, 0.04) * np.sin(bent) + rng.uniform(0, 0.1)
+    return changed
 
 
 def _phantom(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -229,7 +230,7 @@ def _several(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Two or more images in one picture, some of them of another kind; stretched to a square, or with bars."""
     size = images.shape[1]
     rows, columns = ((1, 2), (1, 2), (2, 1), (2, 1), (2, 2), (1, 3), (3, 3))[rng.integers(7)]
-    gap, tone = int(rng.choice((0, rng.uniform(0, 0.04) * size))), int(rng.choice((0, 0, 255, rng.integers(256))))
+    gap, tone = int(rng.choice((0, rng.uniform(0, 0.04) * size))), int(rng.choice([0, 0, 255, int(rng.integers(256))]))
     height = size if rng.random() < 0.6 else int(size * min(1, rows / columns * rng.uniform(0.8, 1.3)))
     left, top = np.linspace(0, size, columns + 1).astype(int), np.linspace(0, height, rows + 1).astype(int)
     top += (size - height) // 2
@@ -283,7 +284,7 @@ def _write(pen: ImageDraw.ImageDraw, rng: np.random.Generator, size: int, high: 
     font, letters = ImageFont.load_default(high), list("abcdefghijklmnopqrstuvwxyz     0123456789.,:/-")
     for _ in range(rows):
         at, text = rng.integers(0, size, 2) * (0.7, 1), "".join(rng.choice(letters, int(rng.integers(4, 40))))
-        pen.text(tuple(at.tolist()), text, fill=int(rng.choice((rng.integers(256), 255, 0))), font=font)
+        pen.text(tuple(at.tolist()), text, fill=int(rng.choice([int(rng.integers(256)), 255, 0])), font=font)
 
 
 def _monitor(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -296,7 +297,7 @@ def _monitor(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     for (x, y), (u, v) in zip(seen, to, strict=True):
         equations += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
     way = np.linalg.solve(np.array(equations), to.ravel()).tolist()
-    around = int(rng.choice((0, rng.integers(5, 60), rng.integers(256))))
+    around = int(rng.choice([0, int(rng.integers(5, 60)), int(rng.integers(256))]))
     image = Image.fromarray(_pick(images, rng))
     photo = image.transform((size, size), Image.Transform.PERSPECTIVE, way, _BICUBIC, fillcolor=around)
     return _bytes(_photographed(np.asarray(photo, np.float32) / 255, rng) + 0.08 * (clouds(rng, size, 1.6) - 0.5))

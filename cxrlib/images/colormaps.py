@@ -36,7 +36,8 @@ def _table(name: str) -> np.ndarray:
     """The colours of a map, (256, 3) float32 in [0, 255]."""
     knots = np.frombuffer(bytes.fromhex(_KNOTS[name]), np.uint8).reshape(-1, 4)
     levels = [np.interp(np.arange(256), knots[:, 0], channel) for channel in knots[:, 1:].T]
-    return np.rint(np.stack(levels, 1)).astype(np.float32)
+    table: np.ndarray = np.rint(np.stack(levels, 1)).astype(np.float32)
+    return table
 
 
 def recognise(colours: np.ndarray) -> str | None:

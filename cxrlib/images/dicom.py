@@ -148,7 +148,8 @@ def _table(
     if photometric == "MONOCHROME1":
         grey = 1 - grey
     white = 255 if bits <= 8 else 65535
-    return np.rint(grey * white).astype(np.uint8 if bits <= 8 else np.uint16)
+    table: np.ndarray = np.rint(grey * white).astype(np.uint8 if bits <= 8 else np.uint16)
+    return table
 
 
 def _extremes(stored: np.ndarray, shift: int, bits: int, signed: bool) -> tuple[int, int]:

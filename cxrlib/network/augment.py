@@ -30,29 +30,25 @@ def augmenter(config: Augmentation, *, seed: int = 0) -> keras.Sequential:
         >>> tuple(augmenter(Augmentation(), seed=1)(images, training=True).shape)
         (2, 64, 64, 1)
     """
-    seeds = iter(range(seed, seed + 10))
+    steps: list[Any] = []
     common: dict[str, Any] = {"data_format": "channels_last", "dtype": "float32"}
     fill: dict[str, Any] = {"fill_mode": "constant", **common}
+    unit: dict[str, Any] = {"value_range": (0, 1), **common}
     zoom = (-config.zoom, config.zoom)
-    steps = [
-        (config.flip, lambda: layers.RandomFlip("horizontal", seed=next(seeds), **common)),
-        (config.rotation, lambda: layers.RandomRotation(config.rotation / 360, seed=next(seeds), **fill)),
-        (config.zoom, lambda: layers.RandomZoom(zoom, zoom, seed=next(seeds), **fill)),
-        (config.shift, lambda: layers.RandomTranslation(config.shift, config.shift, seed=next(seeds), **fill)),
-        (config.gamma, lambda: RandomGamma(config.gamma, seed=next(seeds), dtype="float32")),
-        (
-            config.blur,
-            lambda: layers.RandomGaussianBlur(config.blur, 5, value_range=(0, 1), seed=next(seeds), **common),
-        ),
-        (config.low_resolution, lambda: RandomResolution(config.low_resolution, seed=next(seeds), dtype="float32")),
-        (
-            config.erase,
-            lambda: layers.RandomErasing(
-                config.erase, scale=(0.01, 0.1), value_range=(0, 1), seed=next(seeds), **common
-            ),
-        ),
-    ]
-    return keras.Sequential([make() for wanted, make in steps if wanted] or [layers.Identity()], name="augmentation")
+
+    def add(wanted: float, kind: Any, *arguments: Any, **options: Any) -> None:
+        if wanted:
+            steps.append(kind(*arguments, seed=seed + len(steps), **options))
+
+    add(config.flip, layers.RandomFlip, "horizontal", **common)
+    add(config.rotation, layers.RandomRotation, config.rotation / 360, **fill)
+    add(config.zoom, layers.RandomZoom, zoom, zoom, **fill)
+    add(config.shift, layers.RandomTranslation, config.shift, config.shift, **fill)
+    add(config.gamma, RandomGamma, config.gamma, dtype="float32")
+    add(config.blur, layers.RandomGaussianBlur, config.blur, 5, **unit)
+    add(config.low_resolution, RandomResolution, config.low_resolution, dtype="float32")
+    add(config.erase, layers.RandomErasing, config.erase, scale=(0.01, 0.1), **unit)
+    return keras.Sequential(steps or [layers.Identity()], name="augmentation")
 
 
 def reseed(model: keras.Model, seed: int, epoch: int) -> None:
