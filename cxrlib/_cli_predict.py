@@ -52,11 +52,14 @@ def predict(options: argparse.Namespace, load: Callable[[], Predictor]) -> int:
             if prediction.status == "unreadable":
                 say(f"cxrlib: {prediction.reasons[0]}", sys.stderr)
             if options.json:
-                say(json.dumps(prediction.to_dict()), sys.stdout)
+                say(json.dumps({**prediction.to_dict(), **_after(prediction, options.pretest)}), sys.stdout)
             elif prediction.status != "unreadable":
-                say(_sentence(prediction) + (f"\n  heatmap: {heatmap}" if heatmap else ""), sys.stdout)
+                known = options.pretest if prediction.status == "ok" else None
+                after = "" if known is None else f"\n  {prediction.given(known)}"
+                say(_sentence(prediction) + after + (f"\n  heatmap: {heatmap}" if heatmap else ""), sys.stdout)
             if add_row:
-                add_row({**prediction.to_dict(flat=True), **({"heatmap": heatmap} if options.heatmaps else {})})
+                row = {**prediction.to_dict(flat=True), **_after(prediction, options.pretest)}
+                add_row({**row, **({"heatmap": heatmap} if options.heatmaps else {})})
             if bar is not None:
                 bar.update()
     if not options.quiet and (len(images) > 1 or skipped):
@@ -196,6 +199,15 @@ def _sentence(p: Prediction) -> str:
     threshold = "" if p.threshold is None else f", threshold {p.threshold:.3f}"
     notes = "".join(f"\n  note: {reason}" for reason in p.reasons)
     return f"{p.source}: {p.label} (probability {p.probability:.3f}{threshold}){notes}"
+
+
+def _after(p: Prediction, pretest: float | None) -> dict[str, Any]:
+    """What the image adds to a pre-test probability, as fields of a row."""
+    if pretest is None:
+        return {}
+    after = p.given(pretest) if p.status == "ok" else None
+    ratio, probability = (after.likelihood_ratio, after.probability) if after else (None, None)
+    return {"pretest": pretest, "likelihood_ratio": ratio, "posttest": probability}
 
 
 def _summarise(total: int, counts: Iterable[tuple[int, str]], skipped: Counter[str] | None = None) -> None:

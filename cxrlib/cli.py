@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add("paths", nargs="+", metavar="PATH")
     add("--model", metavar="MODEL", help=f"{_MODEL}; the bundled model when not given")
     _decision_options(add)
+    add("--pretest", type=_open_probability, metavar="P", help="also the probability after the image, from P before it")
     add("--json", action="store_true", help="print one JSON object a line")
     add("--csv", type=Path, metavar="FILE", help="also write a table")
     add("--heatmaps", type=Path, metavar="DIR", help="also write every image with its heatmap, into a folder")
@@ -177,6 +178,12 @@ def _probability(text: str) -> float:
         if 0 <= float(text) <= 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"must be a number in [0, 1], not {text!r}")
+
+
+def _open_probability(text: str) -> float:
+    if not 0 < (value := _probability(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {text!r}")
+    return value
 
 
 def _png(text: str) -> Path:

@@ -1,18 +1,18 @@
-"""Heatmaps: where the evidence is, at the film's own size, on a scale that does not exaggerate."""
+"""Heatmaps: where the evidence is, at the image's own size, on a scale that does not exaggerate."""
 
 from __future__ import annotations
 
 import io
-import shutil
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_network
 from PIL import Image
 
 from cxrlib import Predictor, bundle
-from cxrlib.config import Array, BundleError
+from cxrlib.config import Array, BundleError, to_dict
 from cxrlib.images import phantom
 from cxrlib.images.decode import Radiograph, fit, read
 from cxrlib.runtime import explain
@@ -24,44 +24,48 @@ def predictor(tiny: Path) -> Predictor:
     return Predictor(tiny, threads=2)
 
 
-def explained(heat: np.ndarray, film: Radiograph) -> Explanation:
+def explained(heat: np.ndarray, image: Radiograph) -> Explanation:
     prediction = None
-    return Explanation(heat, film, "PNEUMONIA", prediction)  # type: ignore[arg-type]
+    return Explanation(heat, image, "PNEUMONIA", prediction)  # type: ignore[arg-type]
 
 
-def test_a_heatmap_has_the_film_s_size(predictor: Predictor) -> None:
-    film = phantom.draw(1, size=200)[:120]
-    e = predictor.explain(film)
+def test_a_heatmap_has_the_size_of_the_image(predictor: Predictor) -> None:
+    image = phantom.draw(1, size=200)[:120]
+    e = predictor.explain(image)
     assert (e.heatmap.shape, e.heatmap.dtype) == ((120, 200), np.float32)
     assert 0 <= e.heatmap.min() <= e.heatmap.max() <= 1
-    assert e.prediction == predictor(film)
+    assert e.prediction == predictor(image)
     assert e.label == "PNEUMONIA"
-    assert (e.film.pixels == film).all()
+    assert (e.image.pixels == image).all()
     picture = e.overlay()
     assert (picture.mode, picture.size) == ("RGB", (200, 120))
 
 
 def test_another_label(predictor: Predictor) -> None:
-    film = phantom.draw(1, size=96)
-    ill, normal = predictor.explain(film), predictor.explain(film, label="NORMAL")
+    image = phantom.draw(1, size=96)
+    ill, normal = predictor.explain(image), predictor.explain(image, label="NORMAL")
     assert normal.label == "NORMAL"
     assert not np.array_equal(ill.heatmap, normal.heatmap)
     with pytest.raises(ValueError, match=r"label must be one of NORMAL, PNEUMONIA\. Received: label='TUBERCULOSIS'"):
-        predictor.explain(film, label="TUBERCULOSIS")
+        predictor.explain(image, label="TUBERCULOSIS")
 
 
-def test_what_healthy_films_show_too_is_left_out(tiny: Path, tmp_path: Path) -> None:
-    film = phantom.draw(1, size=96)
-    folder = shutil.copytree(tiny, tmp_path / "bundle")
-    loaded = bundle.load(folder)
-    evidence = loaded.runtime.run(fit(read(film), loaded.config.image_size)[None]).evidence[0]  # (h, w, k)
-    bundle.update(folder, usual_evidence=Array.pack(evidence))
-    assert Predictor(folder, gate=False).explain(film).heatmap.max() == 0
-    bundle.update(folder, usual_evidence=Array.pack(evidence - 2))
-    assert Predictor(folder, gate=False).explain(film).heatmap == pytest.approx(2 / explain._FULL, rel=1e-5)
-    bundle.update(folder, usual_evidence=Array.pack(evidence[:1]))
-    with pytest.raises(BundleError, match=r"cannot be trusted: its usual evidence has shape \(1, "):
-        Predictor(folder, gate=False)
+def test_what_normal_images_show_too_is_left_out(tiny: Path, tmp_path: Path) -> None:
+    image = phantom.draw(1, size=96)
+    loaded = bundle.load(tiny)
+    evidence = loaded.runtime.run(fit(read(image), loaded.config.image_size)[None]).evidence[0]  # (h, w, k)
+
+    def with_normal(values: np.ndarray) -> Predictor:
+        content = tiny_network.files(normal_evidence=to_dict(Array.pack(values)))
+        return Predictor(tiny_network.write(tmp_path / str(len(list(tmp_path.iterdir()))), content), gate=False)
+
+    assert with_normal(evidence).explain(image).heatmap.max() == 0
+    assert with_normal(evidence).explain(image).empty
+    left = with_normal(evidence - 2).explain(image)
+    assert left.heatmap == pytest.approx(2 / explain._FULL, rel=1e-5)
+    assert not left.empty
+    with pytest.raises(BundleError, match=r"cannot be trusted: its normal_evidence has shape \(1, "):
+        with_normal(evidence[:1])
 
 
 def test_the_peak_lies_where_the_evidence_is() -> None:
@@ -73,22 +77,22 @@ def test_the_peak_lies_where_the_evidence_is() -> None:
 
 
 def test_the_scale_is_absolute() -> None:
-    film = read(np.zeros((14, 14), np.uint8))
-    weak, strong, stronger = (heatmap(np.full((7, 7), value * explain._FULL), film).max() for value in (0.1, 1.0, 3.0))
+    image = read(np.zeros((14, 14), np.uint8))
+    weak, strong, stronger = (heatmap(np.full((7, 7), value * explain._FULL), image).max() for value in (0.1, 1.0, 3.0))
     assert weak == pytest.approx(0.1)
     assert strong == stronger == 1
-    assert heatmap(np.full((7, 7), -3.0), film).max() == 0
+    assert heatmap(np.full((7, 7), -3.0), image).max() == 0
 
 
 def test_an_overlay_leaves_the_film_alone_where_nothing_is_found() -> None:
-    film = read(phantom.draw(1, size=64))
+    image = read(phantom.draw(1, size=64))
     heat = np.zeros((64, 64), np.float32)
     heat[:32] = 1
-    e = explained(heat, film)
+    e = explained(heat, image)
     for alpha in (0.0, 0.5, 1.0):
         painted = np.asarray(e.overlay(alpha=alpha))
-        assert (painted[32:] == film.pixels[32:, :, None]).all()
-        assert (painted[:32] == film.pixels[:32, :, None]).all() == (alpha == 0)
+        assert (painted[32:] == image.pixels[32:, :, None]).all()
+        assert (painted[:32] == image.pixels[:32, :, None]).all() == (alpha == 0)
     assert np.asarray(e.overlay(alpha=1.0))[0, 0].tolist() == [252, 255, 164]
     for wrong in (-0.1, 1.1):
         with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\]\. Received: alpha="):
@@ -102,13 +106,13 @@ def test_strips_of_columns_make_the_same_picture_as_the_whole_at_once(kind: type
     if kind == "JPEG":  # decoded at a reduced scale
         file = io.BytesIO()
         Image.fromarray(np.tile(pixels, (2, 2))).save(file, "JPEG")
-        film = read(file.getvalue(), model_size=20)
-        assert film.pixels.shape != film.size
+        image = read(file.getvalue(), model_size=20)
+        assert image.pixels.shape != image.size
     else:
-        film = read(
+        image = read(
             {np.uint8: pixels, np.uint16: pixels.astype(np.uint16) * 257, np.float32: pixels / np.float32(255)}[kind]
         )  # type: ignore[index]
-    height, width = film.size
+    height, width = image.size
     evidence = rng.normal(3, 4, (7, 9))
     positive = np.maximum(evidence, 0).astype(np.float32)
     heat = np.clip(
@@ -118,8 +122,8 @@ def test_strips_of_columns_make_the_same_picture_as_the_whole_at_once(kind: type
         0,
         1,
     )
-    assert np.array_equal(heatmap(evidence, film), heat)
-    grey = np.clip(film.pixels.astype(np.float32) * np.float32(255 / film.white), 0, 255)
+    assert np.array_equal(heatmap(evidence, image), heat)
+    grey = np.clip(image.pixels.astype(np.float32) * np.float32(255 / image.white), 0, 255)
     grey = np.asarray(Image.fromarray(grey).resize((width, height), Image.Resampling.BILINEAR))
     levels = np.linspace(0, 1, len(explain._STOPS))
     colours = np.stack(
@@ -127,17 +131,17 @@ def test_strips_of_columns_make_the_same_picture_as_the_whole_at_once(kind: type
     ).astype(np.float32)
     opacity = (np.float32(0.4) * heat)[..., None]
     painted = grey[..., None] * (1 - opacity) + colours[(heat * 255).astype(np.uint8)] * opacity
-    assert np.array_equal(np.asarray(explained(heat, film).overlay(alpha=0.4)), painted.round().astype(np.uint8))
+    assert np.array_equal(np.asarray(explained(heat, image).overlay(alpha=0.4)), painted.round().astype(np.uint8))
 
 
 def test_no_copies_of_the_film_in_floating_point_are_made() -> None:
-    film = read(phantom.draw(1, size=1500))
+    image = read(phantom.draw(1, size=1500))
     tracemalloc.start()
     try:
-        heat = heatmap(np.ones((7, 7)), film)
+        heat = heatmap(np.ones((7, 7)), image)
         most = [tracemalloc.get_traced_memory()[1] / heat.size]
         tracemalloc.reset_peak()
-        explained(heat, film).overlay()
+        explained(heat, image).overlay()
         most.append(tracemalloc.get_traced_memory()[1] / heat.size - 4)
     finally:
         tracemalloc.stop()
@@ -146,9 +150,9 @@ def test_no_copies_of_the_film_in_floating_point_are_made() -> None:
 
 
 def test_colours_become_brighter_with_the_evidence() -> None:
-    film = read(np.zeros((16, 256), np.uint8))
+    image = read(np.zeros((16, 256), np.uint8))
     heat = np.tile(np.linspace(0, 1, 256, dtype=np.float32), (16, 1))
-    painted = np.asarray(explained(heat, film).overlay(alpha=1.0).convert("L"), float)[0]
+    painted = np.asarray(explained(heat, image).overlay(alpha=1.0).convert("L"), float)[0]
     assert (np.diff(painted) >= 0).all()
 
 
@@ -156,8 +160,8 @@ def test_a_film_decoded_at_a_reduced_scale(tmp_path: Path, predictor: Predictor)
     path = tmp_path / "large.jpeg"
     Image.fromarray(phantom.draw(2, size=1600)).save(path)
     e = predictor.explain(path)
-    assert max(e.film.pixels.shape) < 1600
-    assert e.heatmap.shape == e.film.size == (1600, 1600)
+    assert max(e.image.pixels.shape) < 1600
+    assert e.heatmap.shape == e.image.size == (1600, 1600)
     assert e.overlay().size == (1600, 1600)
 
 
@@ -170,41 +174,41 @@ def test_deep_films() -> None:
 
 def test_a_refused_film_is_explained_all_the_same(gated: Path) -> None:
     e = Predictor(gated).explain(np.zeros((80, 80), np.uint8))
-    assert not e.prediction.accepted
+    assert e.prediction.status == "refused"
     assert e.heatmap.shape == (80, 80)
 
 
 def test_heat_where_no_lung_is() -> None:
-    film = read(phantom.draw(1, size=70))
+    image = read(phantom.draw(1, size=70))
 
     def heat(*places: tuple[int, int], value: float = 9.0) -> Explanation:
         evidence = np.zeros((7, 7))
         for place in places:
             evidence[place] = value
-        return explained(heatmap(evidence, film), film)
+        return explained(heatmap(evidence, image), image)
 
     corner, middle = heat((0, 0), (6, 6)), heat((3, 2), (4, 5))
     assert corner.border > 0.7
     assert middle.border < 0.1
     assert middle.warnings == ()
     assert corner.warnings == (
-        f"{corner.border:.0%} of the evidence for PNEUMONIA lies at the border of the film, where hardly any lung is",
+        f"{corner.border:.0%} of the evidence for PNEUMONIA lies at the border, where there is hardly any lung",
     )
     assert heat((0, 0), value=1.0).warnings == ()  # too faint to matter
     assert (heat().border, heat().warnings) == (0.0, ())
 
 
 def test_empty_bars_have_no_heat() -> None:
-    film = read(np.pad(phantom.draw(1, size=70), ((0, 0), (35, 35))))
+    image = read(np.pad(phantom.draw(1, size=70), ((0, 0), (35, 35))))
     evidence = np.zeros((7, 7))
     evidence[0, 0] = evidence[3, 2] = 9.0
-    heat = heatmap(evidence, film)
-    assert heat.shape == film.size == (70, 140)
+    heat = heatmap(evidence, image)
+    assert heat.shape == image.size == (70, 140)
     assert not heat[:, :35].any()
     assert not heat[:, 105:].any()
     assert heat[:, 35:105] == pytest.approx(heatmap(evidence, read(phantom.draw(1, size=70))))
-    assert explained(heat, film).border > 0.3  # the corner of what the film shows, not of the film
-    assert explained(heat, film).overlay().size == (140, 70)
+    assert explained(heat, image).border > 0.3  # the corner of what the image shows, not of the image
+    assert explained(heat, image).overlay().size == (140, 70)
 
 
 def test_the_command_line_says_where_the_heat_lies(
@@ -213,8 +217,8 @@ def test_the_command_line_says_where_the_heat_lies(
     from cxrlib.cli import main
 
     monkeypatch.setattr(Explanation, "warnings", ("it lies elsewhere",))
-    film = str(phantom.save(tmp_path / "film.png", size=80))
-    assert main(["predict", film, "--model", str(tiny), "--heatmaps", str(tmp_path / "heat")]) == 0
+    image = str(phantom.save(tmp_path / "image.png", size=80))
+    assert main(["predict", image, "--model", str(tiny), "--heatmaps", str(tmp_path / "heat")]) == 0
     assert "  note: it lies elsewhere\n" in capsys.readouterr().out
 
 

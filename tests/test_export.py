@@ -25,7 +25,7 @@ def test_what_is_asked_for_is_checked_first(tmp_path: Path) -> None:
         (
             "int8",
             "m.tflite",
-            r"int8 takes the ranges of its numbers from films: name some hundred of all sources\. Received: films=\(\)",
+            r"int8 takes the ranges of its numbers from images: name some hundred of all sources\. Received: images=\(\)",
         ),
     ):
         with pytest.raises(ValueError, match=message):
@@ -75,7 +75,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> Any:
     import cxrlib.export as module
 
     def use(answer: Any) -> None:
-        def write(net: Any, path: Path, films: np.ndarray) -> Any:
+        def write(net: Any, path: Path, images: np.ndarray) -> Any:
             path.write_bytes(b"network")
             return answer
 
@@ -87,20 +87,20 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_file_that_agrees_stays(fast: Any, tiny: Path, tmp_path: Path) -> None:
     predictor = Predictor(tiny, gate=False)
-    films = [phantom.draw(seed, size=64) for seed in range(3)]
+    images = [phantom.draw(seed, size=64) for seed in range(3)]
     fast(lambda x: np.array([list(predictor(x[0, ..., 0]).probabilities.values())]) + 5e-5)
     made = export(
         tiny,
         tmp_path / "new" / "m.tflite",
         format="litert",
-        films=[images.fit(images.read(film), 32)[..., 0] for film in films],
+        images=[images.fit(images.read(image), 32)[..., 0] for image in images],
     )
-    assert (made.path, made.format, made.films) == (tmp_path / "new" / "m.tflite", "litert", 3)
+    assert (made.path, made.format, made.images) == (tmp_path / "new" / "m.tflite", "litert", 3)
     assert made.difference == pytest.approx(5e-5, rel=0.01)
     assert made.path.read_bytes() == b"network"
     assert os.listdir(made.path.parent) == ["m.tflite"]
-    assert str(made) == f"{made.path}: probabilities within 5.0e-05 of the bundle's on 3 films"
-    assert str(Exported(Path("m"), "onnx", 1, 0.0)).endswith("on 1 film")
+    assert str(made) == f"{made.path}: probabilities within 5.0e-05 of the bundle's on 3 images"
+    assert str(Exported(Path("m"), "onnx", 1, 0.0)).endswith("on 1 image")
 
 
 @pytest.mark.parametrize("answer", [0.9, np.nan])
@@ -109,7 +109,7 @@ def test_a_file_that_does_not_agree_goes(fast: Any, tiny: Path, tmp_path: Path, 
     (tmp_path / "m.tflite").write_bytes(b"before")
     with pytest.raises(
         RuntimeError,
-        match=r"the litert network is (\d\.\d+|nan) off the bundle's probabilities on 16 films, more than 0\.0001",
+        match=r"the litert network is (\d\.\d+|nan) off the bundle's probabilities on 16 images, more than 0\.0001",
     ):
         export(tiny, tmp_path / "m.tflite", format="litert")
     assert (tmp_path / "m.tflite").read_bytes() == b"before"
@@ -122,14 +122,14 @@ def test_the_real_thing(format: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorflow", reason="needs the [train] extra")
     if format == "onnx":
         pytest.importorskip("tf2onnx", reason="needs the [onnx] extra")
-    films = [phantom.draw(seed, opacity=seed % 2 == 1, size=224) for seed in range(24)]
+    images = [phantom.draw(seed, opacity=seed % 2 == 1, size=224) for seed in range(24)]
     output = tmp_path / {"onnx": "m.onnx", "saved_model": "m"}.get(format, "m.tflite")
     if format == "int8":  # on phantoms alone it may be too far off: then it says so, and leaves nothing
         with contextlib.suppress(RuntimeError):
-            export(None, output, format=format, films=films)
+            export(None, output, format=format, images=images)
             assert output.stat().st_size < 0.4 * (bundle.DEFAULT / bundle.RUNTIME).stat().st_size
         assert os.listdir(tmp_path) == ([output.name] if output.exists() else [])
     else:
-        made = export(None, output, format=format, films=films)
+        made = export(None, output, format=format, images=images)
         assert made.difference <= TOLERANCE[format]
         assert output.exists()

@@ -220,7 +220,7 @@ from cxrlib.runtime.flatbuffer import check_graph
 from cxrlib.runtime.litert import Runtime
 
 numbers = [-2, -1, 0, 1, 2, 3, 5, 9, 100, 2**16, 2**31 - 1, -(2**31)]
-film = np.zeros((1, tiny_network.SIZE, tiny_network.SIZE, 1), np.float32)
+image = np.zeros((1, tiny_network.SIZE, tiny_network.SIZE, 1), np.float32)
 for seed in range(400):
     rng, model = random.Random(seed), tiny_network.network()
     graph = model.subgraphs[0]
@@ -250,7 +250,7 @@ for seed in range(400):
         continue
     try:
         check_graph(data)
-        Runtime(data, threads=1).run(film)
+        Runtime(data, threads=1).run(image)
     except (BundleError, RuntimeError, ValueError):
         pass
 sys.stdout.write("survived")

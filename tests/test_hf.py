@@ -156,9 +156,7 @@ def test_parquet_that_fails_leaves_nothing(hub: HubServer) -> None:
         {"train.parquet": table([row(1, "A"), {"image": {"bytes": None, "path": "x"}, "label": "B"}])},
         kind="dataset",
     )
-    with pytest.raises(
-        ValueError, match=r"row 1 of train\.parquet: its image cannot be used"
-    ):
+    with pytest.raises(ValueError, match=r"row 1 of train\.parquet: its image cannot be used"):
         scan(ADDRESS)
     assert list((remote.cache_folder() / "datasets" / "alice--images").iterdir()) == []
 

@@ -27,10 +27,9 @@ import pytest
 import tiny_network
 from PIL import Image
 
-from cxrlib import BundleError, ImageError, Prediction, Predictor, progress
+from cxrlib import BundleError, ImageError, Prediction, Predictor
 from cxrlib.images import decode as images
 from cxrlib.images import phantom
-from cxrlib.predictor import UNREADABLE
 
 POINTS = {"screening": 0.3, "balanced": 0.6}
 
@@ -41,7 +40,7 @@ def picture(pixels: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
     return data.getvalue()
 
 
-def film(seed: int = 0, **options: Any) -> np.ndarray:
+def drawn(seed: int = 0, **options: Any) -> np.ndarray:
     return phantom.draw(seed, size=96, **options)
 
 
@@ -60,22 +59,22 @@ def default() -> Predictor:
 
 
 def test_an_answer_says_everything(predictor: Predictor) -> None:
-    p = predictor(film())
+    p = predictor(drawn())
     assert 0 < p.probability < 1
     assert p.probabilities == {"NORMAL": pytest.approx(1 - p.probability), "PNEUMONIA": p.probability}
     assert p.threshold == predictor.threshold == 0.3
     assert p.label == predictor.labels[p.probability >= 0.3]
-    assert p.accepted
+    assert p.status == "ok"
     assert p.source == "array"
     assert p.to_dict() == json.loads(json.dumps(p.to_dict()))
-    assert list(p.to_dict()) == [field.name for field in dataclasses.fields(Prediction)]
+    assert set(p.to_dict()) == {field.name for field in dataclasses.fields(Prediction)}
     with pytest.raises(dataclasses.FrozenInstanceError):
         p.label = None  # type: ignore[misc]
     assert pickle.loads(pickle.dumps(p)) == p
 
 
 def test_a_threshold_is_met_by_what_reaches_it(predictor: Predictor) -> None:
-    p = predictor(film())
+    p = predictor(drawn())
     assert [p.at(t).label for t in (0, p.probability, np.nextafter(p.probability, 2))] == [
         "PNEUMONIA",
         "PNEUMONIA",
@@ -90,7 +89,7 @@ def test_a_threshold_is_met_by_what_reaches_it(predictor: Predictor) -> None:
 def test_operating_points_have_names(tiny: Path) -> None:
     for name, threshold in POINTS.items():
         assert Predictor(tiny, operating_point=name).threshold == threshold
-    assert Predictor(tiny, threshold=0.45)(film()).threshold == 0.45
+    assert Predictor(tiny, threshold=0.45)(drawn()).threshold == 0.45
     with pytest.raises(ValueError, match=r"operating_point must be one of screening, balanced\. Received: 'perfect'"):
         Predictor(tiny, operating_point="perfect")
     with pytest.raises(
@@ -114,14 +113,14 @@ def test_probabilities_are_calibrated(tiny: Path, tmp_path: Path) -> None:
     def logit(p: float) -> float:
         return math.log(p / (1 - p))
 
-    usual, doubled = (logit(Predictor(folder)(film()).probability) for folder in (tiny, hot))
+    usual, doubled = (logit(Predictor(folder)(drawn()).probability) for folder in (tiny, hot))
     assert doubled == pytest.approx(usual / 2)
 
 
 def test_where_there_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no bundle at"):
         Predictor(tmp_path / "nowhere")
-    with pytest.raises(BundleError, match=r"is no cxrlib bundle: it has no config\.json"):
+    with pytest.raises(BundleError, match=r"is not a cxrlib bundle: it has no config\.json"):
         Predictor(tmp_path)
     with pytest.raises(ValueError, match="threads must be at least 1"):
         Predictor(tiny_network.write(tmp_path / "tiny", tiny_network.files()), threads=0)
@@ -133,7 +132,7 @@ def test_where_there_is_no_model(tmp_path: Path) -> None:
 def sources(pixels: np.ndarray, folder: Path) -> dict[str, Any]:
     """The same pixels in every form that keeps their bits."""
     png = picture(pixels)
-    path = folder / "film.png"
+    path = folder / "image.png"
     path.write_bytes(png)
     deep = pixels.astype(np.uint16) * 257
     return {
@@ -174,7 +173,7 @@ def test_the_same_bits_give_the_same_answer(default: Predictor, tmp_path: Path) 
             assert np.abs(seen).max() < 1.5 / 255, kind
         else:
             assert answer.probabilities == wanted, kind
-    assert answers["path"].source == str(tmp_path / "film.png")
+    assert answers["path"].source == str(tmp_path / "image.png")
     assert answers["bytes"].source == "bytes"
 
 
@@ -192,10 +191,10 @@ def test_the_same_bits_as_dicom(default: Predictor) -> None:
     assert isinstance(inverted, pydicom.Dataset)
     guarded = Predictor()
     lateral = guarded(dataset(pixels, ViewPosition="LL"))
-    assert not lateral.accepted
+    assert lateral.status == "refused"
     assert lateral.reasons[0] == "its header says that it is a lateral or oblique view (LL)"
     scan = guarded(dataset(pixels, Modality="CT"))
-    assert scan.reasons[0] == "its header says that it is no plain radiograph (modality CT)"
+    assert scan.reasons[0] == "its header says that it is not a plain radiograph (modality CT)"
 
 
 def test_a_jpeg_from_anywhere(default: Predictor, shared: Path, tmp_path: Path) -> None:
@@ -207,7 +206,7 @@ def test_a_jpeg_from_anywhere(default: Predictor, shared: Path, tmp_path: Path) 
 
 
 def test_a_url(predictor: Predictor, tmp_path: Path) -> None:
-    (tmp_path / "film.png").write_bytes(picture(film()))
+    (tmp_path / "image.png").write_bytes(picture(drawn()))
 
     class Silent(SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
@@ -218,14 +217,14 @@ def test_a_url(predictor: Predictor, tmp_path: Path) -> None:
         thread.start()
         try:
             root = f"http://127.0.0.1:{server.server_port}"
-            answer = predictor(f"{root}/film.png?token=secret")
+            answer = predictor(f"{root}/image.png?token=secret")
             with pytest.raises(ImageError, match="it cannot be downloaded"):
                 predictor(f"{root}/other.png")
         finally:
             server.shutdown()
             thread.join()
-    assert answer.probability == predictor(film()).probability
-    assert answer.source == f"{root}/film.png"
+    assert answer.probability == predictor(drawn()).probability
+    assert answer.source == f"{root}/image.png"
 
 
 # --- garbage ---
@@ -246,37 +245,37 @@ def bomb(width: int, height: int) -> bytes:
 def zipped() -> bytes:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
-        archive.writestr("film.png", picture(film()))
+        archive.writestr("image.png", picture(drawn()))
     return data.getvalue()
 
 
 GARBAGE: dict[str, tuple[Any, str]] = {
     "empty": (b"", "bytes: it is empty"),
-    "noise": (bytes(range(256)) * 9, "bytes: it is no JPEG, PNG, TIFF, BMP, WebP or DICOM file"),
-    "zip": (zipped(), "bytes: it is a zip archive, no JPEG"),
-    "a page": (b"<html>", "bytes: it is a web page or XML, no JPEG"),
-    "cut short": (picture(film())[:1500], "bytes: it is damaged or not complete"),
-    "cut JPEG": (picture(film(), "JPEG")[:700], "bytes: it is damaged or not complete"),
+    "noise": (bytes(range(256)) * 9, "bytes: it is not a JPEG, PNG, TIFF, BMP, WebP, GIF or DICOM file"),
+    "zip": (zipped(), "bytes: it is a zip archive, not a JPEG"),
+    "a page": (b"<html>", "bytes: it is a web page or XML, not a JPEG"),
+    "cut short": (picture(drawn())[:1500], "bytes: it is cut short"),
+    "cut JPEG": (picture(drawn(), "JPEG")[:700], "bytes: it is (cut short|damaged)"),
     "bomb": (bomb(60_000, 60_000), r"it has 60000 x 60000 pixels, more than the 30,000,000 that are read"),
-    "strip": (np.zeros((1, 100_000), np.uint8), "it is a strip of 1 x 100000 pixels, no film"),
-    "thin PNG": (bomb(100_000, 1), "it is a strip of 1 x 100000 pixels, no film"),
+    "strip": (np.zeros((1, 100_000), np.uint8), "it is a strip of 1 x 100000 pixels, not a radiograph"),
+    "thin PNG": (bomb(100_000, 1), "it is a strip of 1 x 100000 pixels, not a radiograph"),
     "nan": (np.full((300, 300), np.nan), "it holds NaN values"),
     "infinite": (np.full((300, 300), np.inf), r"floating-point pixels must lie in \[0, 1\]"),
     "0 to 255 as floats": (
-        film().astype(float),
+        drawn().astype(float),
         r"must lie in \[0, 1\]; divide by the value that means white\. Received: from \d+ to 2\d\d",
     ),
     "int64": (
-        film().astype(np.int64),
+        drawn().astype(np.int64),
         r"an array must be uint8, uint16, or floating point in \[0, 1\]\. Received: dtype=int64",
     ),
-    "bool": (film() > 9, "Received: dtype=bool"),
-    "4-D": (film()[None, ..., None], r"an array must have the shape \(H, W\).* Received: shape=\(1, 96, 96, 1\)"),
+    "bool": (drawn() > 9, "Received: dtype=bool"),
+    "4-D": (drawn()[None, ..., None], r"an array must have the shape \(H, W\).* Received: shape=\(1, 96, 96, 1\)"),
     "no pixels": (np.zeros((0, 5), np.uint8), "it has no pixels"),
-    "no file": ("nowhere/film.png", "nowhere/film.png: no such file"),
-    "a folder": (str(Path(__file__).parent), "it is a folder, not a film"),
+    "no file": ("nowhere/image.png", "nowhere/image.png: no such file"),
+    "a folder": (str(Path(__file__).parent), "it is a folder, not an image"),
     "a text file object": (io.StringIO("text"), "must be opened in binary mode"),
-    "a far file": ("file://elsewhere/film.png", "a file URL must name this machine"),
+    "a far file": ("file://elsewhere/image.png", "a file URL must name this machine"),
 }
 
 
@@ -287,44 +286,44 @@ def test_garbage_has_a_name(predictor: Predictor, kind: str) -> None:
         predictor(source)
 
 
-@pytest.mark.parametrize("source", [None, 3, {"pixels": 1}, [film()], object()])
+@pytest.mark.parametrize("source", [None, 3, {"pixels": 1}, [drawn()], object()])
 def test_what_is_no_source_is_a_type_error(predictor: Predictor, source: Any) -> None:
     with pytest.raises(TypeError, match="a source must be a path, a URL, bytes"):
         predictor(source)
 
 
-# --- many films ---
+# --- many images ---
 
 
 def test_many_films_come_back_in_order(predictor: Predictor, tmp_path: Path) -> None:
     mixed = [
-        film(0),
-        picture(film(1)),
-        Image.fromarray(film(2)),
-        io.BytesIO(picture(film(3))),
+        drawn(0),
+        picture(drawn(1)),
+        Image.fromarray(drawn(2)),
+        io.BytesIO(picture(drawn(3))),
         phantom.save(tmp_path / "4.png", 4, size=96),
     ]
-    wanted = [predictor(film(i)).probability for i in range(5)]
+    wanted = [predictor(drawn(i)).probability for i in range(5)]
     assert [p.probability for p in predictor.predict(mixed)] == wanted
-    assert [p.probability for p in predictor.predict((film(i) for i in range(5)), batch_size=2)] == wanted
-    assert [p.probability for p in predictor.predict(np.stack([film(i) for i in range(5)]), batch_size=1)] == wanted
+    assert [p.probability for p in predictor.predict((drawn(i) for i in range(5)), prefetch=2)] == wanted
+    assert [p.probability for p in predictor.predict(np.stack([drawn(i) for i in range(5)]), prefetch=1)] == wanted
     assert predictor.predict([]) == []
 
 
 def test_answers_do_not_wait_for_a_batch(predictor: Predictor) -> None:
-    drawn = []
+    asked = []
 
     def endless() -> Any:
         i = 0
         while True:
-            drawn.append(i)
-            yield film(i % 3)
+            asked.append(i)
+            yield drawn(i % 3)
             i += 1
             time.sleep(0.02)
 
-    stream = predictor.stream(endless(), batch_size=64)
-    assert [next(stream).accepted for _ in range(3)] == [True] * 3
-    assert len(drawn) < 40
+    stream = predictor.stream(endless(), prefetch=64)
+    assert [next(stream).status for _ in range(3)] == ["ok"] * 3
+    assert len(asked) < 40
     stream.close()  # type: ignore[attr-defined]
 
 
@@ -338,16 +337,16 @@ def test_answers_to_slow_films_do_not_wait_for_others(predictor: Predictor, monk
         return answer(source, **options)
 
     monkeypatch.setattr(predictor, "_answer", slowly)
-    stream = predictor.stream([film(0)] * 32, batch_size=16)
-    assert next(stream).accepted
-    assert len(begun) < 8  # half of the films under way were not waited for
+    stream = predictor.stream([drawn(0)] * 32, prefetch=16)
+    assert next(stream).status == "ok"
+    assert len(begun) < 8  # half of the images under way were not waited for
     stream.close()  # type: ignore[attr-defined]
 
 
 def test_whoever_leaves_a_stream_does_not_wait_for_its_downloads(predictor: Predictor) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        stream = predictor.stream([film(0), f"http://127.0.0.1:{silent.getsockname()[1]}/film.png"], batch_size=2)
-        assert next(stream).accepted
+        stream = predictor.stream([drawn(0), f"http://127.0.0.1:{silent.getsockname()[1]}/image.png"], prefetch=2)
+        assert next(stream).status == "ok"
         line, _ = silent.accept()
         start = time.monotonic()
         stream.close()  # type: ignore[attr-defined]
@@ -356,12 +355,15 @@ def test_whoever_leaves_a_stream_does_not_wait_for_its_downloads(predictor: Pred
 
 
 def test_one_bad_film_among_many(predictor: Predictor) -> None:
-    mixed = [film(0), b"garbage", film(1)]
+    mixed = [drawn(0), b"garbage", drawn(1)]
     first, bad, last = predictor.stream(mixed, errors="return")
-    assert isinstance(bad, ImageError)
-    assert (first, last) == (predictor(film(0)), predictor(film(1)))
+    assert bad.status == "unreadable"
+    assert bad.reasons[0].startswith("bytes: it is not a JPEG")
+    assert math.isnan(bad.probability)
+    assert predictor.predict(mixed, errors="return")[::2] == [first, last]
+    assert (first, last) == (predictor(drawn(0)), predictor(drawn(1)))
     seen = []
-    with pytest.raises(ImageError, match="bytes: it is no JPEG"):
+    with pytest.raises(ImageError, match="bytes: it is not a JPEG"):
         seen.extend(predictor.stream(mixed))
     with pytest.raises(ImageError):
         predictor.predict(mixed)
@@ -369,8 +371,8 @@ def test_one_bad_film_among_many(predictor: Predictor) -> None:
 
 def test_what_the_sources_raise_comes_after_the_answers(predictor: Predictor) -> None:
     def failing() -> Any:
-        yield film(0)
-        yield film(1)
+        yield drawn(0)
+        yield drawn(1)
         raise LookupError("the archive has gone")
 
     seen: list[Prediction] = []
@@ -382,52 +384,71 @@ def test_what_the_sources_raise_comes_after_the_answers(predictor: Predictor) ->
 def test_an_extra_that_is_missing_spoils_one_film_only(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydicom", None)
     dicom = bytes(128) + b"DICM" + bytes(100)
-    bad, good = predictor.stream([dicom, film()], errors="return")
-    assert isinstance(bad, ImageError)
-    assert 'pip install "cxrlib[dicom]"' in str(bad)
-    assert isinstance(good, Prediction)
+    bad, good = predictor.stream([dicom, drawn()], errors="return")
+    assert bad.status == "unreadable"
+    assert 'pip install "cxrlib[dicom]"' in bad.reasons[0]
+    assert good.status == "ok"
     with pytest.raises(ImportError, match=r'pip install "cxrlib\[dicom\]"'):
         predictor(dicom)
     with pytest.raises(ImportError, match=r'pip install "cxrlib\[dicom\]"'):
         predictor.predict([dicom])
 
 
-@pytest.mark.parametrize("one", ["film.png", b"bytes", Path("film.png"), io.BytesIO(b"bytes"), film(), 5])
+@pytest.mark.parametrize("one", ["image.png", b"bytes", Path("image.png"), io.BytesIO(b"bytes"), drawn(), 5])
 def test_a_single_film_is_no_list(predictor: Predictor, one: Any) -> None:
     with pytest.raises(
         TypeError,
-        match=r"sources must be a list or another iterable of films; "
+        match=r"sources must be a list or another iterable of images; "
         r"call the predictor itself for a single one\. Received: ",
     ):
         predictor.predict(one)
 
 
 def test_options_of_a_stream(predictor: Predictor) -> None:
-    with pytest.raises(ValueError, match=r"batch_size must be at least 1\. Received: batch_size=0"):
-        predictor.predict([], batch_size=0)
+    with pytest.raises(ValueError, match=r"prefetch must be at least 1\. Received: prefetch=0"):
+        predictor.predict([], prefetch=0)
     with pytest.raises(ValueError, match=r"errors must be 'raise' or 'return'\. Received: errors='ignore'"):
         predictor.stream([], errors="ignore")  # type: ignore[call-overload]
 
 
-def test_a_progress_line(
-    predictor: Predictor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "_LOG_EVERY", 0.0)
-    predictor.predict([film(i) for i in range(3)], progress=True)
-    assert "predict: 3/3 films" in capsys.readouterr().err
-    predictor.predict([film(i) for i in range(3)])
-    assert "predict" not in capsys.readouterr().err
+def test_progress(predictor: Predictor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor.predict([drawn(i) for i in range(3)])
+    assert capsys.readouterr().err == ""
+    predictor.predict([drawn(i) for i in range(3)], progress=True)
+    assert "3/3" in capsys.readouterr().err
+
+
+# --- what was known before ---
+
+
+def test_pretest_probability(predictor: Predictor) -> None:
+    p = Prediction("PNEUMONIA", 0.8, {"NORMAL": 0.2, "PNEUMONIA": 0.8}, 0.5, "ok", (), "a.png")
+    after = p.given(0.5)
+    assert (after.likelihood_ratio, after.probability) == (pytest.approx(4), pytest.approx(0.8))
+    assert p.given(0.1).probability == pytest.approx((4 / 9) / (1 + 4 / 9))
+    assert str(p.given(0.1)) == "pre-test probability 10%, likelihood ratio 4.0, post-test probability 31%"
+    three = Prediction("B", 0.5, {"A": 0.2, "B": 0.5, "C": 0.3}, None, "ok", (), "a.png")
+    assert three.given(1 / 3).probability == pytest.approx(0.5)  # what was not known before changes nothing
+    for sure, ratio in ((1.0, 99), (0.0, 1 / 99)):
+        certain = Prediction("X", sure, {"NORMAL": 1 - sure, "PNEUMONIA": sure}, 0.5, "ok", (), "a.png")
+        assert certain.given(0.5).likelihood_ratio == pytest.approx(ratio)
+    for wrong in (0, 1, -0.2, 20, math.nan, True):
+        with pytest.raises(ValueError, match="pretest must be a probability between 0 and 1"):
+            p.given(wrong)
+    unread = Prediction.unreadable("a.png", "no such file", ("NORMAL", "PNEUMONIA"), 0.5)
+    with pytest.raises(ValueError, match="the image was unreadable"):
+        unread.given(0.2)
 
 
 def test_many_threads_get_bit_identical_answers(default: Predictor) -> None:
-    films = [phantom.draw(i, size=224, opacity=i % 2 == 1) for i in range(4)]
-    wanted = [default(pixels) for pixels in films]
+    images = [phantom.draw(i, size=224, opacity=i % 2 == 1) for i in range(4)]
+    wanted = [default(pixels) for pixels in images]
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda i: default(films[i % 4]), range(64)))
-        batches = list(pool.map(lambda _: default.predict(films), range(4)))
+        answers = list(pool.map(lambda i: default(images[i % 4]), range(64)))
+        batches = list(pool.map(lambda _: default.predict(images), range(4)))
     assert all(answer == wanted[i % 4] for i, answer in enumerate(answers))
     assert all(batch == wanted for batch in batches)
-    explained = default.explain(films[1])
+    explained = default.explain(images[1])
     assert explained.prediction == wanted[1]
 
 
@@ -442,7 +463,7 @@ def test_threads_change_nothing_but_the_last_digits() -> None:
 
 def test_a_refusal_is_an_answer(gated: Path) -> None:
     p = Predictor(gated)(np.zeros((200, 200), np.uint8))
-    assert (p.label, p.accepted, p.reasons) == (None, False, ("it is almost blank",))
+    assert (p.label, p.status, p.reasons) == (None, "refused", ("it is almost blank",))
     assert math.isnan(p.probability)
     assert all(math.isnan(value) for value in p.probabilities.values())
     assert p.to_dict()["probability"] is None
@@ -451,12 +472,12 @@ def test_a_refusal_is_an_answer(gated: Path) -> None:
 
 
 def test_without_a_gate_every_answer_says_so(gated: Path, tiny: Path) -> None:
-    sentence = "the gate is off: nobody checked that this is a chest film"
-    for p in (Predictor(gated, gate=False)(np.zeros((200, 200), np.uint8)), Predictor(tiny)(film())):
-        assert p.accepted
+    sentence = "the gate is off: nothing checked that this is a frontal chest radiograph"
+    for p in (Predictor(gated, gate=False)(np.zeros((200, 200), np.uint8)), Predictor(tiny)(drawn())):
+        assert p.status == "ok"
         assert p.label
         assert p.reasons == (sentence,)
-    assert sentence not in Predictor(gated)(film()).reasons
+    assert sentence not in Predictor(gated)(drawn()).reasons
 
 
 @pytest.mark.parametrize(
@@ -473,7 +494,7 @@ def test_a_gate_that_cannot_be_trusted(tmp_path: Path, change: dict[str, Any]) -
     folder = tiny_network.write(tmp_path, tiny_network.files(gate={**tiny_network.tolerant_gate(), **change}))
     with pytest.raises(BundleError, match="cannot be trusted: "):
         Predictor(folder)
-    assert Predictor(folder, gate=False)(film()).accepted
+    assert Predictor(folder, gate=False)(drawn()).status == "ok"
 
 
 def test_a_gate_of_another_network(tmp_path: Path) -> None:
@@ -488,7 +509,7 @@ def test_real_films_pass_and_their_probabilities_differ(shared: Path) -> None:
     predictor = Predictor()
     paths = [p for label in predictor.labels for p in sorted((shared / "data" / "native" / label).iterdir())[:4]]
     answers = predictor.predict(paths)
-    assert all(p.accepted for p in answers), [p.reasons for p in answers]
+    assert all(p.status == "ok" for p in answers), [p.reasons for p in answers]
     chance = [p.probability for p in answers]
     assert max(chance[:4]) < min(chance[4:])
 
@@ -496,38 +517,33 @@ def test_real_films_pass_and_their_probabilities_differ(shared: Path) -> None:
 # --- three labels ---
 
 
-def test_three_labels_have_no_threshold() -> None:
-    p = Prediction("B", 0.5, {"A": 0.2, "B": 0.5, "C": 0.3}, None, True, (), "film")
-    with pytest.raises(
-        ValueError, match="a threshold decides between two labels; with more, the most probable one is taken"
-    ):
-        p.at(0.5)
+def test_three_labels_with_a_threshold_for_the_second() -> None:
+    p = Prediction("C", 0.5, {"A": 0.2, "B": 0.3, "C": 0.5}, None, "ok", (), "image")
+    assert (p.at(0.25).label, p.at(0.25).probability) == ("B", 0.3)
+    assert p.at(0.35).label == "C"
 
 
-def test_three_labels_refuse_operating_points(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
-    from cxrlib import predictor as module
-
-    class Three:
-        labels = ("A", "B", "C")
-
-    assert module._choose(Three(), None, None) is None  # type: ignore[arg-type]
-    for given in (("balanced", None), (None, 0.5)):
-        with pytest.raises(
-            ValueError, match="operating points and thresholds decide between two labels; this model has more"
-        ):
-            module._choose(Three(), *given)  # type: ignore[arg-type]
+def test_three_labels_without_operating_points(tmp_path: Path) -> None:
+    folder = tiny_network.write(tmp_path, tiny_network.files(labels=("A", "B", "C")))
+    predictor = Predictor(folder)
+    assert predictor.threshold is None
+    p = predictor(drawn())
+    assert p.label == max(p.probabilities, key=p.probabilities.__getitem__)
+    assert Predictor(folder, threshold=0.0)(drawn()).label == "B"
+    with pytest.raises(ValueError, match="none: this model has none"):
+        Predictor(folder, operating_point="balanced")
 
 
 # --- what is loaded ---
 
 
 def test_prediction_loads_no_tensorflow(tmp_path: Path) -> None:
-    phantom.save(tmp_path / "film.png", 1, size=64)
+    phantom.save(tmp_path / "image.png", 1, size=64)
     program = f"""
 import sys
 from cxrlib import Predictor
 p = Predictor(threads=1)
-p({str(tmp_path / "film.png")!r}); p.explain({str(tmp_path / "film.png")!r}).overlay()
+p({str(tmp_path / "image.png")!r}); p.explain({str(tmp_path / "image.png")!r}).overlay()
 heavy = "tensorflow", "keras", "sklearn", "matplotlib", "scipy", "pydicom", "huggingface_hub", "gradio"
 print([m for m in heavy if m in sys.modules])
 """
@@ -539,7 +555,3 @@ print([m for m in heavy if m in sys.modules])
         cwd=Path(__file__).parents[1],
     )
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
-
-
-def test_the_word_for_unreadable() -> None:
-    assert UNREADABLE == "unreadable: "

@@ -13,14 +13,14 @@ from ai_edge_litert import schema_py_generated as schema
 
 import cxrlib.runtime.litert
 from cxrlib.config import BundleError
-from cxrlib.runtime.litert import Runtime
+from cxrlib.runtime.litert import Runtime, usable_cores
 
 SIDE = 8
 
 
 def tiny_model(*, names=("probabilities", "evidence", "embedding"), side=SIDE, signature=True) -> bytes:
-    """A graph of five nodes: evidence = (-film, film), logits = its means, probabilities = their softmax, embedding =
-    the mean of the film."""
+    """A graph of five nodes: evidence = (-image, image), logits = its means, probabilities = their softmax, embedding =
+    the mean of the image."""
     model = schema.ModelT(version=3, description="tiny", buffers=[schema.BufferT()])
     graph = schema.SubGraphT(name="main", tensors=[], operators=[], inputs=[0])
 
@@ -50,7 +50,7 @@ def tiny_model(*, names=("probabilities", "evidence", "embedding"), side=SIDE, s
             )
         )
 
-    film = tensor("film", (1, side, side, 1))
+    image = tensor("image", (1, side, side, 1))
     axes = tensor("axes", (2,), schema.TensorType.INT32, [1, 2], dynamic=False)
     negative, evidence = tensor("negative", (1, side, side, 1)), tensor("evidence", (1, side, side, 2))
     logits, probabilities, embedding = (
@@ -59,11 +59,13 @@ def tiny_model(*, names=("probabilities", "evidence", "embedding"), side=SIDE, s
         tensor("embedding", (1, 1)),
     )
     op, kinds = schema.BuiltinOperator, schema.BuiltinOptions
-    node(op.NEG, [film], negative)
-    node(op.CONCATENATION, [negative, film], evidence, kinds.ConcatenationOptions, schema.ConcatenationOptionsT(axis=3))
+    node(op.NEG, [image], negative)
+    node(
+        op.CONCATENATION, [negative, image], evidence, kinds.ConcatenationOptions, schema.ConcatenationOptionsT(axis=3)
+    )
     node(op.MEAN, [evidence, axes], logits, kinds.ReducerOptions, schema.ReducerOptionsT(keepDims=False))
     node(op.SOFTMAX, [logits], probabilities, kinds.SoftmaxOptions, schema.SoftmaxOptionsT(beta=1.0))
-    node(op.MEAN, [film, axes], embedding, kinds.ReducerOptions, schema.ReducerOptionsT(keepDims=False))
+    node(op.MEAN, [image, axes], embedding, kinds.ReducerOptions, schema.ReducerOptionsT(keepDims=False))
     outputs = [probabilities, evidence, embedding]
     graph.outputs = outputs
     model.subgraphs = [graph]
@@ -72,7 +74,7 @@ def tiny_model(*, names=("probabilities", "evidence", "embedding"), side=SIDE, s
     ]
     if signature:
         entries = [schema.TensorMapT(name=name, tensorIndex=i) for name, i in zip(names, outputs, strict=True)]
-        inputs = [schema.TensorMapT(name="film", tensorIndex=film)]
+        inputs = [schema.TensorMapT(name="image", tensorIndex=image)]
         model.signatureDefs = [
             schema.SignatureDefT(inputs=inputs, outputs=entries, signatureKey="serving_default", subgraphIndex=0)
         ]
@@ -84,7 +86,7 @@ def tiny_model(*, names=("probabilities", "evidence", "embedding"), side=SIDE, s
 MODEL = tiny_model()
 
 
-def films(n: int, seed: int = 0) -> np.ndarray:
+def images(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((n, SIDE, SIDE, 1), dtype=np.float32)
 
 
@@ -106,13 +108,13 @@ def test_run_computes_the_graph_for_any_number_of_films():
     runtime = Runtime(MODEL, threads=2)
     assert (runtime.input_size, runtime.labels_count) == (SIDE, 2)
     for n in (1, 3, 0, 17, 1):
-        x = films(n, n)
+        x = images(n, n)
         assert holds(x, runtime.run(x))
 
 
 def test_one_film_and_the_same_film_in_a_batch_agree_to_the_bit():
     runtime = Runtime(MODEL, threads=3)
-    x = films(9)
+    x = images(9)
     together = runtime.run(x)
     for i in range(9):
         alone = runtime.run(x[i : i + 1])
@@ -121,7 +123,7 @@ def test_one_film_and_the_same_film_in_a_batch_agree_to_the_bit():
 
 
 def test_a_film_that_is_not_to_be_spread_leaves_the_wide_interpreter_alone(monkeypatch):
-    runtime, x = Runtime(MODEL, threads=2), films(1)
+    runtime, x = Runtime(MODEL, threads=2), images(1)
     spread = runtime.run(x)
     monkeypatch.setattr(runtime, "_wide", None)
     assert np.array_equal(runtime.run(x, spread=False).probabilities, spread.probabilities)
@@ -132,7 +134,7 @@ def test_a_film_that_is_not_to_be_spread_leaves_the_wide_interpreter_alone(monke
 def test_path_and_bytes_and_strided_films(tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes(MODEL)
-    x = films(4)
+    x = images(4)
     for model in (path, str(path), MODEL):
         assert holds(x[::-1, :, ::-1], Runtime(model, threads=1).run(x[::-1, :, ::-1]))
 
@@ -145,7 +147,7 @@ def test_many_threads_get_their_own_answers():
     def visitor(seed: int) -> None:
         start.wait()
         for turn in range(20):
-            x = films(1 + (seed + turn) % 5, 100 * seed + turn)
+            x = images(1 + (seed + turn) % 5, 100 * seed + turn)
             if not holds(x, runtime.run(x)):
                 wrong.append(f"{seed} {turn}")
 
@@ -162,22 +164,22 @@ def test_an_error_in_one_call_frees_the_interpreters_for_the_next(monkeypatch):
     runtime = Runtime(MODEL, threads=2)
     calls = []
 
-    def broken(interpreter, film):
-        calls.append(film)
+    def broken(interpreter, image):
+        calls.append(image)
         raise KeyboardInterrupt if len(calls) % 10 == 1 else RuntimeError
 
     monkeypatch.setattr(runtime, "_one", broken)
     for _ in range(4):
         with pytest.raises((KeyboardInterrupt, RuntimeError)):
-            runtime.run(np.zeros((1000, *films(1).shape[1:]), np.float32))
+            runtime.run(np.zeros((1000, *images(1).shape[1:]), np.float32))
     assert len(calls) < 40  # the helpers stop too
     monkeypatch.undo()
-    x = films(5)
+    x = images(5)
     assert holds(x, runtime.run(x))
 
 
 def _child(queue) -> None:
-    x = films(3)
+    x = images(3)
     queue.put(holds(x, _RUNTIME.run(x)) and holds(x[:1], _RUNTIME.run(x[:1])))
 
 
@@ -189,7 +191,7 @@ def _child_of_threads(queue) -> None:
         return slow(threads)
 
     def visitor() -> None:
-        x = films(3)
+        x = images(3)
         start.wait()
         right.append(holds(x, _RUNTIME.run(x)) and holds(x[:1], _RUNTIME.run(x[:1])))
 
@@ -223,7 +225,7 @@ def _forked(work) -> bool:
 def test_a_forked_process_may_go_on_with_the_runtime():
     global _RUNTIME
     _RUNTIME = Runtime(MODEL, threads=2)
-    _RUNTIME.run(films(8))  # its threads exist
+    _RUNTIME.run(images(8))  # its threads exist
     assert _forked(_child)
 
 
@@ -232,17 +234,17 @@ def test_a_forked_process_may_go_on_with_the_runtime():
 def test_threads_of_a_process_that_was_forked_from_a_busy_one():
     global _RUNTIME
     _RUNTIME = Runtime(MODEL, threads=2)
-    taken = [_RUNTIME._narrow.get() for _ in range(2)]  # as if films were under way
+    taken = [_RUNTIME._narrow.get() for _ in range(2)]  # as if images were under way
     with _RUNTIME._lock:
         assert _forked(_child_of_threads)
     for interpreter in taken:
         _RUNTIME._narrow.put(interpreter)
-    x = films(3)
+    x = images(3)
     assert holds(x, _RUNTIME.run(x))
 
 
 def test_a_fork_that_python_was_not_told_of(monkeypatch):
-    runtime, x = Runtime(MODEL, threads=2), films(3)
+    runtime, x = Runtime(MODEL, threads=2), images(3)
     inherited = runtime._wide
     monkeypatch.setattr(os, "getpid", lambda: 1)
     assert holds(x, runtime.run(x))
@@ -256,8 +258,8 @@ def test_a_fork_that_python_was_not_told_of(monkeypatch):
 def test_what_run_refuses():
     runtime = Runtime(MODEL, threads=1)
     for bad, said in (
-        (films(2).astype(np.float64), "shape=(2, 8, 8, 1), dtype=float64"),
-        (films(2)[..., 0], "shape=(2, 8, 8), dtype=float32"),
+        (images(2).astype(np.float64), "shape=(2, 8, 8, 1), dtype=float64"),
+        (images(2)[..., 0], "shape=(2, 8, 8), dtype=float32"),
         (np.zeros((1, SIDE, SIDE, 3), np.float32), "shape=(1, 8, 8, 3)"),
         (np.zeros((1, 9, 9, 1), np.float32), "shape=(1, 9, 9, 1)"),
         ([[0.0]], "Received: list"),
@@ -272,8 +274,8 @@ def test_what_run_refuses():
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (b"", "no LiteRT model"),
-        (b"GIF89a" * 100, "no LiteRT model"),
+        (b"", "it is not a LiteRT model"),
+        (b"GIF89a" * 100, "it is not a LiteRT model"),
         (b"\x1c\0\0\0TFL3", "damaged"),
         (b"\x1c\0\0\0TFL3" + bytes(5000), "has 0 graphs, not one"),
         (MODEL[: len(MODEL) // 2], "damaged"),

@@ -16,7 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 SIZE, GRID, FEATURES = 32, 4, 16
 
 
-def network(seed: int = 0) -> Any:
+def network(seed: int = 0, labels: int = 2) -> Any:
     """The network as the schema's objects, for tests that damage it before it is packed."""
     rng = np.random.default_rng(seed)
     model = schema.ModelT()
@@ -48,7 +48,7 @@ def network(seed: int = 0) -> Any:
         model.operatorCodes.append(opcode)
         graph.operators.append(made)
 
-    def convolution(name: str, film: int, channels: int) -> int:
+    def convolution(name: str, image: int, channels: int) -> int:
         stride = SIZE // GRID
         weights = tensor(
             f"{name}/weights",
@@ -64,7 +64,7 @@ def network(seed: int = 0) -> Any:
             schema.BuiltinOperator.CONV_2D,
             schema.BuiltinOptions.Conv2DOptions,
             options,
-            [film, weights, bias],
+            [image, weights, bias],
             [result],
         )
         return result
@@ -81,26 +81,26 @@ def network(seed: int = 0) -> Any:
         )
         return result
 
-    film = tensor("film", (1, SIZE, SIZE, 1))
-    evidence = convolution("evidence", film, 2)
-    logits = mean("logits", evidence, 2)
-    probabilities = tensor("probabilities", (1, 2))
+    image = tensor("image", (1, SIZE, SIZE, 1))
+    evidence = convolution("evidence", image, labels)
+    logits = mean("logits", evidence, labels)
+    probabilities = tensor("probabilities", (1, labels))
     options = schema.SoftmaxOptionsT()
     options.beta = 1.0
     operation(schema.BuiltinOperator.SOFTMAX, schema.BuiltinOptions.SoftmaxOptions, options, [logits], [probabilities])
-    embedding = mean("embedding", convolution("features", film, FEATURES), FEATURES)
+    embedding = mean("embedding", convolution("features", image, FEATURES), FEATURES)
 
     signature = schema.SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = "serving_default", 0
     signature.inputs, signature.outputs = (
-        [_named("film", film)],
+        [_named("image", image)],
         [
             _named("embedding", embedding),
             _named("evidence", evidence),
             _named("probabilities", probabilities),
         ],
     )
-    graph.inputs, graph.outputs = [film], [embedding, evidence, probabilities]
+    graph.inputs, graph.outputs = [image], [embedding, evidence, probabilities]
     model.subgraphs, model.signatureDefs = [graph], [signature]
     return model
 
@@ -118,27 +118,33 @@ def pack(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def files(seed: int = 0, extra: Mapping[str, bytes] | None = None, **changes: Any) -> dict[str, bytes]:
+def files(
+    seed: int = 0,
+    extra: Mapping[str, bytes] | None = None,
+    labels: tuple[str, ...] = ("NORMAL", "PNEUMONIA"),
+    **changes: Any,
+) -> dict[str, bytes]:
     """A whole bundle by file name; `extra` replaces or adds files (a network too, whatever the probe says), `changes`
-    replaces fields of its config, and all hashes are right."""
+    replaces fields of its config, and all hashes are right. Three labels have no operating points."""
     from cxrlib import bundle
     from cxrlib.config import BundleConfig, DefaultRecipe, OperatingPoint, to_dict
     from cxrlib.runtime.litert import Runtime
 
-    runtime = pack(network(seed))
+    runtime = pack(network(seed, len(labels)))
     content = {"model.tflite": runtime, "README.md": b"---\nlibrary_name: cxrlib\n---\n# Tiny\n", **(extra or {})}
     probe = tuple(float(p) for p in Runtime(runtime, threads=1).run(bundle.probe_image(SIZE)[None]).probabilities[0])
+    points = {"balanced": OperatingPoint(threshold=0.4, sensitivity=0.9, specificity=0.9)}
     config = to_dict(
         BundleConfig(
-            labels=("NORMAL", "PNEUMONIA"),
+            labels=labels,
             image_size=SIZE,
             decoder=1,
             preprocessing="squashed to 32 x 32",
             temperature=1.3,
             recipe=DefaultRecipe(),
             probe=probe,
-            operating_points={"balanced": OperatingPoint(threshold=0.4, sensitivity=0.9, specificity=0.9)},
-            default_point="balanced",
+            operating_points=points if len(labels) == 2 else {},
+            default_point="balanced" if len(labels) == 2 else None,
             files={name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
         )
     )

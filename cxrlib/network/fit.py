@@ -295,7 +295,8 @@ def _last(epoch: int) -> str:
 def _save(model: keras.Model, path: Path) -> None:
     if devices.rank() == 0:
         part = path.with_name(f"part-{path.name}")
-        model.save_weights(part, overwrite=True)
+        with devices.alone():  # Keras makes variables while it saves, which other processes would have to make, too
+            model.save_weights(part, overwrite=True)
         os.replace(part, path)
     devices.agree(np.zeros(1))  # before another process reads it
 

@@ -8,6 +8,32 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 Status: TypeAlias = Literal["ok", "refused", "unreadable"]
+_MOST_RATIO = 99.0  # likelihood ratios beyond it and its inverse are not claimed
+
+
+@dataclass(frozen=True)
+class PostTest:
+    """What an image adds to what was known before.
+
+    Args:
+        pretest: Probability of the positive class before the image.
+        likelihood_ratio: How much more probable the image is with the positive class than without it.
+        probability: Probability of the positive class afterwards.
+
+    Example:
+        >>> PostTest(0.2, 9.0, 0.69).probability
+        0.69
+    """
+
+    pretest: float
+    likelihood_ratio: float
+    probability: float
+
+    def __str__(self) -> str:
+        return (
+            f"pre-test probability {self.pretest:.0%}, likelihood ratio {self.likelihood_ratio:#.2g}, "
+            f"post-test probability {self.probability:.0%}"
+        )
 
 
 @dataclass(frozen=True)
@@ -101,6 +127,40 @@ class Prediction:
         else:
             label = max((negative, *others), key=self.probabilities.__getitem__) if others else negative
         return Prediction(label, p, self.probabilities, threshold, "ok", self.reasons, self.source)
+
+    def given(self, pretest: float) -> PostTest:
+        """Combine the image with what was known before: Bayes' rule.
+
+        Classes count the same in training and in calibration, so the odds of the positive class, times the number of
+        other classes, are a likelihood ratio. It is bounded to 1 / 99 and 99: beyond, calibration was not measured.
+
+        Args:
+            pretest: Probability of the positive class before the image was taken, in (0, 1), as the clinician
+                estimates it.
+
+        Returns:
+            The probability afterwards, and the likelihood ratio.
+
+        Raises:
+            ValueError: If `pretest` lies outside (0, 1), or the image got no answer.
+
+        References:
+            Deeks and Altman, Diagnostic tests 4: likelihood ratios, BMJ 2004, doi:10.1136/bmj.329.7458.168.
+
+        Example:
+            >>> p = Prediction("PNEUMONIA", 0.9, {"NORMAL": 0.1, "PNEUMONIA": 0.9}, 0.4, "ok", (), "image.png")
+            >>> print(p.given(0.2))
+            pre-test probability 20%, likelihood ratio 9.0, post-test probability 69%
+        """
+        if isinstance(pretest, bool) or not 0 < pretest < 1:
+            raise ValueError(f"pretest must be a probability between 0 and 1. Received: pretest={pretest!r}")
+        if self.status != "ok":
+            raise ValueError(f"there is no answer to combine with: the image was {self.status}")
+        positive = list(self.probabilities)[1]
+        p = min(max(self.probabilities[positive], 1e-9), 1 - 1e-9)
+        ratio = min(max(p / (1 - p) * (len(self.probabilities) - 1), 1 / _MOST_RATIO), _MOST_RATIO)
+        odds = ratio * pretest / (1 - pretest)
+        return PostTest(float(pretest), ratio, odds / (1 + odds))
 
     def to_dict(self, *, flat: bool = False) -> dict[str, Any]:
         """Return plain JSON types; `nan` becomes `None`.
