@@ -14,7 +14,7 @@ from cxrlib.images.sources import ImageError
 CASES = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared")) / "cases"
 LISTED = CASES / "cases.csv"
 pytestmark = pytest.mark.skipif(not LISTED.is_file(), reason="needs the cases of CXRLIB_SHARED")
-ROWS = list(csv.DictReader(LISTED.open(encoding="utf-8"))) if LISTED.is_file() else []
+ROWS = list(csv.DictReader(LISTED.read_text("utf-8").splitlines())) if LISTED.is_file() else []
 FEW = {"lateral": 0.05, "ct": 0.01, "monitor": 0.25}  # of these, so many may come out otherwise
 
 
