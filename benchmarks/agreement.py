@@ -1,8 +1,8 @@
-"""How far a film's answer depends on its copy: `python benchmarks/agreement.py [--model M]`.
+"""How far an image's answer depends on its copy: `python benchmarks/agreement.py [--model M]`.
 
-Compares the answers for the films of `data/native` in CXRLIB_SHARED with those for their copies of 224 pixels in
+Compares the answers for the images of `data/native` in CXRLIB_SHARED with those for their copies of 224 pixels in
 `data/chest_xray`, for JPEG copies of that size made here, and for the same pixels as 16-bit arrays, which are not
-rounded between the filter's two passes. Prints JSON: the part of films whose probability changes by no more than 0.02,
+rounded between the filter's two passes. Prints JSON: the part of images whose probability changes by no more than 0.02,
 the part that stays on its side of the threshold, the largest change and the median one.
 """
 
@@ -24,17 +24,17 @@ SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "share
 
 
 def compressed(path: Path, quality: int) -> bytes:
-    """A film squashed to 224 pixels, as JPEG."""
+    """An image squashed to 224 pixels, as JPEG."""
     file = io.BytesIO()
-    with Image.open(path) as film:
-        film.convert("L").resize((224, 224), Image.Resampling.BICUBIC).save(file, "JPEG", quality=quality)
+    with Image.open(path) as image:
+        image.convert("L").resize((224, 224), Image.Resampling.BICUBIC).save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
 def deep(path: Path) -> np.ndarray:
-    """The pixels of a film, uint16."""
-    with Image.open(path) as film:
-        return np.asarray(film.convert("L")).astype(np.uint16) * 257
+    """The pixels of an image, uint16."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L")).astype(np.uint16) * 257
 
 
 def main() -> None:
@@ -48,13 +48,13 @@ def main() -> None:
         **{f"JPEG of quality {quality}": [compressed(path, quality) for path in native] for quality in (95, 75, 50)},
         "16 bits": [deep(path) for path in native],
     }
-    films = np.array([answer.probability for answer in predictor.predict(native)])
+    images = np.array([answer.probability for answer in predictor.predict(native)])
     for kind, sources in kinds.items():
         others = np.array([answer.probability for answer in predictor.predict(sources)])
-        change = np.abs(films - others)
+        change = np.abs(images - others)
         found = {
             "within 0.02": float((change <= 0.02).mean()),
-            "same side": float(((films >= predictor.threshold) == (others >= predictor.threshold)).mean()),
+            "same side": float(((images >= predictor.threshold) == (others >= predictor.threshold)).mean()),
             "largest": float(change.max()),
             "median": float(np.median(change)),
         }

@@ -2,8 +2,8 @@
 [--seed 0]`.
 
 Six kinds of work are killed with SIGKILL, each `--kills` times, half of them at a random time and half before a random
-step on the file system, the network or the index: filling the cache, training (a tiny network on drawn films), saving a
-bundle, pushing to and downloading from a Hub (of tests/hub_server.py), and predicting a batch. After every kill a
+step on the file system or the network: filling the cache, training (a tiny network on drawn images), saving a bundle,
+ pushing to and downloading from a Hub (of tests/hub_server.py), and predicting a batch. After every kill a
 reader looks at what is there; then the work is started again in the same place, and killed again or left to end.
 Printed as JSON for each kind: what was lost (there before, not there now), corrupt (read, and not what it should be),
 left over after an undisturbed end, and what could not be resumed. The exit status is 0 where all four are empty.
@@ -89,12 +89,12 @@ class Work:
 
 class Cache(Work):
     def prepare(self, place: Path) -> None:
-        self.films = _noise(self.shared / "noise")
+        self.images = _noise(self.shared / "noise")
         self.pixels = {
             hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest(): np.rint(
                 images.fit(images.read(path), SIZE)[..., 0] * 255
             ).astype(np.uint8)
-            for path in (self.films.paths if not hasattr(self, "pixels") else ())
+            for path in (self.images.paths if not hasattr(self, "pixels") else ())
         } or self.pixels
 
     @staticmethod
@@ -105,21 +105,21 @@ class Cache(Work):
     def look(self, place: Path, found: Found) -> None:
         for index in place.glob("cache/*/index.sqlite3"):
             with sqlite3.connect(index) as connection:
-                tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'films'").fetchone()[0]
-                rows = connection.execute("SELECT digest, shard, row FROM films").fetchall() if tables else []
+                tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'images'").fetchone()[0]
+                rows = connection.execute("SELECT digest, shard, row FROM images").fetchall() if tables else []
             connection.close()
             for digest, shard, row in rows:
                 stored = (index.parent / shard).read_bytes()[row * SIZE**2 : (row + 1) * SIZE**2]
                 if stored != self.pixels[digest].tobytes():
-                    found["corrupt"].append(f"row {row} of {shard} is not the film that the index says")
+                    found["corrupt"].append(f"row {row} of {shard} is not the image that the index says")
 
     def end(self, place: Path, found: Found) -> Any:
-        films = cache.open_cache(self.films, size=SIZE, folder=place / "cache", progress=False)
+        images = cache.open_cache(self.images, size=SIZE, folder=place / "cache", progress=False)
         expected = [
             self.pixels[hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()]
-            for path in self.films.paths
+            for path in self.images.paths
         ]
-        if not np.array_equal(films[:], np.stack(expected)):
+        if not np.array_equal(images[:], np.stack(expected)):
             found["corrupt"].append("the cache gives other pixels")
         length = sum(shard.stat().st_size for shard in place.glob("cache/*/*.shard"))
         found["left over"] += [

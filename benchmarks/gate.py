@@ -1,6 +1,6 @@
-"""What the gate refuses: `python benchmarks/gate.py [--others FOLDER] [--model M] [--films N] [--made N]`.
+"""What the gate refuses: `python benchmarks/gate.py [--others FOLDER] [--model M] [--images N] [--made N]`.
 
-Films of every source, bones, pictures of installed packages (photographs of scikit-image, scikit-learn, Matplotlib,
+Images of every source, bones, pictures of installed packages (photographs of scikit-image, scikit-learn, Matplotlib,
 Gradio and others where they are installed, scans of pydicom), pictures in the folders below FOLDER, each folder a kind
 that must be refused, drawn and spoilt pictures, and drawn phantoms pass the model's own gate. Then, for each source, a
 gate that was fitted to the other sources alone, as if the source were a hospital never seen. Prints, for every kind,
@@ -59,16 +59,16 @@ def scans() -> Iterator[images.Radiograph]:
 
         for path in sorted(get_testdata_files("*.dcm")):
             try:
-                film = images.read(path)
+                image = images.read(path)
             except sources.ImageError:
                 continue
-            if film.modality in ("CT", "MR", "US", "NM", "PT"):
-                yield film
+            if image.modality in ("CT", "MR", "US", "NM", "PT"):
+                yield image
 
 
-def seen(films: Iterator[object]) -> np.ndarray:
-    """What the network sees of films: (n, 224, 224) uint8."""
-    fitted = [images.fit(film if isinstance(film, images.Radiograph) else images.read(film)) for film in films]  # type: ignore[arg-type]
+def seen(images: Iterator[object]) -> np.ndarray:
+    """What the network sees of images: (n, 224, 224) uint8."""
+    fitted = [images.fit(image if isinstance(image, images.Radiograph) else images.read(image)) for image in images]  # type: ignore[arg-type]
     return np.round(np.array(fitted).reshape(-1, 224, 224) * 255).astype(np.uint8)
 
 
@@ -77,15 +77,15 @@ def collect(others: Path | None, most: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     found: dict[str, np.ndarray] = {}
     for source in (*SOURCES, "chest_xray/test", "native"):
-        films = scan(SHARED / source)
-        films = films.take(np.sort(rng.permutation(len(films))[:most]))
-        found[f"films of {source}"] = np.array(decode(films, size=224, progress=False).films)
+        images = scan(SHARED / source)
+        images = images.take(np.sort(rng.permutation(len(images))[:most]))
+        found[f"images of {source}"] = np.array(decode(images, size=224, progress=False).images)
     found["phantoms"] = seen(
         phantom.draw(10**6 + i, opacity=i % 2 == 1, size=(64, 128, 224, 512, 1024)[i % 5]) for i in range(200)
     )
-    pool = np.concatenate([found[f"films of {source}"][:100] for source in SOURCES])
+    pool = np.concatenate([found[f"images of {source}"][:100] for source in SOURCES])
     made = outliers.outliers(pool, 400, seed=10**6)
-    found["drawn others"], found["spoilt films"] = made[::2], made[1::2]
+    found["drawn others"], found["spoilt images"] = made[::2], made[1::2]
     found["bones"] = seen(iter(sorted((SHARED / "not_chest").rglob("*.jpg"))))
     photos = list(photographs())
     found["photographs"] = seen(iter(photos))
@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--others", type=Path)
     parser.add_argument("--model")
-    parser.add_argument("--films", type=int, default=gate.PER_SOURCE, help="of each source, at most")
+    parser.add_argument("--images", type=int, default=gate.PER_SOURCE, help="of each source, at most")
     parser.add_argument("--made", type=int, default=3000)
     options = parser.parse_args()
     predictor = Predictor(options.model)
@@ -131,20 +131,20 @@ def main() -> None:
         raise SystemExit("the model has no gate")
     known: dict[bytes, np.ndarray] = {}
 
-    def embed(films: np.ndarray) -> np.ndarray:
-        keys = [film.tobytes() for film in np.round(films * 255).astype(np.uint8)]
+    def embed(images: np.ndarray) -> np.ndarray:
+        keys = [image.tobytes() for image in np.round(images * 255).astype(np.uint8)]
         new = [i for i, key in enumerate(keys) if key not in known]
-        known.update(zip([keys[i] for i in new], runtime.run(films[new]).embedding, strict=True))
+        known.update(zip([keys[i] for i in new], runtime.run(images[new]).embedding, strict=True))
         return np.stack([known[key] for key in keys])
 
-    pictures = collect(options.others, options.films)
+    pictures = collect(options.others, options.images)
     features = {kind: (embed(x[..., None] / np.float32(255)), gate.layout_of(x)) for kind, x in pictures.items()}
     print(json.dumps({"the model's own gate": judge(guard.config, features)}, indent=1), flush=True)
     for unseen in SOURCES:
         others = [source for source in SOURCES if source != unseen]
-        films = np.concatenate([pictures[f"films of {source}"] for source in others])
-        names = [source for source in others for _ in range(len(pictures[f"films of {source}"]))]
-        config = gate.fit(films, sources=names, embed=embed, made=options.made)
+        images = np.concatenate([pictures[f"images of {source}"] for source in others])
+        names = [source for source in others for _ in range(len(pictures[f"images of {source}"]))]
+        config = gate.fit(images, sources=names, embed=embed, made=options.made)
         print(json.dumps({f"fitted without {unseen}": judge(config, features)}, indent=1), flush=True)
 
 

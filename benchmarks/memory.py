@@ -1,8 +1,8 @@
-"""Memory: `python benchmarks/memory.py [--predictions 10000] [--model BUNDLE] [--films N] [--limit MB]`.
+"""Memory: `python benchmarks/memory.py [--predictions 10000] [--model BUNDLE] [--images N] [--limit MB]`.
 
-Predicts many films with one predictor, one after another and in streams, and prints how much the process has grown
+Predicts many images with one predictor, one after another and in streams, and prints how much the process has grown
 after the first tenth. Then reads an epoch of a training set in a control group that allows less memory than the set's
-decoded films take, as training does; needs root on Linux, and says so otherwise.
+decoded images take, as training does; needs root on Linux, and says so otherwise.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cxrlib.data import scan as data
 from cxrlib.images import phantom
 
 GROUPS = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
-SIDE = 1024  # of the decoded films of the training set: 1 MB each
+SIDE = 1024  # of the decoded images of the training set: 1 MB each
 
 
 def resident() -> float:
@@ -37,7 +37,7 @@ def resident() -> float:
 
 
 def predictions(model: Path, n: int) -> dict[str, object]:
-    """Predict films of every kind of source."""
+    """Predict images of every kind of source."""
     predictor = Predictor(model)
     with tempfile.TemporaryDirectory() as folder:
         phantom.write(folder, n=16, seed=1, size=512)
@@ -49,7 +49,7 @@ def predictions(model: Path, n: int) -> dict[str, object]:
                 predictor(path)
                 predictor(path.read_bytes())
                 predictor(pixels)
-            answers = list(predictor.stream([*paths, b"no film"], errors="return"))
+            answers = list(predictor.stream([*paths, b"no image"], errors="return"))
             predictor.explain(paths[0])
             done += 3 * len(paths) + len(answers) + 1
             if done >= len(held) * n / 10:
@@ -65,23 +65,23 @@ def predictions(model: Path, n: int) -> dict[str, object]:
     }
 
 
-def epoch(folder: Path, films: int) -> dict[str, object]:
+def epoch(folder: Path, images: int) -> dict[str, object]:
     """Decode a training set, and read it as an epoch does: in shuffled batches."""
     start = time.monotonic()
-    found = data.scan(folder / "films")
+    found = data.scan(folder / "images")
     pixels = cache.open_cache(found, size=SIDE, folder=folder / "cache", progress=False)
     total = 0
-    for part in np.array_split(np.random.default_rng(0).permutation(films), films // 32):
+    for part in np.array_split(np.random.default_rng(0).permutation(images), images // 32):
         total += int(pixels[part].sum())
     return {
-        "films": films,
-        "MB of decoded films": round(films * SIDE**2 / 1e6),
+        "images": images,
+        "MB of decoded images": round(images * SIDE**2 / 1e6),
         "checksum": total,
         "seconds": round(time.monotonic() - start, 1),
     }
 
 
-def limited(films: int, megabytes: int) -> dict[str, object]:
+def limited(images: int, megabytes: int) -> dict[str, object]:
     """Run `epoch` in a control group."""
     top = next(
         (place for place in GROUPS if (place / "cgroup.procs").exists() and os.access(place / "cgroup.procs", os.W_OK)),
@@ -99,12 +99,12 @@ def limited(films: int, megabytes: int) -> dict[str, object]:
         (group / name).write_text(str(megabytes * 10**6))
         with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as folder:
             draw = np.random.default_rng(0)
-            for i in range(films):
-                path = Path(folder, "films", ("NORMAL", "PNEUMONIA")[i % 2], f"{i}.bmp")
+            for i in range(images):
+                path = Path(folder, "images", ("NORMAL", "PNEUMONIA")[i % 2], f"{i}.bmp")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(draw.integers(0, 256, (64, 64), np.uint8)).save(path)
             enter = (
-                f"echo $$ > {group}/cgroup.procs && exec {sys.executable} {__file__} --epoch {folder} --films {films}"
+                f"echo $$ > {group}/cgroup.procs && exec {sys.executable} {__file__} --epoch {folder} --images {images}"
             )
             done = subprocess.run(["bash", "-c", enter], capture_output=True, text=True)
             if done.returncode:
@@ -131,12 +131,12 @@ def main() -> None:
         action="append",
         help="a bundle, several times if need be; a tiny one and the default one if not given",
     )
-    parser.add_argument("--films", type=int, default=800)
+    parser.add_argument("--images", type=int, default=800)
     parser.add_argument("--limit", type=int, default=300, metavar="MB")
     parser.add_argument("--epoch", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.epoch:
-        print(json.dumps(epoch(options.epoch, options.films)))
+        print(json.dumps(epoch(options.epoch, options.images)))
         return
     import tiny_network
 
@@ -147,7 +147,7 @@ def main() -> None:
         ]
         for model in models:
             print(json.dumps(predictions(model, options.predictions), indent=1), flush=True)
-    print(json.dumps(limited(options.films, options.limit), indent=1))
+    print(json.dumps(limited(options.images, options.limit), indent=1))
 
 
 if __name__ == "__main__":

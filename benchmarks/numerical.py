@@ -1,8 +1,8 @@
-"""LiteRT against Keras on many films: `python benchmarks/numerical.py [--model BUNDLE] [--films FOLDER] [--most N]`.
+"""LiteRT against Keras on many images: `python benchmarks/numerical.py [--model BUNDLE] [--images FOLDER] [--most N]`.
 
-Films are found below the folder and decoded; no label is read and nothing is scored. The same bundle answers through
-its `model.tflite` on one thread, on all threads in a batch and film by film, and through its `model.keras`. Printed as
-JSON: the largest differences of a probability, and of the golden probe.
+Images are found below the folder and decoded; no label is read and nothing is scored. The same bundle answers through
+its `model.tflite` on one thread, on all threads in a batch and image by image, and through its `model.keras`. Printed
+as JSON: the largest differences of a probability, and of the golden probe.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BATCH = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=bundle.DEFAULT)
-    parser.add_argument("--films", type=Path, default=SHARED / "data" / "chest_xray" / "test")
+    parser.add_argument("--images", type=Path, default=SHARED / "data" / "chest_xray" / "test")
     parser.add_argument("--most", type=int, default=10**9)
     options = parser.parse_args()
     loaded = bundle.load(options.model)
@@ -41,29 +41,29 @@ def main() -> None:
     import cxrlib.network.model  # noqa: F401 - the layers that the file names
 
     network = keras.models.load_model(options.model / bundle.KERAS, compile=False)  # one's own file: see SECURITY.md
-    found = sources.find(options.films)[: options.most]
-    worst = {"keras": 0.0, "many threads, a batch": 0.0, "many threads, film by film": 0.0}
+    found = sources.find(options.images)[: options.most]
+    worst = {"keras": 0.0, "many threads, a batch": 0.0, "many threads, image by image": 0.0}
     flips = 0
     for start in range(0, len(found), BATCH):
-        films = np.stack(
+        images = np.stack(
             [images.fit(images.read(path, model_size=size), size) for path in found[start : start + BATCH]]
         )  # (b, s, s, 1)
-        reference = one.run(films).probabilities
-        kept = np.asarray(network.predict_on_batch(films), np.float64)
+        reference = one.run(images).probabilities
+        kept = np.asarray(network.predict_on_batch(images), np.float64)
         kept = np.concatenate([1 - kept, kept], axis=1) if kept.shape[1] == 1 else kept  # (b, k)
-        alone = np.concatenate([many.run(film[None]).probabilities for film in films])
+        alone = np.concatenate([many.run(image[None]).probabilities for image in images])
         for name, other in (
             ("keras", kept),
-            ("many threads, a batch", many.run(films).probabilities),
-            ("many threads, film by film", alone),
+            ("many threads, a batch", many.run(images).probabilities),
+            ("many threads, image by image", alone),
         ):
             worst[name] = max(worst[name], float(np.abs(other - reference).max()))
         flips += int((kept.argmax(1) != reference.argmax(1)).sum())
     probe = one.run(bundle.probe_image(size)[None]).probabilities[0]
     result = {
-        "films": len(found),
+        "images": len(found),
         "largest difference from LiteRT on one thread": worst,
-        "films whose most probable label differs between Keras and LiteRT": flips,
+        "images whose most probable label differs between Keras and LiteRT": flips,
         "golden probe": float(np.abs(probe - loaded.config.probe).max()),
         "versions": {
             name: metadata.version(name) for name in ("ai-edge-litert", "keras", "tensorflow", "numpy", "pillow")

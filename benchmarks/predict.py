@@ -1,8 +1,8 @@
 """How fast prediction is, against the alternatives: `python benchmarks/predict.py [PART…]`.
 
 The parts are `imports`, `cold`, `one`, `folder` and `small`; all when none is named.
-One run, the same films, rounds in shuffled order, medians of times and of the ratios in each round: only the ratios
-mean something on another machine. The films are those of `data/native` in CXRLIB_SHARED. Prints JSON. Needs the extras
+One run, the same images, rounds in shuffled order, medians of times and of the ratios in each round: only the ratios
+mean something on another machine. The images are those of `data/native` in CXRLIB_SHARED. Prints JSON. Needs the extras
 [train] and [onnx], and openvino.
 """
 
@@ -39,9 +39,9 @@ STEADY = 0.05
 KERAS_SCRIPT = """
 import sys, cxrlib.model, keras
 model = keras.models.load_model(sys.argv[1])
-film = keras.utils.load_img(sys.argv[2], color_mode="grayscale", target_size=(224, 224), interpolation="bicubic")
-film = keras.utils.img_to_array(film) / 255
-print(model.predict(film[None], verbose=0))
+image = keras.utils.load_img(sys.argv[2], color_mode="grayscale", target_size=(224, 224), interpolation="bicubic")
+image = keras.utils.img_to_array(image) / 255
+print(model.predict(image[None], verbose=0))
 """
 
 
@@ -93,10 +93,10 @@ def interpreter(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
 
     bare = Interpreter(model_content=model, num_threads=CORES)
     bare.allocate_tensors()
-    film, outputs = bare.get_input_details()[0]["index"], bare.get_signature_runner().get_output_details()
+    image, outputs = bare.get_input_details()[0]["index"], bare.get_signature_runner().get_output_details()
 
     def run(x: np.ndarray) -> np.ndarray:
-        bare.set_tensor(film, x)
+        bare.set_tensor(image, x)
         bare.invoke()
         return np.asarray(bare.get_tensor(outputs["probabilities"]["index"]))
 
@@ -123,7 +123,7 @@ def way_onnx(model: Path) -> Callable[[np.ndarray], Any]:
     options.intra_op_num_threads = CORES
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda film: session.run(["probabilities"], {name: film})
+    return lambda image: session.run(["probabilities"], {name: image})
 
 
 def way_openvino(model: Path) -> Callable[[np.ndarray], Any]:
@@ -135,21 +135,23 @@ def way_openvino(model: Path) -> Callable[[np.ndarray], Any]:
 
 def way_keras(_: Path) -> Callable[[np.ndarray], Any]:
     model = keras_model()
-    return lambda film: model.predict(film, verbose=0)
+    return lambda image: model.predict(image, verbose=0)
 
 
 def serve(build: Callable[[Path], Callable[[np.ndarray], Any]], model: Path, asked: Connection) -> None:
     """Time one call whenever asked to."""
     fitted = [images.fit(images.read(path)) for path in FILMS[:16]]  # (224, 224, 1)
-    films = [np.round(film[..., 0] * 255).astype(np.uint8) if build is way_predictor else film[None] for film in fitted]
-    way, turn = build(model), itertools.cycle(films)
+    images = [
+        np.round(image[..., 0] * 255).astype(np.uint8) if build is way_predictor else image[None] for image in fitted
+    ]
+    way, turn = build(model), itertools.cycle(images)
     seconds = clock(lambda: way(next(turn)), STEADY)
     while asked.recv():
         asked.send(seconds())
 
 
 def one() -> dict[str, Any]:
-    """One decoded film of 224 pixels after another. Each way has a process of its own, as where it is used: idle
+    """One decoded image of 224 pixels after another. Each way has a process of its own, as where it is used: idle
     threads of some wait by spinning."""
     builders = {
         "cxrlib Predictor": way_predictor,
@@ -178,13 +180,13 @@ def one() -> dict[str, Any]:
 
 
 def folder() -> dict[str, Any]:
-    """A folder of native films, against the usual loop, and against decoding and inference alone, one after the other,
+    """A folder of native images, against the usual loop, and against decoding and inference alone, one after the other,
     each on all cores."""
     import keras
 
     predictor, model = Predictor(), keras_model()
-    films = [images.fit(images.read(path)) for path in FILMS]
-    batch = np.stack(films)
+    images = [images.fit(images.read(path)) for path in FILMS]
+    batch = np.stack(images)
 
     def usual() -> None:
         for i in range(0, len(FILMS), 32):
@@ -192,7 +194,9 @@ def folder() -> dict[str, Any]:
                 keras.utils.load_img(path, color_mode="grayscale", target_size=(SIZE, SIZE), interpolation="bicubic")
                 for path in FILMS[i : i + 32]
             ]
-            model.predict(np.stack([keras.utils.img_to_array(film) for film in loaded]) / 255, batch_size=32, verbose=0)
+            model.predict(
+                np.stack([keras.utils.img_to_array(image) for image in loaded]) / 255, batch_size=32, verbose=0
+            )
 
     def decoding() -> None:
         with ThreadPoolExecutor(CORES) as pool:
@@ -207,8 +211,8 @@ def folder() -> dict[str, Any]:
     }
     found = timed({name: clock(work) for name, work in ways.items()}, rounds=11)
     return {
-        "films": len(FILMS),
-        "films per second": {way: round(len(FILMS) / float(np.median(seconds)), 1) for way, seconds in found.items()},
+        "images": len(FILMS),
+        "images per second": {way: round(len(FILMS) / float(np.median(seconds)), 1) for way, seconds in found.items()},
         "usual loop / cxrlib (3 or more)": ratio(found["load_img and Keras predict"], found["cxrlib"]),
         "decoding and inference alone / cxrlib (0.85 or more)": ratio(
             found["decoding"] + found["inference"], found["cxrlib"]
@@ -239,11 +243,11 @@ def measured(commands: dict[str, tuple[str, ...]], rounds: int) -> dict[str, tup
 
 
 def cold() -> dict[str, Any]:
-    """One film from a cold process, from start to end."""
-    film = str(FILMS[0])
+    """One image from a cold process, from start to end."""
+    image = str(FILMS[0])
     both = {
-        "cxrlib predict": ("-m", "cxrlib", "predict", film),
-        "Keras script": ("-c", KERAS_SCRIPT, str(bundle.DEFAULT / bundle.KERAS), film),
+        "cxrlib predict": ("-m", "cxrlib", "predict", image),
+        "Keras script": ("-c", KERAS_SCRIPT, str(bundle.DEFAULT / bundle.KERAS), image),
     }
     runs = measured(both, rounds=5)
     return {
@@ -266,21 +270,21 @@ def imports() -> dict[str, Any]:
 
 
 def small() -> dict[str, Any]:
-    """LiteRT's smaller forms: size, time of one film, and how far they move probabilities. int8 takes its ranges from
-    every other film, all are compared."""
+    """LiteRT's smaller forms: size, time of one image, and how far they move probabilities. int8 takes its ranges from
+    every other image, all are compared."""
     import keras
     import tensorflow as tf
 
     from cxrlib.export import _calibrated
 
-    films = [images.fit(images.read(path))[None] for path in FILMS]
+    images = [images.fit(images.read(path))[None] for path in FILMS]
     net = _calibrated(Predictor(gate=False))
     default = [tf.lite.Optimize.DEFAULT]
     forms: dict[str, dict[str, Any]] = {
         "float32": {},
         "float16": {"optimizations": default, "target_spec": {"supported_types": [tf.float16]}},
         "dynamic range": {"optimizations": default},
-        "int8": {"optimizations": default, "representative_dataset": lambda: ([film] for film in films[::2])},
+        "int8": {"optimizations": default, "representative_dataset": lambda: ([image] for image in images[::2])},
     }
     runs, sizes = {}, {}
     with tempfile.TemporaryDirectory() as place:
@@ -288,8 +292,8 @@ def small() -> dict[str, Any]:
             path = Path(place, f"{name}.tflite")
             net.export(str(path), format="litert", verbose=False, **options)
             sizes[name], runs[name] = path.stat().st_size, interpreter(path.read_bytes())
-    p = {name: np.array([run(film)[0, 1] for film in films]) for name, run in runs.items()}
-    turn = itertools.cycle(films)
+    p = {name: np.array([run(image)[0, 1] for image in images]) for name, run in runs.items()}
+    turn = itertools.cycle(images)
     found = timed(
         {name: clock(lambda run=run: run(next(turn)), STEADY) for name, run in runs.items()}, rounds=60, warm=5
     )  # type: ignore[misc]

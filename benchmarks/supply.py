@@ -4,7 +4,7 @@
 Builds sdist and wheel of a commit twice, in two places and time zones, and compares them byte by byte (`--output dist`
 keeps them: what is released); looks through their content; runs `twine check` and `check-wheel-contents`; installs the
 wheel with the lowest direct dependencies that it allows (and that have wheels) and the newest, for every Python that is
-asked for (by version or path), and predicts drawn films with a small bundle, whose golden probe must hold each time.
+asked for (by version or path), and predicts drawn images with a small bundle, whose golden probe must hold each time.
 `--audit` looks the newest ones up in the database of known vulnerabilities. Prints JSON; needs git, uv and a package
 index. The exit status is 0 where everything holds.
 """
@@ -46,8 +46,8 @@ from cxrlib import Predictor
 from cxrlib.images import phantom
 from cxrlib.bundle import load
 bundle = load(sys.argv[2], threads=1)
-films = [phantom.draw(seed=seed) for seed in range(3)]
-answers = [Predictor(sys.argv[2], threads=1)(film).probability for film in films]
+images = [phantom.draw(seed=seed) for seed in range(3)]
+answers = [Predictor(sys.argv[2], threads=1)(image).probability for image in images]
 names = ["ai-edge-litert", "huggingface-hub", "numpy", "pillow"]
 versions = {name: metadata.version(name) for name in names}
 print(json.dumps({"versions": versions, "probe": bundle.config.probe, "answers": answers}))

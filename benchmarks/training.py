@@ -1,14 +1,14 @@
-"""The recipe, and its first phase alone, against the usual notebook loop: time, films a second, memory, and what each
-is worth on films that none has seen.
+"""The recipe, and its first phase alone, against the usual notebook loop: time, images a second, memory, and what each
+is worth on images that none has seen.
 
     python benchmarks/training.py ../shared/data/chest_xray/train ../shared/data/chest_xray/test \
-        [--films 2000] [--epochs 12]
+        [--images 2000] [--epochs 12]
 
-The notebook decodes, augments and pushes every film through the frozen backbone in every epoch: `ImageDataGenerator` as
-most public notebooks use it, MobileNetV2 without its top, a dense head, 0.5 as threshold. cxrlib's times include what
-the notebook leaves out: audit, decoding, calibration, operating points, gate, report and export; how long features and
-head take by themselves is said below the table. Each way has a process of its own, one after the other, on the same
-films; "films a second" counts a film as often as the network learns from it. Prints a Markdown table.
+The notebook decodes, augments and pushes every image through the frozen backbone in every epoch: `ImageDataGenerator`
+as most public notebooks use it, MobileNetV2 without its top, a dense head, 0.5 as threshold. cxrlib's times include
+what the notebook leaves out: audit, decoding, calibration, operating points, gate, report and export; how long
+features and head take by themselves is said below the table. Each way has a process of its own, one after the other,
+on the same images; "images a second" counts an image as often as the network learns from it. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WAYS = ("notebook loop", "phase 1 alone", "the whole recipe")
 METRICS = ("auroc", "accuracy", "recall", "specificity", "ece")
 
 
-def notebook(films: Path, test: str, epochs: int) -> dict[str, object]:
+def notebook(images: Path, test: str, epochs: int) -> dict[str, object]:
     """Train as notebooks do, and measure."""
     import keras
 
@@ -51,7 +51,7 @@ def notebook(films: Path, test: str, epochs: int) -> dict[str, object]:
     generator = keras.src.legacy.preprocessing.image.ImageDataGenerator(
         rescale=1 / 255, rotation_range=10, zoom_range=0.1, horizontal_flip=True
     )
-    flow = generator.flow_from_directory(films, target_size=(224, 224), batch_size=32, class_mode="binary", seed=0)
+    flow = generator.flow_from_directory(images, target_size=(224, 224), batch_size=32, class_mode="binary", seed=0)
     model.fit(flow, epochs=epochs, verbose=0)
     seconds = time.perf_counter() - start
     unseen = scan(test)
@@ -70,7 +70,7 @@ def notebook(films: Path, test: str, epochs: int) -> dict[str, object]:
     return figures(report, seconds, len(flow.filenames) * epochs)
 
 
-def ours(films: Path, test: str, epochs: int) -> dict[str, object]:
+def ours(images: Path, test: str, epochs: int) -> dict[str, object]:
     """Train with cxrlib, and measure."""
     from cxrlib import TrainConfig, evaluate, train
     from cxrlib.data.scan import scan
@@ -90,18 +90,18 @@ def ours(films: Path, test: str, epochs: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CXRLIB_CACHE"] = f"{folder}/cache"  # decoding counts
         start = time.perf_counter()
-        run = train(films, output=f"{folder}/run", config=config, progress=False)
+        run = train(images, output=f"{folder}/run", config=config, progress=False)
         seconds = time.perf_counter() - start
-        learnt = len(scan(films)) - run.report.n
+        learnt = len(scan(images)) - run.report.n
         return figures(evaluate(run.bundle, test, progress=False), seconds, learnt * (config.views + epochs)) | {
             "head": took[0]
         }
 
 
-def figures(report: Any, seconds: float, films: int) -> dict[str, object]:
+def figures(report: Any, seconds: float, images: int) -> dict[str, object]:
     """What a row of the table says."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"seconds": seconds, "rate": films / seconds, "memory": memory} | {
+    return {"seconds": seconds, "rate": images / seconds, "memory": memory} | {
         name: str(getattr(report, name)) for name in METRICS
     }
 
@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train")
     parser.add_argument("test")
-    parser.add_argument("--films", type=int, default=2000, help="how many of the films to train on")
+    parser.add_argument("--images", type=int, default=2000, help="how many of the images to train on")
     parser.add_argument("--epochs", type=int, default=12, help="of the notebook loop")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -127,13 +127,13 @@ def main() -> None:
         return
     from cxrlib.data.scan import scan
 
-    films = scan(options.train)
+    images = scan(options.train)
     with tempfile.TemporaryDirectory() as folder:
-        for i in np.random.default_rng(0).permutation(len(films))[: options.films]:
-            place = Path(folder, films.labels[films.targets[i]], Path(films.paths[i]).name)
+        for i in np.random.default_rng(0).permutation(len(images))[: options.images]:
+            place = Path(folder, images.labels[images.targets[i]], Path(images.paths[i]).name)
             place.parent.mkdir(exist_ok=True)
-            place.symlink_to(Path(films.paths[i]).resolve())
-        print(f"| {options.films:,} films | time | films a second | peak memory | {' | '.join(METRICS)} |")
+            place.symlink_to(Path(images.paths[i]).resolve())
+        print(f"| {options.images:,} images | time | images a second | peak memory | {' | '.join(METRICS)} |")
         print("|---" * (4 + len(METRICS)) + "|", flush=True)
         heads = []
         for way in WAYS:

@@ -84,7 +84,7 @@ def test_the_scale_is_absolute() -> None:
     assert heatmap(np.full((7, 7), -3.0), image).max() == 0
 
 
-def test_an_overlay_leaves_the_film_alone_where_nothing_is_found() -> None:
+def test_an_overlay_leaves_the_image_alone_where_nothing_is_found() -> None:
     image = read(phantom.draw(1, size=64))
     heat = np.zeros((64, 64), np.float32)
     heat[:32] = 1
@@ -134,7 +134,7 @@ def test_strips_of_columns_make_the_same_picture_as_the_whole_at_once(kind: type
     assert np.array_equal(np.asarray(explained(heat, image).overlay(alpha=0.4)), painted.round().astype(np.uint8))
 
 
-def test_no_copies_of_the_film_in_floating_point_are_made() -> None:
+def test_no_copies_of_the_image_in_floating_point_are_made() -> None:
     image = read(phantom.draw(1, size=1500))
     tracemalloc.start()
     try:
@@ -156,7 +156,7 @@ def test_colours_become_brighter_with_the_evidence() -> None:
     assert (np.diff(painted) >= 0).all()
 
 
-def test_a_film_decoded_at_a_reduced_scale(tmp_path: Path, predictor: Predictor) -> None:
+def test_an_image_decoded_at_a_reduced_scale(tmp_path: Path, predictor: Predictor) -> None:
     path = tmp_path / "large.jpeg"
     Image.fromarray(phantom.draw(2, size=1600)).save(path)
     e = predictor.explain(path)
@@ -165,14 +165,14 @@ def test_a_film_decoded_at_a_reduced_scale(tmp_path: Path, predictor: Predictor)
     assert e.overlay().size == (1600, 1600)
 
 
-def test_deep_films() -> None:
+def test_deep_images() -> None:
     deep = phantom.draw(1, size=64).astype(np.uint16) * 257
     assert (
         np.asarray(explained(np.zeros((64, 64), np.float32), read(deep)).overlay())[..., 0] == phantom.draw(1, size=64)
     ).all()
 
 
-def test_a_refused_film_is_explained_all_the_same(gated: Path) -> None:
+def test_a_refused_image_is_explained_all_the_same(gated: Path) -> None:
     e = Predictor(gated).explain(np.zeros((80, 80), np.uint8))
     assert e.prediction.status == "refused"
     assert e.heatmap.shape == (80, 80)
@@ -222,7 +222,7 @@ def test_the_command_line_says_where_the_heat_lies(
     assert "  note: it lies elsewhere\n" in capsys.readouterr().out
 
 
-def test_real_films(shared: Path) -> None:
+def test_real_images(shared: Path) -> None:
     predictor = Predictor(gate=False)
     peaks = {}
     for label in predictor.labels:

@@ -12,20 +12,24 @@ import numpy as np
 import pytest
 
 from cxrlib import Predictor, bundle
-from cxrlib.export import TOLERANCE, Exported, export
-from cxrlib.images import decode as images
+from cxrlib.export import FORMATS, Exported, Format, export
 from cxrlib.images import phantom
+from cxrlib.images.decode import fit, read
 
 
 def test_what_is_asked_for_is_checked_first(tmp_path: Path) -> None:
     for format, name, message in (
-        ("pickle", "m.pkl", r"format must be one of onnx, saved_model, litert, int8\. Received: format='pickle'"),
+        (
+            "pickle",
+            "m.pkl",
+            r"format must be one of onnx, saved_model, litert, float16, int8\. Received: format='pickle'",
+        ),
         ("onnx", "m.tflite", r"output must end with '\.onnx' for onnx\. Received: "),
         ("litert", "m", r"output must end with '\.tflite' for litert\. Received: "),
         (
             "int8",
             "m.tflite",
-            r"int8 takes the ranges of its numbers from images: name some hundred of all sources\. Received: images=\(\)",
+            "int8 takes the ranges of its numbers from images: give some hundred, of all sources",
         ),
     ):
         with pytest.raises(ValueError, match=message):
@@ -39,7 +43,7 @@ def test_what_is_asked_for_is_checked_first(tmp_path: Path) -> None:
     ("missing", "format", "message"),
     [
         ("tensorflow", "litert", r'exports need TensorFlow: pip install "cxrlib\[train\]"'),
-        ("tf2onnx", "onnx", r'the export to ONNX needs tf2onnx, onnx and onnxruntime: pip install "cxrlib\[onnx\]"'),
+        ("tf2onnx", "onnx", r'the export to ONNX needs tf2onnx: pip install "cxrlib\[onnx\]"'),
     ],
 )
 def test_extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, format: str, message: str) -> None:
@@ -79,8 +83,8 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> Any:
             path.write_bytes(b"network")
             return answer
 
-        monkeypatch.setattr(module, "_calibrated", lambda predictor: None)
-        monkeypatch.setitem(module._WRITERS, "litert", write)
+        monkeypatch.setattr(module, "_served", lambda predictor: None)
+        monkeypatch.setitem(module.FORMATS, "litert", Format(".tflite", 1e-4, write))
 
     return use
 
@@ -88,28 +92,31 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_file_that_agrees_stays(fast: Any, tiny: Path, tmp_path: Path) -> None:
     predictor = Predictor(tiny, gate=False)
     images = [phantom.draw(seed, size=64) for seed in range(3)]
-    fast(lambda x: np.array([list(predictor(x[0, ..., 0]).probabilities.values())]) + 5e-5)
+    fast(lambda x: np.array([list(predictor(image[..., 0]).probabilities.values()) for image in x]) + 5e-5)
     made = export(
         tiny,
         tmp_path / "new" / "m.tflite",
         format="litert",
-        images=[images.fit(images.read(image), 32)[..., 0] for image in images],
+        images=[fit(read(image), 32)[..., 0] for image in images],
     )
     assert (made.path, made.format, made.images) == (tmp_path / "new" / "m.tflite", "litert", 3)
     assert made.difference == pytest.approx(5e-5, rel=0.01)
     assert made.path.read_bytes() == b"network"
     assert os.listdir(made.path.parent) == ["m.tflite"]
-    assert str(made) == f"{made.path}: probabilities within 5.0e-05 of the bundle's on 3 images"
-    assert str(Exported(Path("m"), "onnx", 1, 0.0)).endswith("on 1 image")
+    told = "litert, compared on 3 images: probabilities differ by at most 5e-05, no label changes"
+    assert str(made) == f"{made.path}: {told}"
+    assert "on 1 image: probabilities differ by at most 0.03, labels of 1 change" in str(
+        Exported(Path("m"), "int8", 1, 0.03, 1)
+    )
 
 
 @pytest.mark.parametrize("answer", [0.9, np.nan])
 def test_a_file_that_does_not_agree_goes(fast: Any, tiny: Path, tmp_path: Path, answer: float) -> None:
-    fast(lambda x: np.full((1, 2), answer))
+    fast(lambda x: np.full((len(x), 2), answer))
     (tmp_path / "m.tflite").write_bytes(b"before")
     with pytest.raises(
         RuntimeError,
-        match=r"the litert network is (\d\.\d+|nan) off the bundle's probabilities on 16 images, more than 0\.0001",
+        match=r"differs from the bundle's probabilities by (\d\.\d+|nan) on 16 images, more than 0\.0001",
     ):
         export(tiny, tmp_path / "m.tflite", format="litert")
     assert (tmp_path / "m.tflite").read_bytes() == b"before"
@@ -117,7 +124,7 @@ def test_a_file_that_does_not_agree_goes(fast: Any, tiny: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", [*TOLERANCE])
+@pytest.mark.parametrize("format", [*FORMATS])
 def test_the_real_thing(format: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorflow", reason="needs the [train] extra")
     if format == "onnx":
@@ -131,5 +138,5 @@ def test_the_real_thing(format: str, tmp_path: Path) -> None:
         assert os.listdir(tmp_path) == ([output.name] if output.exists() else [])
     else:
         made = export(None, output, format=format, images=images)
-        assert made.difference <= TOLERANCE[format]
+        assert made.difference <= FORMATS[format].tolerance
         assert output.exists()

@@ -41,13 +41,13 @@ def test_names_that_are_no_text_go_all_the_way(tmp_path: Path, tiny: Path) -> No
             Image.fromarray(phantom.draw(i, size=64)).save(os.fsdecode(place))
         except OSError:
             pytest.skip("this file system takes UTF-8 only")
-    Path(os.fsdecode(place)).write_bytes(b"no film")  # its path stands in the reason, too
-    films = data.scan(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcnchen"))
-    assert films.sources[0] == "M\\xfcnchen"
-    assert films.names[0] == "M\\xfcnchen/NORMAL/K\\xf6hler0.png"
-    data.write_manifest(split(films, fraction=0.3).marked(films), tmp_path / "films.csv")
+    Path(os.fsdecode(place)).write_bytes(b"no image")  # its path stands in the reason, too
+    images = data.scan(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcnchen"))
+    assert images.sources[0] == "M\\xfcnchen"
+    assert images.names[0] == "M\\xfcnchen/NORMAL/K\\xf6hler0.png"
+    data.write_manifest(split(images, fraction=0.3).marked(images), tmp_path / "films.csv")
     assert "K\\udcf6hler0.png" in (tmp_path / "films.csv").read_text("utf-8")
-    report = evaluate(Predictor(tiny, gate=False, threads=1), films, output=tmp_path / "report", progress=False)
+    report = evaluate(Predictor(tiny, gate=False, threads=1), images, output=tmp_path / "report", progress=False)
     assert Report.from_json((tmp_path / "report" / "report.json").read_text("utf-8")).to_json() == report.to_json()
     assert report.n_unreadable == 1
     assert "K\\udcf6hler7.png" in (tmp_path / "report" / "report.html").read_text("utf-8")
@@ -67,13 +67,13 @@ sys.meta_path.insert(0, Absent())
 from cxrlib import Predictor, cli, evaluate, train
 from cxrlib.images import phantom
 predictor = Predictor(sys.argv[1], gate=False, threads=1)
-films = phantom.write("films", n=2, size=64)
-said = {"label": predictor(phantom.draw(1)).label, "n": evaluate(predictor, films, progress=False).n}
+images = phantom.write("images", n=2, size=64)
+said = {"label": predictor(phantom.draw(1)).label, "n": evaluate(predictor, images, progress=False).n}
 calls = {
     "train": lambda: train("nowhere", output="run"),
     "dicom": lambda: predictor(bytes(128) + b"DICM" + bytes(50)),
-    "report": lambda: evaluate(predictor, films, output="report", progress=False),
-    "command": lambda: cli.main(["predict", str(films), "--model", sys.argv[1], "--json"]),
+    "report": lambda: evaluate(predictor, images, output="report", progress=False),
+    "command": lambda: cli.main(["predict", str(images), "--model", sys.argv[1], "--json"]),
 }
 if "keras" not in sys.argv:
     del calls["train"], calls["report"]  # they take long where nothing is absent
@@ -155,10 +155,10 @@ def public() -> Iterator[Path]:
 )
 def test_somebody_without_a_home_or_any_folder_can_predict(public: Path, tiny: Path) -> None:
     """A user that the system does not know, where nothing can be written: as in a hardened container."""
-    bundle_folder, film = public / "bundle", public / "film.png"
+    bundle_folder, image = public / "bundle", public / "image.png"
     shutil.copytree(tiny, bundle_folder)
     bundle_folder.chmod(0o755)
-    phantom.save(film, 1)
+    phantom.save(image, 1)
     code = """
 import os, sys
 from cxrlib.cli import main
@@ -167,7 +167,7 @@ os.environ.clear()
 os.setuid(54321)
 sys.exit(main(sys.argv[1:]))
 """
-    words = [sys.executable, "-B", "-c", code, "predict", str(film), "--model", str(bundle_folder), "--json"]
+    words = [sys.executable, "-B", "-c", code, "predict", str(image), "--model", str(bundle_folder), "--json"]
     done = subprocess.run(words, cwd="/", env={"PYTHONPATH": ROOT}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = map(json.loads, done.stdout.splitlines())
@@ -179,13 +179,13 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.parametrize("jump", [-(10**9), 10**9])
 def test_a_clock_that_jumps_spoils_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: int) -> None:
-    films = data.scan(phantom.write(tmp_path / "films", n=3, seed=1, size=48))
-    first = cache.open_cache(films, size=32, folder=tmp_path / "cache", progress=False)[:]
+    images = data.scan(phantom.write(tmp_path / "images", n=3, seed=1, size=48))
+    first = cache.open_cache(images, size=32, folder=tmp_path / "cache", progress=False)[:]
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now + jump * 10**9)
-    assert (cache.open_cache(films, size=32, folder=tmp_path / "cache", progress=False)[:] == first).all()
-    Image.new("L", (48, 48), 77).save(films.paths[0])
-    again = cache.open_cache(films, size=32, folder=tmp_path / "cache", progress=False)[:]
+    assert (cache.open_cache(images, size=32, folder=tmp_path / "cache", progress=False)[:] == first).all()
+    Image.new("L", (48, 48), 77).save(images.paths[0])
+    again = cache.open_cache(images, size=32, folder=tmp_path / "cache", progress=False)[:]
     assert (again[0] == 77).all()
     assert (again[1:] == first[1:]).all()
 
@@ -206,10 +206,10 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(
 def test_a_full_disk_ends_a_batch_with_a_sentence(
     tmp_path: Path, tiny: Path, small_files: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    films = phantom.write(tmp_path / "films", n=2, size=64)
+    images = phantom.write(tmp_path / "images", n=2, size=64)
     small_files(300)
     code = cli.main(
-        ["predict", str(films), "--model", str(tiny), "--no-gate", "--heatmaps", str(tmp_path / "maps"), "--json"]
+        ["predict", str(images), "--model", str(tiny), "--no-gate", "--heatmaps", str(tmp_path / "maps"), "--json"]
     )
     small_files(10**9)
     assert code == 1

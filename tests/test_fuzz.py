@@ -59,9 +59,9 @@ def test_the_seeds_are_sound() -> None:
 # --- found by fuzzing ---
 
 
-def test_a_path_that_is_too_long_is_a_missing_film(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_is_a_missing_image(tmp_path: Path) -> None:
     (tmp_path / "films.csv").write_text("path,label\n" + "x" * 300 + ",NORMAL\n")
-    with pytest.raises(FileNotFoundError, match=r"lists 1 film that cannot be found below .*: xxx"):
+    with pytest.raises(FileNotFoundError, match=r"lists 1 image that cannot be found below .*: xxx"):
         data.scan(tmp_path / "films.csv")
     with pytest.raises(FileNotFoundError, match="there is no folder or manifest 'xxx"):
         data.scan("x" * 300)

@@ -59,7 +59,7 @@ def checked(pixels: np.ndarray, **said: Any) -> tuple[list[str], list[str]]:
     return list(found.refusals), list(found.warnings)
 
 
-def test_a_film_without_fault() -> None:
+def test_an_image_without_fault() -> None:
     assert checked(phantom.draw(1, size=300)) == ([], [])
     assert checked(phantom.draw(1, size=300), view="PA", modality="CR") == ([], [])
 
@@ -123,7 +123,7 @@ def test_the_reason_names_the_kind_where_it_is_clear(config: GateConfig) -> None
     assert start in {verdict(strict, image).reasons[0] for image in drawn(8, seed=50)}
 
 
-def test_a_borderline_film_gets_an_answer_and_a_warning(config: GateConfig) -> None:
+def test_a_borderline_image_gets_an_answer_and_a_warning(config: GateConfig) -> None:
     wary = Gate(dataclasses.replace(config, warn=-1, refuse=1e9))
     assert verdict(wary, drawn(1)[0]) == Verdict(
         True, ("it differs from most radiographs that the model was trained on: use its probability with care",)
@@ -183,7 +183,7 @@ def test_a_fit_can_be_repeated(config: GateConfig) -> None:
         (np.zeros((9, 32, 32, 1), np.uint8), r"Received: shape=\(9, 32, 32, 1\)"),
     ],
 )
-def test_films_that_do_not_fit(images: np.ndarray, message: str) -> None:
+def test_images_that_do_not_fit(images: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit(images, sources=["a"] * len(images), embed=embed)
 
@@ -292,7 +292,7 @@ def test_other_pictures_are_refused(guard: Predictor) -> None:
     assert all(p.reasons for p in answers.values())
 
 
-def test_bones_are_refused_and_films_are_not(guard: Predictor, shared: Path) -> None:
+def test_bones_are_refused_and_images_are_not(guard: Predictor, shared: Path) -> None:
     bones = sorted((shared / "data" / "not_chest").rglob("*.jpg"))[::5]
     images = [
         path

@@ -295,7 +295,7 @@ def test_what_is_no_source_is_a_type_error(predictor: Predictor, source: Any) ->
 # --- many images ---
 
 
-def test_many_films_come_back_in_order(predictor: Predictor, tmp_path: Path) -> None:
+def test_many_images_come_back_in_order(predictor: Predictor, tmp_path: Path) -> None:
     mixed = [
         drawn(0),
         picture(drawn(1)),
@@ -327,7 +327,7 @@ def test_answers_do_not_wait_for_a_batch(predictor: Predictor) -> None:
     stream.close()  # type: ignore[attr-defined]
 
 
-def test_answers_to_slow_films_do_not_wait_for_others(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_to_slow_images_do_not_wait_for_others(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = predictor._answer
     begun: list[int] = []
 
@@ -354,7 +354,7 @@ def test_whoever_leaves_a_stream_does_not_wait_for_its_downloads(predictor: Pred
         line.close()
 
 
-def test_one_bad_film_among_many(predictor: Predictor) -> None:
+def test_one_bad_image_among_many(predictor: Predictor) -> None:
     mixed = [drawn(0), b"garbage", drawn(1)]
     first, bad, last = predictor.stream(mixed, errors="return")
     assert bad.status == "unreadable"
@@ -381,7 +381,7 @@ def test_what_the_sources_raise_comes_after_the_answers(predictor: Predictor) ->
     assert len(seen) == 2
 
 
-def test_an_extra_that_is_missing_spoils_one_film_only(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extra_that_is_missing_spoils_one_image_only(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydicom", None)
     dicom = bytes(128) + b"DICM" + bytes(100)
     bad, good = predictor.stream([dicom, drawn()], errors="return")
@@ -395,7 +395,7 @@ def test_an_extra_that_is_missing_spoils_one_film_only(predictor: Predictor, mon
 
 
 @pytest.mark.parametrize("one", ["image.png", b"bytes", Path("image.png"), io.BytesIO(b"bytes"), drawn(), 5])
-def test_a_single_film_is_no_list(predictor: Predictor, one: Any) -> None:
+def test_a_single_image_is_no_list(predictor: Predictor, one: Any) -> None:
     with pytest.raises(
         TypeError,
         match=r"sources must be a list or another iterable of images; "
@@ -505,7 +505,7 @@ def test_a_gate_of_another_network(tmp_path: Path) -> None:
         Predictor(folder)
 
 
-def test_real_films_pass_and_their_probabilities_differ(shared: Path) -> None:
+def test_real_images_pass_and_their_probabilities_differ(shared: Path) -> None:
     predictor = Predictor()
     paths = [p for label in predictor.labels for p in sorted((shared / "data" / "native" / label).iterdir())[:4]]
     answers = predictor.predict(paths)

@@ -104,7 +104,7 @@ def holds(x: np.ndarray, output: cxrlib.runtime.litert.Output) -> bool:
     )
 
 
-def test_run_computes_the_graph_for_any_number_of_films():
+def test_run_computes_the_graph_for_any_number_of_images():
     runtime = Runtime(MODEL, threads=2)
     assert (runtime.input_size, runtime.labels_count) == (SIDE, 2)
     for n in (1, 3, 0, 17, 1):
@@ -112,7 +112,7 @@ def test_run_computes_the_graph_for_any_number_of_films():
         assert holds(x, runtime.run(x))
 
 
-def test_one_film_and_the_same_film_in_a_batch_agree_to_the_bit():
+def test_one_image_and_the_same_image_in_a_batch_agree_to_the_bit():
     runtime = Runtime(MODEL, threads=3)
     x = images(9)
     together = runtime.run(x)
@@ -122,7 +122,7 @@ def test_one_film_and_the_same_film_in_a_batch_agree_to_the_bit():
         assert np.array_equal(alone.evidence[0], together.evidence[i])
 
 
-def test_a_film_that_is_not_to_be_spread_leaves_the_wide_interpreter_alone(monkeypatch):
+def test_an_image_that_is_not_to_be_spread_leaves_the_wide_interpreter_alone(monkeypatch):
     runtime, x = Runtime(MODEL, threads=2), images(1)
     spread = runtime.run(x)
     monkeypatch.setattr(runtime, "_wide", None)
@@ -131,7 +131,7 @@ def test_a_film_that_is_not_to_be_spread_leaves_the_wide_interpreter_alone(monke
         runtime.run(x)
 
 
-def test_path_and_bytes_and_strided_films(tmp_path):
+def test_path_and_bytes_and_strided_images(tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes(MODEL)
     x = images(4)
@@ -299,7 +299,7 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
         Runtime(tmp_path)
     path = tmp_path / "large.tflite"
     path.write_bytes(MODEL)
-    monkeypatch.setattr(cxrlib.runtime, "_MAX_BYTES", 100)
+    monkeypatch.setattr("cxrlib.runtime.litert._MAX_BYTES", 100)
     with pytest.raises(BundleError, match="larger than"):
         Runtime(path)
 

@@ -44,7 +44,7 @@ def test_class_folders(tmp_path: Path) -> None:
     [
         (("covid", "NORMAL", "TB"), ("NORMAL", "TB", "covid")),
         (("positive", "negative"), ("negative", "positive")),
-        (("Sick", "Healthy"), ("Healthy", "Sick")),
+        (("Sick", "Normal"), ("Normal", "Sick")),
         (("no pneumonia", "pneumonia"), ("no pneumonia", "PNEUMONIA")),
         (("NonCOVID", "Non-COVID"), ("Non-COVID", "NonCOVID")),
         (("TB", "normal chest"), ("normal chest", "TB")),

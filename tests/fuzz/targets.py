@@ -45,19 +45,19 @@ class Target:
     repair: Callable[[bytes], bytes] = bytes
 
 
-# --- films ---
+# --- images ---
 
 
-def films(content: bytes) -> None:
+def images(content: bytes) -> None:
     with contextlib.suppress(ImageError):
-        film = read(content, model_size=32)
-        fitted = fit(film, 32)
+        image = read(content, model_size=32)
+        fitted = fit(image, 32)
         if not (
             fitted.shape == (32, 32, 1)
             and 0 <= fitted.min() <= fitted.max() <= 1
-            and 0 <= film.pixels.min() <= film.pixels.max() <= film.white
+            and 0 <= image.pixels.min() <= image.pixels.max() <= image.white
         ):
-            raise AssertionError(f"no sound film: {film}")
+            raise AssertionError(f"no sound image: {image}")
 
 
 def pictures() -> list[bytes]:
@@ -179,10 +179,10 @@ def radiographs() -> list[bytes]:
     ]
     made = []
     for syntax, pixels, tags in kinds:
-        film = dataset(pixels, syntax=ExplicitVRLittleEndian if syntax == RLELossless else syntax, **tags)
+        image = dataset(pixels, syntax=ExplicitVRLittleEndian if syntax == RLELossless else syntax, **tags)
         if syntax == RLELossless:
-            film.compress(RLELossless, generate_instance_uid=False)
-        made.append(saved(film))
+            image.compress(RLELossless, generate_instance_uid=False)
+        made.append(saved(image))
     return [*made, made[0][132:]]
 
 
@@ -253,13 +253,13 @@ def configs() -> list[bytes]:
 
 
 def gate(content: bytes) -> None:
-    """A gate's statistics: read, and used on a film."""
+    """A gate's statistics: read, and used on an image."""
     with contextlib.suppress(ValueError):
         found = json.loads(content)
         made = Gate(from_dict(GateConfig, found))
         with np.errstate(all="ignore"):
-            film = read(np.arange(100 * 90, dtype=np.uint16).reshape(100, 90) * np.uint16(7))
-            made.check(inspect(film, fit(film)), np.ones(tiny_network.FEATURES, np.float32))
+            image = read(np.arange(100 * 90, dtype=np.uint16).reshape(100, 90) * np.uint16(7))
+            made.check(inspect(image, fit(image)), np.ones(tiny_network.FEATURES, np.float32))
 
 
 def report(content: bytes) -> None:
@@ -335,8 +335,8 @@ def networks() -> list[bytes]:
 
 
 TARGETS = {
-    "images": Target(films, pictures, repair_png),
-    "dicom": Target(films, radiographs),
+    "images": Target(images, pictures, repair_png),
+    "dicom": Target(images, radiographs),
     "manifest": Target(manifest, manifests),
     "config": Target(config, configs),
     "gate": Target(gate, lambda: [json.dumps(tiny_network.tolerant_gate()).encode()]),
