@@ -1,5 +1,4 @@
-"""A few seconds of fuzzing for every parser that eats foreign bytes, and what fuzzing has found. Longer: see
-`tests/fuzz/run.py`."""
+"""Some seconds of fuzzing for every parser of foreign bytes, and what fuzzing has found. Longer: tests/fuzz/run.py."""
 
 from __future__ import annotations
 
@@ -23,6 +22,7 @@ from targets import TARGETS
 SECONDS = 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_inputs_crash_nothing(name: str) -> None:
     if name == "dicom":
@@ -60,17 +60,17 @@ def test_the_seeds_are_sound() -> None:
 
 
 def test_a_path_that_is_too_long_is_a_missing_image(tmp_path: Path) -> None:
-    (tmp_path / "films.csv").write_text("path,label\n" + "x" * 300 + ",NORMAL\n")
+    (tmp_path / "images.csv").write_text("path,label\n" + "x" * 300 + ",NORMAL\n")
     with pytest.raises(FileNotFoundError, match=r"lists 1 image that cannot be found below .*: xxx"):
-        data.scan(tmp_path / "films.csv")
+        data.scan(tmp_path / "images.csv")
     with pytest.raises(FileNotFoundError, match="there is no folder or manifest 'xxx"):
         data.scan("x" * 300)
 
 
-def test_numbers_beyond_floating_point_are_no_config_and_no_report() -> None:
+def test_numbers_beyond_floating_point_are_neither_a_config_nor_a_report() -> None:
     huge = 10**400
     whole = json.loads(TARGETS["config"].seeds()[0])
-    with pytest.raises(BundleError, match="is no config of a cxrlib bundle: int too large to convert to float"):
+    with pytest.raises(BundleError, match="is not the config of a cxrlib bundle: int too large to convert to float"):
         read_config(json.dumps({**whole, "temperature": huge}).encode())
     whole = json.loads(TARGETS["report"].seeds()[0])
     for name, value in (("confusion_matrix", [[huge, 0], [0, 0]]), ("auroc", {"value": huge, "low": 0, "high": 1})):

@@ -1,5 +1,4 @@
-"""Every parser that eats foreign bytes, as a function of bytes that raises only what nobody promised; and seeds for it,
-made here."""
+"""Every parser of foreign bytes, as a function of bytes that raises only on a defect; and seeds for it, made here."""
 
 from __future__ import annotations
 
@@ -23,9 +22,9 @@ import tiny_network
 from PIL import Image
 
 from cxrlib import bundle
-from cxrlib.config import BundleError, TrainConfig, from_dict, to_dict
+from cxrlib.config import BundleError, DefaultRecipe, TextbookRecipe, from_dict, recipe_of, to_dict
 from cxrlib.data import scan as data
-from cxrlib.data import split as sampling
+from cxrlib.data.split import split
 from cxrlib.images import phantom
 from cxrlib.images.decode import fit, read
 from cxrlib.images.sources import ImageError
@@ -37,8 +36,7 @@ from cxrlib.runtime.litert import Runtime
 
 @dataclass(frozen=True)
 class Target:
-    """A parser: `run` raises only on a defect, `seeds` gives sound inputs, `repair` makes a mutant pass the checksums
-    that would hide what lies behind."""
+    """A parser: `run` raises only on a defect, `seeds` gives sound inputs, `repair` corrects a mutant's checksums."""
 
     run: Callable[[bytes], None]
     seeds: Callable[[], list[bytes]]
@@ -57,7 +55,7 @@ def images(content: bytes) -> None:
             and 0 <= fitted.min() <= fitted.max() <= 1
             and 0 <= image.pixels.min() <= image.pixels.max() <= image.white
         ):
-            raise AssertionError(f"no sound image: {image}")
+            raise AssertionError(f"not a sound image: {image}")
 
 
 def pictures() -> list[bytes]:
@@ -198,12 +196,10 @@ def _folder() -> Path:
 
 
 def manifest(content: bytes) -> None:
-    file = _folder() / "films.csv"
+    file = _folder() / "images.csv"
     file.write_bytes(content)
     with contextlib.suppress(ValueError, FileNotFoundError):
-        found = data.scan(file)
-        sampling.split(found)
-        sampling.weights(found)
+        split(data.scan(file))
 
 
 def manifests() -> list[bytes]:
@@ -216,7 +212,7 @@ def manifests() -> list[bytes]:
     ]
     texts += [
         "path,label,source\n" + "".join(f"a.png,NORMAL,{i}\nb.png,PNEUMONIA,{i}\n" for i in range(3)),
-        'path,label,source\r\n"a.png","Nörmal","süd"\r\nb.png,ill,\r\n',
+        'path,label,source\r\n"a.png","Nörmal","süd"\r\nb.png,sick,\r\n',
         "path,label\n" + "x" * 300 + ",NORMAL\n",
     ]
     return [text.encode() for text in texts]
@@ -232,8 +228,8 @@ def config(content: bytes) -> None:
         if repr(again) != repr(found):  # nan is not itself
             raise AssertionError("a config that is read back otherwise")
     with contextlib.suppress(ValueError, TypeError, RecursionError):
-        recipe = json.loads(content)
-        from_dict(TrainConfig, recipe.get("training", recipe) if isinstance(recipe, dict) else recipe)
+        found = json.loads(content)
+        recipe_of(found.get("recipe", found) if isinstance(found, dict) else found)
 
 
 def configs() -> list[bytes]:
@@ -249,7 +245,8 @@ def configs() -> list[bytes]:
         license="mit",
         population="adults",
     )
-    return [tiny_network.files()["config.json"], full["config.json"], json.dumps(to_dict(TrainConfig())).encode()]
+    recipes = [json.dumps(to_dict(recipe)).encode() for recipe in (DefaultRecipe(), TextbookRecipe())]
+    return [tiny_network.files()["config.json"], full["config.json"], *recipes]
 
 
 def gate(content: bytes) -> None:
