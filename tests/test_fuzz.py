@@ -74,5 +74,5 @@ def test_numbers_beyond_floating_point_are_neither_a_config_nor_a_report() -> No
         read_config(json.dumps({**whole, "temperature": huge}).encode())
     whole = json.loads(TARGETS["report"].seeds()[0])
     for name, value in (("confusion_matrix", [[huge, 0], [0, 0]]), ("auroc", {"value": huge, "low": 0, "high": 1})):
-        with pytest.raises(ValueError, match=r"this is no cxrlib report of schema 1: .*too large"):
+        with pytest.raises(ValueError, match=r"this is not a cxrlib report of schema 2: .*too large"):
             Report.from_json(json.dumps({**whole, name: value}))
