@@ -1,5 +1,5 @@
-"""Pictures that are no chest images, for `benchmarks/gate.py --others FOLDER`: photographs, drawings, screens, CT and MR
-and CT and MR slices, from packages of Debian.
+"""Images that are not chest radiographs, for `benchmarks/gate.py --others FOLDER`: photographs, drawings, screens, CT
+and MR slices, from packages of Debian.
 
     python benchmarks/pictures.py FOLDER
 

@@ -31,7 +31,7 @@ from cxrlib.images import decode as images
 from cxrlib.images import sources
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
-FILMS = sources.find(SHARED / "data" / "native")
+IMAGES = sources.find(SHARED / "data" / "native")
 CORES = cores.usable()
 SIZE = 224
 # seconds of calls before a timed one: threads of the way before may spin for milliseconds, and cores have slept
@@ -140,7 +140,7 @@ def way_keras(_: Path) -> Callable[[np.ndarray], Any]:
 
 def serve(build: Callable[[Path], Callable[[np.ndarray], Any]], model: Path, asked: Connection) -> None:
     """Time one call whenever asked to."""
-    fitted = [images.fit(images.read(path)) for path in FILMS[:16]]  # (224, 224, 1)
+    fitted = [images.fit(images.read(path)) for path in IMAGES[:16]]  # (224, 224, 1)
     images = [
         np.round(image[..., 0] * 255).astype(np.uint8) if build is way_predictor else image[None] for image in fitted
     ]
@@ -168,7 +168,7 @@ def one() -> dict[str, Any]:
         for name, build in builders.items():
             ask, asked = processes.Pipe()
             processes.Process(target=serve, args=(build, path, asked), daemon=True).start()
-            asked.close()  # so that the end of a process that fails is heard
+            asked.close()  # so that the end of a process that fails is noticed
             ways[name] = lambda ask=ask: (ask.send(True), ask.recv())[1]  # type: ignore[misc]
         found = timed(ways, rounds=120, warm=5)
     return {
@@ -185,14 +185,14 @@ def folder() -> dict[str, Any]:
     import keras
 
     predictor, model = Predictor(), keras_model()
-    images = [images.fit(images.read(path)) for path in FILMS]
+    images = [images.fit(images.read(path)) for path in IMAGES]
     batch = np.stack(images)
 
     def usual() -> None:
-        for i in range(0, len(FILMS), 32):
+        for i in range(0, len(IMAGES), 32):
             loaded = [
                 keras.utils.load_img(path, color_mode="grayscale", target_size=(SIZE, SIZE), interpolation="bicubic")
-                for path in FILMS[i : i + 32]
+                for path in IMAGES[i : i + 32]
             ]
             model.predict(
                 np.stack([keras.utils.img_to_array(image) for image in loaded]) / 255, batch_size=32, verbose=0
@@ -200,19 +200,19 @@ def folder() -> dict[str, Any]:
 
     def decoding() -> None:
         with ThreadPoolExecutor(CORES) as pool:
-            for _ in pool.map(lambda path: images.fit(images.read(path)), FILMS):
+            for _ in pool.map(lambda path: images.fit(images.read(path)), IMAGES):
                 pass
 
     ways: dict[str, Callable[[], Any]] = {
-        "cxrlib": lambda: predictor.predict(FILMS),
+        "cxrlib": lambda: predictor.predict(IMAGES),
         "load_img and Keras predict": usual,
         "decoding": decoding,
         "inference": lambda: predictor._bundle.runtime.run(batch),
     }
     found = timed({name: clock(work) for name, work in ways.items()}, rounds=11)
     return {
-        "images": len(FILMS),
-        "images per second": {way: round(len(FILMS) / float(np.median(seconds)), 1) for way, seconds in found.items()},
+        "images": len(IMAGES),
+        "images per second": {way: round(len(IMAGES) / float(np.median(seconds)), 1) for way, seconds in found.items()},
         "usual loop / cxrlib (3 or more)": ratio(found["load_img and Keras predict"], found["cxrlib"]),
         "decoding and inference alone / cxrlib (0.85 or more)": ratio(
             found["decoding"] + found["inference"], found["cxrlib"]
@@ -244,7 +244,7 @@ def measured(commands: dict[str, tuple[str, ...]], rounds: int) -> dict[str, tup
 
 def cold() -> dict[str, Any]:
     """One image from a cold process, from start to end."""
-    image = str(FILMS[0])
+    image = str(IMAGES[0])
     both = {
         "cxrlib predict": ("-m", "cxrlib", "predict", image),
         "Keras script": ("-c", KERAS_SCRIPT, str(bundle.DEFAULT / bundle.KERAS), image),
@@ -277,7 +277,7 @@ def small() -> dict[str, Any]:
 
     from cxrlib.export import _calibrated
 
-    images = [images.fit(images.read(path))[None] for path in FILMS]
+    images = [images.fit(images.read(path))[None] for path in IMAGES]
     net = _calibrated(Predictor(gate=False))
     default = [tf.lite.Optimize.DEFAULT]
     forms: dict[str, dict[str, Any]] = {

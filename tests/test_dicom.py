@@ -498,7 +498,7 @@ def test_no_name_of_a_patient_is_read_or_said() -> None:
         ),
         (
             saved(dataset(GREY, RescaleSlope="1234", RescaleIntercept="0")).replace(b"1234", b"12,5"),
-            "bytes: its RescaleSlope is no usable number",
+            "bytes: its RescaleSlope is not a usable number",
         ),
         (
             saved(dataset(GREY)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.7\0"),
@@ -528,12 +528,12 @@ def test_no_name_of_a_patient_is_read_or_said() -> None:
                 (
                     JPEG2000Lossless,
                     jpeg(GREY, "JPEG2000", no_jp2=True)[:80],
-                    "it is no JPEG 2000 stream, or a subsampled one)",
+                    "it is not a JPEG 2000 stream, or a subsampled one)",
                 ),
-                (JPEGLSLossless, jpeg(GREY), "it is no JPEG stream of this kind)"),
-                (JPEGLosslessSV1, imagecodecs.jpegls_encode(GREY), "it is no JPEG stream of this kind)"),
-                (JPEGExtended12Bit, jpeg(GREY, progressive=True), "it is no JPEG stream of this kind)"),
-                (JPEGBaseline8Bit, jpeg(GREY, progressive=True), "it is no JPEG stream of this kind)"),
+                (JPEGLSLossless, jpeg(GREY), "it is not a JPEG stream of this kind)"),
+                (JPEGLosslessSV1, imagecodecs.jpegls_encode(GREY), "it is not a JPEG stream of this kind)"),
+                (JPEGExtended12Bit, jpeg(GREY, progressive=True), "it is not a JPEG stream of this kind)"),
+                (JPEGBaseline8Bit, jpeg(GREY, progressive=True), "it is not a JPEG stream of this kind)"),
             )
         ),
         (
@@ -669,7 +669,7 @@ def test_a_stream_that_hides_what_it_declares() -> None:
     coded = jpeg(GREY)
     at = coded.index(b"\xff\xc0")
     for hiding in (b"\xff\x01", b"\xff\xd0", b"\xff\xd8", b"\0\0", b"\xff\xda\0\2"):
-        with pytest.raises(ImageError, match="it is no JPEG stream of this kind"):
+        with pytest.raises(ImageError, match="it is not a JPEG stream of this kind"):
             read(dataset(GREY, syntax=JPEGExtended12Bit, coded=coded[:at] + hiding + coded[at:]))
     filled = read(dataset(GREY, syntax=JPEGExtended12Bit, coded=coded[:at] + b"\xff\xff\xff" + coded[at:]))
     assert (filled.pixels == read(coded).pixels).all()
@@ -677,7 +677,7 @@ def test_a_stream_that_hides_what_it_declares() -> None:
     at = wavelet.index(b"\xff\x52")
     with pytest.raises(ImageError, match="its header is damaged"):
         read(dataset(GREY, syntax=JPEG2000, coded=wavelet[:at] + b"\xff\x30\0\2" + wavelet[at:]))
-    with pytest.raises(ImageError, match="it is no JPEG 2000 stream, or a subsampled one"):
+    with pytest.raises(ImageError, match="it is not a JPEG 2000 stream, or a subsampled one"):
         read(dataset(GREY, syntax=JPEG2000, coded=wavelet[:43] + b"\2\2" + wavelet[45:]))
 
 

@@ -184,14 +184,14 @@ def test_nothing_to_measure(tiny: Path, images: Path) -> None:
 
 def test_other_labels(tiny: Path, tmp_path: Path) -> None:
     folder = phantom.write(tmp_path, n=2, size=64)
-    (folder / "NORMAL").rename(folder / "HEALTHY")
-    with pytest.raises(ValueError, match="HEALTHY"):
+    (folder / "NORMAL").rename(folder / "CLEAR")
+    with pytest.raises(ValueError, match="CLEAR"):
         evaluate(tiny, folder, progress=False)
     with pytest.raises(
         ValueError,
-        match=r"has the labels HEALTHY, PNEUMONIA, the model has the labels NORMAL, PNEUMONIA: name the",
+        match=r"has the labels CLEAR, PNEUMONIA, the model has the labels NORMAL, PNEUMONIA: name the",
     ):
-        evaluate(tiny, scan(folder, labels=("HEALTHY", "PNEUMONIA")), progress=False)
+        evaluate(tiny, scan(folder, labels=("CLEAR", "PNEUMONIA")), progress=False)
 
 
 class Network:

@@ -43,9 +43,9 @@ def test_a_heatmap_has_the_size_of_the_image(predictor: Predictor) -> None:
 
 def test_another_label(predictor: Predictor) -> None:
     image = phantom.draw(1, size=96)
-    ill, normal = predictor.explain(image), predictor.explain(image, label="NORMAL")
+    positive, normal = predictor.explain(image), predictor.explain(image, label="NORMAL")
     assert normal.label == "NORMAL"
-    assert not np.array_equal(ill.heatmap, normal.heatmap)
+    assert not np.array_equal(positive.heatmap, normal.heatmap)
     with pytest.raises(ValueError, match=r"label must be one of NORMAL, PNEUMONIA\. Received: label='TUBERCULOSIS'"):
         predictor.explain(image, label="TUBERCULOSIS")
 

@@ -1,4 +1,4 @@
-"""What may go wrong around cxrlib: processes killed at the worst moment, names that are no text, no home, no disk, no
+"""What may go wrong around cxrlib: processes killed at the worst moment, names that are not text, no home, no disk, no
 permission, libraries that are absent.
 
 `benchmarks/faults.py` does the same at random moments, many times.
@@ -30,7 +30,7 @@ from cxrlib.metrics.report import Report
 
 ROOT = str(Path(__file__).parents[1])
 
-# --- names that are no UTF-8 ---
+# --- names that are not UTF-8 ---
 
 
 def test_names_that_are_no_text_go_all_the_way(tmp_path: Path, tiny: Path) -> None:

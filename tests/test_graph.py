@@ -165,7 +165,7 @@ def test_the_schema_knows_every_name() -> None:
 def test_what_is_wrong_is_named(change: Callable[[Any], None], reason: str) -> None:
     model = tiny_network.network()
     change(model)
-    with pytest.raises(BundleError, match=rf"it is no network of cxrlib: it .*{reason}"):
+    with pytest.raises(BundleError, match=rf"it is not a network of cxrlib: it .*{reason}"):
         check_graph(tiny_network.pack(model))
 
 
@@ -177,7 +177,7 @@ def test_too_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"TFL3", b"\0\0\0\0TFL", b"PK\x03\x04" + bytes(100)])
 def test_what_is_no_model(data: bytes) -> None:
-    with pytest.raises(BundleError, match=r"it is no LiteRT model \(\d+ bytes\)$"):
+    with pytest.raises(BundleError, match=r"it is not a LiteRT model \(\d+ bytes\)$"):
         check_graph(data)
 
 

@@ -26,7 +26,7 @@ ORDER = (
     *("config", "images", "metrics", "runtime", "hub", "data", "reporting", "network"),
     *("bundle", "predictor", "evaluation", "export", "training", "ray", "cli"),
 )
-PARTS = {"_cli_predict": "cli", "__main__": "cli"}  # modules that are a part of another room
+PARTS = {"_cli_predict": "cli", "__main__": "cli", "hub_errors": "hub"}  # modules that are a part of another room
 LATER = {("metrics.report", "reporting")}  # inside a function: `Report.save` calls what draws it
 OWNERS = {  # an outside library, and the rooms that may import it; NumPy may be imported anywhere
     "PIL": {"data", "images", "runtime"},
@@ -358,7 +358,7 @@ WORDS = (  # of a private language, and the field's word
     (r"(?<!there )(?<!there are )(?<![a-z])(?:is|are) no (?!longer|more|less|fewer|better|worse)[a-z]+", "is not a"),
 )
 QUOTED = re.compile(  # names of other people's files, fields and folders
-    r"films?\.(?:csv|png|jpe?g|dcm|zip)|two_films_side_by_side|film_side|Radiograph(?:Orientation|Consumption)\w*",
+    r"films?\.(?:csv|png|jpe?g|dcm|zip)|two_films_side_by_side|film_side|Film(?:Orientation|Consumption)\w*",
     re.IGNORECASE,
 )
 FOLDERS = {"cxrlib/data/scan.py": {"healthy"}, "tests/test_scan.py": {"healthy"}}  # what others call their normal class

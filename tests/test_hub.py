@@ -45,7 +45,7 @@ def list_files(config: bytes) -> dict[str, str]:
     try:
         listed: dict[str, str] = json.loads(config)["files"]
     except (ValueError, KeyError, TypeError) as error:
-        raise BundleError("config.json is no cxrlib config") from error
+        raise BundleError("config.json is not a cxrlib config") from error
     return listed
 
 
@@ -478,8 +478,8 @@ def test_many_at_once(server: HubServer, tmp_path: Path) -> None:
     ("files", "message"),
     [
         ({"other.txt": b""}, "alice/model is not a cxrlib bundle: it has no config.json"),
-        ({"config.json": b"not json"}, "config.json is no cxrlib config"),
-        ({"config.json": b'{"architectures": ["BertModel"]}'}, "config.json is no cxrlib config"),
+        ({"config.json": b"not json"}, "config.json is not a cxrlib config"),
+        ({"config.json": b'{"architectures": ["BertModel"]}'}, "config.json is not a cxrlib config"),
         (
             {"config.json": b'{"files": {"gone.json": "00"}}'},
             "alice/model is incomplete: it lacks gone.json, which its config.json lists",

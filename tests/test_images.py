@@ -455,7 +455,7 @@ def test_fit_of_deep_images_stays_in_range() -> None:
         assert fitted.shape == (16, 16, 1)
 
 
-# --- what is no image ---
+# --- what is not an image ---
 
 
 @pytest.mark.parametrize(

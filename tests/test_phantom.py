@@ -33,8 +33,8 @@ def test_it_looks_like_a_chest(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_opacities_brighten_both_lungs_and_nothing_else(seed: int) -> None:
-    clear, ill = (phantom.draw(seed, opacity=opacity, size=200).astype(int) for opacity in (False, True))
-    change = ill - clear
+    clear, opaque = (phantom.draw(seed, opacity=opacity, size=200).astype(int) for opacity in (False, True))
+    change = opaque - clear
     assert (change < 0).mean() < 0.01  # where a vessel is hidden
     assert change.max() > 40
     for lung in (change[:, :100], change[:, 100:]):
@@ -70,8 +70,8 @@ def test_write(tmp_path: Path) -> None:
         *("NORMAL/phantom00005.png", "NORMAL/phantom00006.png"),
         *("PNEUMONIA/phantom00007.png", "PNEUMONIA/phantom00008.png"),
     ]
-    with Image.open(paths[0]) as clear, Image.open(paths[3]) as ill:
+    with Image.open(paths[0]) as clear, Image.open(paths[3]) as opaque:
         assert (np.asarray(clear) == phantom.draw(5, size=64)).all()
-        assert (np.asarray(ill) == phantom.draw(8, opacity=True, size=64)).all()
+        assert (np.asarray(opaque) == phantom.draw(8, opacity=True, size=64)).all()
     with pytest.raises(ValueError, match=r"n must be at least 1\. Received: n=0"):
         phantom.write(tmp_path, 0)

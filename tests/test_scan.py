@@ -44,7 +44,7 @@ def test_class_folders(tmp_path: Path) -> None:
     [
         (("covid", "NORMAL", "TB"), ("NORMAL", "TB", "covid")),
         (("positive", "negative"), ("negative", "positive")),
-        (("Sick", "Normal"), ("Normal", "Sick")),
+        (("Sick", "Healthy"), ("Healthy", "Sick")),
         (("no pneumonia", "pneumonia"), ("no pneumonia", "PNEUMONIA")),
         (("NonCOVID", "Non-COVID"), ("Non-COVID", "NonCOVID")),
         (("TB", "normal chest"), ("normal chest", "TB")),

@@ -25,6 +25,7 @@ _SIGMAS = 4.0  # standard errors away from chance that it must lie, too
 _UNEVEN = 10  # times as many images of one class, or of one source, as of another
 _GRID = 56  # cells along a side, of which borders are made
 _BORDER = 4.0  # standard deviation in grey levels of 255 below which a row or a column is a border
+_FALSE_COLOUR = re.compile(r"false colour \((\w+)\)")  # in the notes of `cxrlib.images.decode`
 _SHORTCUTS = "age|sex|gender|view|viewposition|site|hospital|institution|manufacturer|device|portable"  # columns
 
 
@@ -319,8 +320,11 @@ def _uneven(dataset: Dataset, counts: dict[str, dict[str, int]]) -> Iterator[str
 
 
 def _false_colour(dataset: Dataset, facts: Sequence[Facts]) -> Iterator[str]:
-    maps = [fact.colormap for fact in facts]
-    for (source, name), n in Counter(zip(dataset.sources, maps, strict=True)).items():
+    found = (
+        (source, _FALSE_COLOUR.search(" ".join(fact.notes)))
+        for source, fact in zip(dataset.sources, facts, strict=True)
+    )
+    for (source, name), n in Counter((source, match[1]) for source, match in found if match).items():
         if name:
             text = f"{count(n, 'image')} of {source} in false colour ({name}), turned back to grey"
             yield f"{text}: better get the originals, since what saved them so may have changed more"

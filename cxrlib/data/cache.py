@@ -50,7 +50,6 @@ class Facts:
         width: In pixels, of the image at full size.
         white: The value that means 1.0: 255 for 8 bits, 65535 for 16.
         colour: 0 for a grey image; else the mean of max(R, G, B) - min(R, G, B), in [0, 1].
-        colormap: The colour map that was undone, such as `"viridis"`; None for none.
         view: The view position that the file declares; None where it declares none.
         notes: Remarks of the decoder.
         error: Why the image cannot be read; empty if it can.
@@ -65,7 +64,6 @@ class Facts:
     width: int = 0
     white: float = 0.0
     colour: float = 0.0
-    colormap: str | None = None
     view: str | None = None
     notes: tuple[str, ...] = ()
     error: str = ""
@@ -353,8 +351,8 @@ def _read(path: str, size: int) -> tuple[Facts, NDArray[np.uint8]]:
         reason = str(error).removeprefix(f"{name_of(b'')}: ")
         return Facts(digest, error=reason), np.zeros((size, size), np.uint8)
     pixels = np.rint(images.fit(image, size)[..., 0] * 255).astype(np.uint8)  # (size, size)
-    known = {name: getattr(image, name, None) for name in ("white", "colour", "colormap", "view", "notes")}
-    return Facts(digest, *image.size, **known), pixels  # type: ignore[arg-type]
+    known = {name: getattr(image, name) for name in ("white", "colour", "view", "notes")}
+    return Facts(digest, *image.size, **known), pixels
 
 
 def _remove(folder: Path, days: float) -> int:

@@ -186,7 +186,7 @@ def _number(data: Any, tag: str) -> float | None:
     except ValueError:
         number = math.nan
     if number is not None and not math.isfinite(number):
-        raise ValueError(f"its {tag} is no usable number")
+        raise ValueError(f"its {tag} is not a usable number")
     return number
 
 
@@ -379,7 +379,7 @@ def _stream(frame: bytes, codec: str, shape: tuple[int, int, int], allocated: in
     if codec == "jpeg2k":
         frame = frame[max(0, frame.find(b"\xff\x4f\xff\x51", 0, 4096)) :]  # out of its boxes, if it has any
         if frame[:4] != b"\xff\x4f\xff\x51" or len(frame) < 45 or frame[43:45] != b"\1\1":
-            raise ValueError("it is no JPEG 2000 stream, or a subsampled one")
+            raise ValueError("it is not a JPEG 2000 stream, or a subsampled one")
         right, bottom, left, top, components, depth = struct.unpack_from(">IIII16xHB", frame, 8)
         coded_height, coded_width, precision = bottom - top, right - left, (depth & 127) + 1
     else:
@@ -391,7 +391,7 @@ def _stream(frame: bytes, codec: str, shape: tuple[int, int, int], allocated: in
         ):
             at += 1 if frame[at + 1] == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
         if frame[:2] != b"\xff\xd8" or len(frame) < at + 10 or frame[at] != 0xFF or frame[at + 1] not in _FRAMES[codec]:
-            raise ValueError("it is no JPEG stream of this kind")
+            raise ValueError("it is not a JPEG stream of this kind")
         if (scans := frame.count(b"\xff\xda")) > MAX_SCANS:
             raise ValueError(f"it is a JPEG of {scans} scans; at most {MAX_SCANS} are read")
         precision, coded_height, coded_width, components = struct.unpack_from(">BHHB", frame, at + 4)

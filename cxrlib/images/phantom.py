@@ -104,18 +104,18 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
     knuckle = oval(about(0.115), about(-0.34), 0.075, 0.085, 0.010)
     air = lungs * (1 - 0.92 * np.maximum(np.maximum(heart, mediastinum), 0.85 * knuckle))
     # a pneumonia takes the place of air: at the bases, around the hila, and in ragged patches
-    ill = np.random.default_rng((seed, 1))
+    lesion = np.random.default_rng((seed, 1))
     if opacity:
         cloud = np.zeros_like(body)
         for hand in (-1, 1):
-            cloud = cloud + ill.uniform(0.6, 1.2) * np.exp(
+            cloud = cloud + lesion.uniform(0.6, 1.2) * np.exp(
                 -(((x - hand * 0.35) / 0.45) ** 2) - ((y - base) / 0.45) ** 2
             )
-            cloud = cloud + ill.uniform(0.4, 1.0) * np.exp(-(((x - hand * 0.22) / 0.25) ** 2) - ((y - 0.05) / 0.4) ** 2)
+            cloud = cloud + lesion.uniform(0.4, 1.0) * np.exp(-(((x - hand * 0.22) / 0.25) ** 2) - ((y - 0.05) / 0.4) ** 2)
             for _ in range(14):
-                px, py, r = hand * ill.uniform(0.15, 0.6), ill.uniform(-0.55, base), ill.uniform(0.06, 0.12)
-                cloud = cloud + ill.uniform(0.2, 0.6) * np.exp(-((x - px) ** 2 + (y - py) ** 2) / r**2)
-        ragged = _grown(ill.normal(0, 1, (48, 48)), side)
+                px, py, r = hand * lesion.uniform(0.15, 0.6), lesion.uniform(-0.55, base), lesion.uniform(0.06, 0.12)
+                cloud = cloud + lesion.uniform(0.2, 0.6) * np.exp(-((x - px) ** 2 + (y - py) ** 2) / r**2)
+        ragged = _grown(lesion.normal(0, 1, (48, 48)), side)
         air = air * (1 - np.clip(cloud * (1 + 0.15 * ragged), 0, 1))
     depth = 0.75 + 0.25 * np.clip(1 - ((across - 0.4) / 0.5) ** 2, 0, 1)  # less air where the lung is thin
     density = density - 0.43 * air * depth + 0.10 * np.maximum(heart, mediastinum) * body

@@ -284,20 +284,57 @@ def layout_of(images: np.ndarray) -> np.ndarray:
 
 
 def score(logits: np.ndarray) -> np.ndarray:
-    """Combine the logits of the kinds, (..., k), to that of any of them, (...)."""
+    """Combine the logits of the kinds to that of any of them.
+
+    Args:
+        logits: ndarray of shape (..., k).
+
+    Returns:
+        ndarray of shape (...): the logarithm of the sum of their exponentials.
+
+    Example:
+        >>> score(np.zeros((1, 2))).round(3).tolist()
+        [0.693]
+    """
     most = logits.max(-1, keepdims=True)
     combined: np.ndarray = most[..., 0] + np.log(np.exp(logits - most).sum(-1))
     return combined
 
 
 def inside_weights(spread: np.ndarray, rest: float) -> np.ndarray:
-    """Weights of squares along the leading directions in `distance`, which already counts them once among all."""
+    """Weigh squares along the leading directions for `distance`, which counts them once among all already.
+
+    Args:
+        spread: ndarray of shape (q,): standard deviations along them.
+        rest: Mean squared length outside of them.
+
+    Returns:
+        ndarray of shape (q,).
+
+    Example:
+        >>> inside_weights(np.ones(2), 4.0).tolist()
+        [0.25, 0.25]
+    """
     weights: np.ndarray = 1 / (len(spread) * np.square(spread)) - 1 / rest
     return weights
 
 
 def distance(z: np.ndarray, directions: np.ndarray, inside: np.ndarray, rest: float) -> np.ndarray:
-    """Logarithm of the mean squared deviation along the leading directions plus that outside of them."""
+    """Measure how far images lie from the radiographs that the gate was fitted with.
+
+    Args:
+        z: ndarray of shape (..., p), standardised.
+        directions: ndarray of shape (p, q), orthonormal columns.
+        inside: ndarray of shape (q,), of `inside_weights`.
+        rest: Mean squared length outside of the directions.
+
+    Returns:
+        ndarray of shape (...): the logarithm of the mean squared deviation along them plus that outside of them.
+
+    Example:
+        >>> distance(np.ones((1, 2)), np.eye(2)[:, :1], inside_weights(np.ones(1), 1.0), 1.0).round(2).tolist()
+        [0.69]
+    """
     far: np.ndarray = np.log(np.maximum(np.square(z @ directions) @ inside + np.square(z).sum(-1) / rest, 1e-12))
     return far
 
@@ -305,7 +342,21 @@ def distance(z: np.ndarray, directions: np.ndarray, inside: np.ndarray, rest: fl
 def combined(
     score: np.ndarray, score_scale: tuple[float, float], far: np.ndarray, far_scale: tuple[float, float]
 ) -> np.ndarray:
-    """Score and distance together; what is less than usual counts as 0."""
+    """Put score and distance together; what is less than usual counts as 0.
+
+    Args:
+        score: ndarray of shape (n,).
+        score_scale: The usual value, and how much more one in a hundred has.
+        far: ndarray of shape (n,).
+        far_scale: Likewise.
+
+    Returns:
+        ndarray of shape (n,): the hypotenuse of the two.
+
+    Example:
+        >>> combined(np.array([3.0]), (0, 1), np.array([4.0]), (0, 1)).tolist()
+        [5.0]
+    """
     scaled = [np.maximum((x - usual) / reach, 0) for x, (usual, reach) in ((score, score_scale), (far, far_scale))]
     together: np.ndarray = np.hypot(*scaled)
     return together
