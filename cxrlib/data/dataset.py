@@ -17,6 +17,7 @@ from cxrlib.config import check_labels
 
 _COLUMNS = ("path", "label", "patient", "source", "split")
 _ALIASES = {"file_name": "path"}  # in the metadata.csv of image folders on the Hub
+_PER_IMAGE = ("paths", "targets", "patients", "sources", "splits", "names")
 
 # The patient, by the naming scheme of a public collection; matched against the path below the source's folder.
 PATIENT_PATTERNS = {
@@ -34,18 +35,16 @@ _PATIENT = re.compile("|".join(PATIENT_PATTERNS.values()))
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and what is known of them; nothing is decoded yet.
-
-    All fields but `labels`, `columns` and `notes` have one entry per image.
+    """Images and what is known of them; nothing is decoded yet. Fields have one entry per image where not said.
 
     Args:
         paths: Where the images lie.
         targets: ndarray of shape (n,), int64, index into `labels`.
         labels: Class names, the normal class first.
-        patients: The patient of each image; None where unknown. Equal ids mean the same patient, whatever the source.
+        patients: Patient ids; None where unknown. Equal ids mean the same patient, whatever the source.
         sources: The collection or hospital that each image comes from.
         splits: `"train"`, `"val"`, `"test"` or another name that the data gives; None where it gives none.
-        columns: Further columns of the manifests, such as age or view; empty strings where a source lacks one.
+        columns: Further columns of the manifests, such as age or view, by name; empty strings where unknown.
         names: Names that do not depend on the machine, `source/path below its folder`; empty for `paths`.
         notes: What was left out, one sentence each.
 
@@ -71,13 +70,11 @@ class Dataset:
 
     def __post_init__(self) -> None:
         check_labels(self.labels)
-        if not self.names:
-            object.__setattr__(self, "names", self.paths)
         targets = np.array(self.targets, np.int64)
         targets.flags.writeable = False
+        object.__setattr__(self, "names", self.names or self.paths)
         object.__setattr__(self, "targets", targets)
-        per_image = ("paths", "targets", "patients", "sources", "splits", "names")
-        lengths = {name: len(getattr(self, name)) for name in per_image}
+        lengths = {name: len(getattr(self, name)) for name in _PER_IMAGE}
         lengths |= {name: len(column) for name, column in self.columns.items()}
         if len(set(lengths.values())) != 1:
             received = ", ".join(f"{name}: {n}" for name, n in lengths.items())
@@ -87,11 +84,7 @@ class Dataset:
             raise ValueError(f"targets must index the {len(self.labels)} labels. Received: {received}")
 
     def __len__(self) -> int:
-        """Count the images.
-
-        Returns:
-            How many there are.
-        """
+        """Number of images."""
         return len(self.paths)
 
     @property
@@ -100,41 +93,35 @@ class Dataset:
         return tuple(patient or name for patient, name in zip(self.patients, self.names, strict=True))
 
     def take(self, index: ArrayLike) -> Dataset:
-        """Choose images.
+        """Choose images, in the given order.
 
         Args:
             index: Positions of shape (m,), or a mask of shape (n,).
-
-        Returns:
-            The chosen images, in the given order.
         """
-        chosen = np.arange(len(self))[np.asarray(index) if np.size(index) else np.empty(0, np.int64)]  # (m,)
+        chosen = positions(index, len(self))
+        fields = {name: tuple(getattr(self, name)[i] for i in chosen) for name in _PER_IMAGE if name != "targets"}
+        columns = {name: tuple(column[i] for i in chosen) for name, column in self.columns.items()}
+        return replace(self, targets=self.targets[chosen], columns=columns, **fields)
 
-        def pick(column: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(column[i] for i in chosen)
 
-        return replace(
-            self,
-            paths=pick(self.paths),
-            targets=self.targets[chosen],
-            patients=tuple(self.patients[i] for i in chosen),
-            sources=pick(self.sources),
-            splits=tuple(self.splits[i] for i in chosen),
-            columns={name: pick(column) for name, column in self.columns.items()},
-            names=pick(self.names),
-        )
+def positions(index: ArrayLike, n: int) -> NDArray[np.int64]:
+    """Positions of shape (m,), int64, from positions or a mask.
+
+    Args:
+        index: Positions of shape (m,), or a mask of shape (n,).
+        n: How many things are indexed.
+    """
+    chosen: NDArray[np.int64] = np.arange(n)[np.asarray(index) if np.size(index) else np.empty(0, np.int64)]
+    return chosen
 
 
 def patient_of(name: str, source: str, pattern: re.Pattern[str] | None = None) -> str | None:
-    """Find the patient in an image's name.
+    """Find the patient in an image's name; None where it tells none.
 
     Args:
         name: The image's path below its source's folder.
         source: The source.
         pattern: Finds the patient: its first group, or the whole match; None for the public collections' schemes.
-
-    Returns:
-        The id, as it holds across sources; None where the name tells none.
 
     Example:
         >>> patient_of("PNEUMONIA/person1_virus_6.jpeg", "clinic")
@@ -148,23 +135,19 @@ def patient_of(name: str, source: str, pattern: re.Pattern[str] | None = None) -
 
 
 def qualified(patient: str, name: str, source: str) -> str:
-    """Prefix an id with its source, unless it holds across sources.
+    """Prefix a patient's id with its source, unless it holds across sources.
 
     Args:
-        patient: The id, as a manifest gives it.
+        patient: The id, as a manifest gives it. One with a colon, or of a public collection, holds across sources.
         name: The image's path below its source's folder.
         source: The source.
-
-    Returns:
-        An id with a colon, or of a public collection, as it is, without a leading colon; others with the source's name.
 
     Example:
         >>> [qualified(patient, "a.png", "clinic") for patient in ("7", "cohort:7", ":7")]
         ['clinic:7', 'cohort:7', '7']
     """
-    if ":" in patient or patient == patient_of(name, source):
-        return patient.removeprefix(":")
-    return f"{source}:{patient}"
+    shared = ":" in patient or patient == patient_of(name, source)
+    return patient.removeprefix(":") if shared else f"{source}:{patient}"
 
 
 def read_table(file: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -193,12 +176,11 @@ def read_table(file: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[
         if not set(required) <= set(columns) or len(set(columns)) != len(columns):
             wanted = f"a line that names its columns, {' and '.join(required)} among them, each once"
             raise ValueError(f"{file} must begin with {wanted}. Received: {header[:200]!r}")
-        for cells in reader:
-            if any(cells) and len(cells) != len(columns):
+        for cells in filter(any, reader):
+            if len(cells) != len(columns):
                 wanted = f"{len(columns)} cells as in the first line"
                 raise ValueError(f"{file}, line {reader.line_num}: expected {wanted}. Received: {len(cells)}")
-            if any(cells):
-                yield reader.line_num, dict(zip(columns, (cell.strip() for cell in cells), strict=True))
+            yield reader.line_num, dict(zip(columns, (cell.strip() for cell in cells), strict=True))
     except csv.Error as error:
         raise ValueError(f"{file}, line {reader.line_num}: not CSV ({error})") from None
 
@@ -206,10 +188,8 @@ def read_table(file: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[
 def write_manifest(dataset: Dataset, file: str | os.PathLike[str]) -> None:
     """Write a CSV manifest that `scan` reads back as the same images.
 
-    A path that is not UTF-8 is written with backslashes, and cannot be found again.
-
     Args:
-        dataset: The images.
+        dataset: The images. A path that is not UTF-8 is written with backslashes, and cannot be found again.
         file: Where to write; paths of images below its folder are written relative to it.
 
     Example:
@@ -238,15 +218,12 @@ def write_manifest(dataset: Dataset, file: str | os.PathLike[str]) -> None:
 
 
 def add_columns(dataset: Dataset, table: str | os.PathLike[str]) -> Dataset:
-    """Add what a table says of images to what is known of them, such as their views or their patients.
+    """Add what a table says of images, such as views or patients. What it does not say stays as it was.
 
     Args:
         dataset: The images.
         table: A CSV file in UTF-8. Its column `image` holds names as in `Dataset.names`, `source/path below its
             folder`; the column `patient` is read as in a manifest of `scan`.
-
-    Returns:
-        The images with the table's other columns. What was known of an image stays where the table says nothing.
 
     Raises:
         FileNotFoundError: If there is no such table.
@@ -270,44 +247,34 @@ def add_columns(dataset: Dataset, table: str | os.PathLike[str]) -> Dataset:
         what = f"names none of these {count(len(dataset), 'image')}; a name is such as {some(dataset.names, 1)}"
         raise ValueError(f"{table} {what}. Received: {some(told) or 'no line'}")
     columns, patients = dict(dataset.columns), dataset.patients
-    rows = [(name, source, told.get(name, {})) for name, source in zip(dataset.names, dataset.sources, strict=True)]
     for column in next(iter(told.values())):
+        given = [told.get(name, {}).get(column, "") for name in dataset.names]
         if column == "patient":
-            given = [(row.get(column, ""), name, source) for name, source, row in rows]
-            patients = tuple(qualified(*g) if g[0] else known for g, known in zip(given, patients, strict=True))
+            each = zip(given, dataset.names, dataset.sources, patients, strict=True)
+            patients = tuple(qualified(new, name, source) if new else old for new, name, source, old in each)
         else:
             known = columns.get(column, ("",) * len(dataset))
-            columns[column] = tuple(row.get(column) or value for (*_, row), value in zip(rows, known, strict=True))
+            columns[column] = tuple(new or old for new, old in zip(given, known, strict=True))
     return replace(dataset, columns=columns, patients=patients)
 
 
 def count(n: int, noun: str) -> str:
-    """Say how many there are.
+    """Say how many there are: `1 image`, `2 images`.
 
     Args:
         n: The number.
         noun: What is counted, in the singular.
-
-    Returns:
-        Number and noun.
-
-    Example:
-        >>> count(1, "image"), count(2, "image")
-        ('1 image', '2 images')
     """
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def some(names: Iterable[str], most: int = 5, separator: str = ", ") -> str:
-    """List a few names.
+    """List a few names, and say how many more there are.
 
     Args:
         names: The names.
         most: How many are listed.
         separator: What stands between them.
-
-    Returns:
-        The first names, and how many more there are.
 
     Example:
         >>> some("abc", 2)
