@@ -78,25 +78,20 @@ def scan(
 ) -> Dataset:
     """List the images of folders and manifests, with their labels, patients, sources and splits.
 
-    A folder holds one folder per class, or `train`, `val` and `test` folders that hold those; folders named `normal`
-    and `pneumonia` in any case mean the same. A manifest is a CSV file with the columns `path` (absolute, or relative
-    to the manifest) and `label`, and perhaps `patient`, `source`, `split` and others, which are kept. Its images may
-    lie elsewhere: `nih.csv@/data/nih` is the manifest `nih.csv` with paths relative to `/data/nih`. A data set of the
-    Hugging Face Hub is `hf://datasets/user/name`, which is downloaded (see `cxrlib.data.hf.fetch`).
+    A folder holds one folder per class, or `train`, `val` and `test` folders that hold those. A manifest is a CSV file
+    with the columns `path` (absolute, or relative to the manifest) and `label`, and perhaps `patient`, `source`,
+    `split` and others, which are kept; with its images elsewhere it is `nih.csv@/data/nih`. A data set of the Hugging
+    Face Hub is `hf://datasets/user/name` (see `cxrlib.data.hf.fetch`). Hidden files are skipped.
 
     A source is named after its folder or manifest, or, where that is called `train`, `val` or `test`, after the folder
-    above. Hidden files are skipped, AppleDouble files (`._x.png`) among them; the data set's `notes` say how many.
-
-    Patients come from the manifest, else from `patient_pattern`, else from the naming schemes of the public collections
-    (`PATIENT_PATTERNS`). An id of the first two kinds holds within its source only, so it is prefixed with the source's
-    name. One with a colon holds across sources, as it is (`cohort:17`); one that begins with a colon does so without it
-    (`:00000061` is the patient 00000061 of ChestX-ray14, in whatever source).
+    above. Patients come from the manifest, else from `patient_pattern`: such an id holds within its source, unless it
+    has a colon (`cohort:17`, or `:00000061` for the patient 00000061 of ChestX-ray14, in whatever source). Else they
+    come from the naming schemes of the public collections (`PATIENT_PATTERNS`).
 
     Args:
         data: A folder, a CSV manifest, the address of a data set on the Hub, or a list of them.
-        labels: Class names in the order of the model's outputs; None for those found: the normal class first, one
-            called pneumonia second. Normal is what is called so, or begins with no, non, normal, healthy or negative.
-            Beside `PNEUMONIA` alone any other counts as normal.
+        labels: Class names in the order of the model's outputs, in any case; None for those found: the normal class
+            first (called so, or beginning with no, non, normal, healthy or negative), one called pneumonia second.
         label_pattern: Regular expression with one named group for each label, searched in an image's path below its
             source's folder: the group that matches names the label. Where none does, the folder or the manifest does.
             `(?P<BACTERIAL>_bacteria_)|(?P<VIRAL>_virus_)` tells the causes of the paediatric set.
@@ -201,17 +196,14 @@ def _located(place: str | os.PathLike[str]) -> tuple[Path, Path | None]:
 
 def _source_name(stem: str, root: Path, taken: dict[str, Path]) -> str:
     """A name that no other source has."""
-    stem = _text(stem)
-    names = itertools.chain([stem or "data"], (f"{stem}-{i}" for i in itertools.count(2)))
+    stem = _text(stem) or "data"
+    names = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
     return next(name for name in names if taken.setdefault(name, root) == root)
 
 
 def _text(name: str) -> str:
     """A file's name as text that can be written anywhere, even where its bytes are not UTF-8."""
     return os.fsencode(name).decode(errors="backslashreplace")
-
-
-# --- folders ---
 
 
 def _scan_folder(
@@ -229,16 +221,16 @@ def _scan_folder(
     if not has_splits and len(tops) == 1 and below & set(SPLITS):
         return _scan_folder(folder / tops[0], source, labels, patterns, notes)
     if has_splits:  # the Kaggle archive holds itself once more in a folder of its own name
-        again = [parts for _, parts in files if parts[0] == folder.name]
+        n = len(files)
         files = [(path, parts) for path, parts in files if parts[0] != folder.name]
-        if again:
-            notes.append(f"{count(len(again), 'image')} of {source} skipped: a copy of the folder within itself")
+        if n > len(files):
+            notes.append(f"{count(n - len(files), 'image')} of {source} skipped: a copy of the folder within itself")
     elif len(tops) > 1 and below & (named | set(SPLITS)) and not {top.casefold() for top in tops} & named:
         raise ValueError(f"{folder} holds several data sets; give them as a list: {[root + top for top in tops]}")
-    if hidden := _hidden(folder):
-        notes.append(f"{count(hidden, 'hidden file')} of {source} skipped")
-    depth = 1 if has_splits else 0
-    own = SPLITS.get(folder.name.casefold())
+    hidden = (name for _, _, names in os.walk(folder) for name in names if name.startswith("."))  # as a Mac's ._x.png
+    if n := sum(os.path.splitext(name)[1].lower() in sources.EXTENSIONS for name in hidden):
+        notes.append(f"{count(n, 'hidden file')} of {source} skipped")
+    depth, own = int(has_splits), SPLITS.get(folder.name.casefold())
     rows, loose = [], []
     for path, parts in files:
         name = _text("/".join([folder.name, *parts] if own else parts))
@@ -253,15 +245,6 @@ def _scan_folder(
         wanted = splits if has_splits else "class folders such as NORMAL and PNEUMONIA"
         raise ValueError(f"{folder} has {count(len(loose), 'image')} without a label, outside {wanted}: {some(loose)}")
     return rows
-
-
-def _hidden(folder: Path) -> int:
-    """How many files that are called like images are hidden, as the AppleDouble files of a Mac are."""
-    names = (name for _, _, files in os.walk(folder) for name in files if name.startswith("."))
-    return sum(os.path.splitext(name)[1].lower() in sources.EXTENSIONS for name in names)
-
-
-# --- manifests ---
 
 
 def _scan_manifest(file: Path, root: Path, source: str, patterns: _Patterns) -> list[_Row]:
@@ -309,20 +292,12 @@ def _without_machine(rows: list[_Row], folder: Path) -> list[_Row]:
     return named
 
 
-# --- both ---
-
-
 def _collected(rows: list[_Row], labels: tuple[str, ...] | None, notes: list[str]) -> Dataset:
     spelling = dict(_DEFAULTS) if labels is None else {label.casefold(): label for label in labels}
     if labels is None:
         for row in rows:
             spelling.setdefault(row.label.casefold(), row.label)
-        found = {spelling[row.label.casefold()] for row in rows}
-        if len(found) < 2:
-            which = f"{found.pop()!r} in {count(len(rows), 'image')}"
-            advice = "add the other class, or name both with labels=(…) to evaluate on this one"
-            raise ValueError(f"there is one class only, {which}, and a classifier needs two: {advice}")
-        labels = _normal_first(found)
+        labels = _normal_first({spelling[row.label.casefold()] for row in rows}, len(rows))
     if unknown := [row for row in rows if row.label.casefold() not in spelling]:
         names = ", ".join(sorted({repr(row.label) for row in unknown}))
         which = f"{count(len(unknown), 'image')} with a label that is none of {', '.join(labels)}: {names}"
@@ -334,11 +309,10 @@ def _collected(rows: list[_Row], labels: tuple[str, ...] | None, notes: list[str
             how = "list it once" if other.path == row.path else different
             which = f"{name!r}: {other.where}, and {row.where}"
             raise ValueError(f"two images have one name, {which}. Names must differ: {how}")
-    index = {label: i for i, label in enumerate(labels)}
     extra = sorted({name for row in rows for name in row.extra})
     return Dataset(
         paths=tuple(row.path for row in rows),
-        targets=np.array([index[spelling[row.label.casefold()]] for row in rows], np.int64),
+        targets=np.array([labels.index(spelling[row.label.casefold()]) for row in rows], np.int64),
         labels=labels,
         patients=tuple(row.patient for row in rows),
         sources=tuple(row.source for row in rows),
@@ -349,8 +323,12 @@ def _collected(rows: list[_Row], labels: tuple[str, ...] | None, notes: list[str
     )
 
 
-def _normal_first(found: set[str]) -> tuple[str, ...]:
+def _normal_first(found: set[str], n: int) -> tuple[str, ...]:
     """Labels in order; which of two is the normal one is never guessed: sensitivity and specificity depend on it."""
+    if len(found) < 2:
+        which = f"{found.pop()!r} in {count(n, 'image')}"
+        advice = "add the other class, or name both with labels=(…) to evaluate on this one"
+        raise ValueError(f"there is one class only, {which}, and a classifier needs two: {advice}")
     worded = {label for label in found if label.casefold() in _NORMAL or _NORMAL_WORD.match(label)}
     if len(found) == 2 and len(worded) != 1:
         first, second = sorted(found, key=lambda label: (label == DEFAULT_LABELS[1], label))
@@ -359,9 +337,8 @@ def _normal_first(found: set[str]) -> tuple[str, ...]:
             how = f"labels=({first!r}, {second!r}) or the other way round, on the command line --labels"
             raise ValueError(f"{which}: name both, that one first, with {how}")
         return first, second
-    return tuple(
-        sorted(
-            found,
-            key=lambda x: (x.casefold() not in _NORMAL, x not in worded, "pneumonia" not in x.casefold(), x),
-        )
-    )  # the second is the positive class of every threshold
+
+    def rank(label: str) -> tuple[bool, bool, bool, str]:  # the second is the positive class of every threshold
+        return label.casefold() not in _NORMAL, label not in worded, "pneumonia" not in label.casefold(), label
+
+    return tuple(sorted(found, key=rank))
