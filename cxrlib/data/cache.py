@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from cxrlib.data.dataset import Dataset
+from cxrlib.data.dataset import Dataset, positions
 from cxrlib.images import decode as images
 from cxrlib.images.sources import ImageError, bytes_of, name_of
 from cxrlib.runtime.litert import usable_cores
@@ -30,14 +30,7 @@ from cxrlib.runtime.litert import usable_cores
 _BATCH = 256  # images that threads decode before the next ones are handed out
 _KEEP_DAYS = 30.0  # after which an array that nobody opened is removed
 _LISTED = 100  # unreadable images that a message names
-_DAMAGED = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    TypeError,
-    AttributeError,
-)  # a file that is missing, cut or foreign
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError)  # a file is missing, cut or foreign
 
 
 @dataclass(frozen=True)
@@ -53,10 +46,6 @@ class Facts:
         view: The view position that the file declares; None where it declares none.
         notes: Remarks of the decoder.
         error: Why the image cannot be read; empty if it can.
-
-    Example:
-        >>> Facts("", error="it is empty").error
-        'it is empty'
     """
 
     digest: str
@@ -72,8 +61,8 @@ class Facts:
 class Images:
     """Images of a data set, read from disk as they are asked for.
 
-    Behaves as a read-only ndarray of shape (n, size, size), uint8, that is indexed along its first axis: by a number (a
-    view), a slice, positions or a mask (a copy). Many threads may read at once.
+    Behaves as a read-only ndarray of shape (n, size, size), uint8, that is indexed along its first axis. Many threads
+    may read at once.
 
     Args:
         array: ndarray of shape (m, size, size), uint8, memory-mapped.
@@ -101,15 +90,22 @@ class Images:
         return len(self._rows)
 
     def __getitem__(self, index: int | slice | ArrayLike) -> NDArray[np.uint8]:
-        """Read images: a number gives (size, size), anything else (m, size, size)."""
-        rows = self._rows[[] if isinstance(index, list) and not index else index]  # type: ignore[index]
-        return np.asarray(self._array[rows])
+        """Read images: a number gives a view of shape (size, size), anything else a copy (m, size, size)."""
+        return np.asarray(self._array[self._rows[[] if isinstance(index, list) and not index else index]])  # type: ignore[index]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Read all images into memory."""
         if copy is False:
             raise ValueError("images lie on disk: they cannot become an array without a copy")
         return np.asarray(self[:], dtype)
+
+    def take(self, index: ArrayLike) -> Images:
+        """Choose images, in the given order, without reading them.
+
+        Args:
+            index: Positions of shape (m,), or a mask of shape (n,).
+        """
+        return Images(self._array, self._rows[positions(index, len(self))])
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,28 +116,18 @@ class Decoded:
         images: Pixels, (n, size, size) uint8, 255 times what `cxrlib.images.decode.fit` gives, rounded; zeros for an
             image that cannot be read.
         facts: What is known of each image; an `error` where it cannot be read.
-
-    Example:
-        >>> decoded = Decoded(Images(np.zeros((1, 8, 8), np.uint8), np.array([0])), (Facts("", error="it is empty"),))
-        >>> decoded.images.shape, decoded.facts[0].error
-        ((1, 8, 8), 'it is empty')
     """
 
     images: Images
     facts: tuple[Facts, ...]
 
     def take(self, index: ArrayLike) -> Decoded:
-        """Choose images.
+        """Choose images, in the given order.
 
         Args:
             index: Positions of shape (m,), or a mask of shape (n,).
-
-        Returns:
-            The chosen images, in the given order.
         """
-        chosen = np.arange(len(self.facts))[np.asarray(index) if np.size(index) else np.empty(0, np.int64)]
-        kept = Images(self.images._array, self.images._rows[chosen])
-        return Decoded(kept, tuple(self.facts[i] for i in chosen))
+        return Decoded(self.images.take(index), tuple(self.facts[i] for i in positions(index, len(self.facts))))
 
     def check(self, dataset: Dataset) -> None:
         """Raise if images cannot be read.
@@ -161,9 +147,8 @@ class Decoded:
 def decode(dataset: Dataset, *, size: int = 224, progress: bool = True) -> Decoded:
     """Decode the images of a data set into the cache, or find them there.
 
-    An array is found again as long as paths, sizes and times of change of all files are the same. It is written under
-    a lock and renamed when it is complete, so that two processes at once decode once, and one that is stopped leaves
-    nothing that would be used. Arrays that nobody opened for 30 days are removed.
+    An array is found again as long as paths, sizes and times of change of all files are the same. Two processes at once
+    decode once, and one that is stopped leaves nothing that would be used. Arrays that nobody opened for 30 days go.
 
     Args:
         dataset: The images.
@@ -200,14 +185,11 @@ def decode(dataset: Dataset, *, size: int = 224, progress: bool = True) -> Decod
 
 
 def fingerprint(dataset: Dataset, decoded: Decoded) -> str:
-    """Hash what a data set holds, whatever its files are called and wherever they lie.
+    """SHA-256 over every image's content and label, whatever the files are called and wherever they lie.
 
     Args:
         dataset: The images.
         decoded: What `decode` gave for them.
-
-    Returns:
-        SHA-256 over every image's content and label, 64 hexadecimal digits.
 
     Example:
         >>> data = Dataset(("a.png",), np.array([0]), ("NORMAL", "PNEUMONIA"), (None,), ("home",), (None,))
@@ -220,14 +202,11 @@ def fingerprint(dataset: Dataset, decoded: Decoded) -> str:
 
 
 def clean(folder: str | os.PathLike[str] | None = None, *, days: float = 0.0) -> int:
-    """Remove decoded images, and what stopped processes left. Waits for a process that is writing.
+    """Remove decoded images, and what stopped processes left; returns the bytes that were freed.
 
     Args:
         folder: As for `cache_folder`.
         days: Keep what was used during so many days.
-
-    Returns:
-        Bytes that were freed.
 
     Example:
         >>> clean("/no/such/cache")
@@ -241,13 +220,10 @@ def clean(folder: str | os.PathLike[str] | None = None, *, days: float = 0.0) ->
 
 
 def cache_folder(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Give the folder of everything that cxrlib keeps and could make again.
+    """The folder, which may not exist yet, of everything that cxrlib keeps and could make again.
 
     Args:
         folder: A folder of your choice; None for `$CXRLIB_CACHE`, else `cxrlib` in `$XDG_CACHE_HOME` or `~/.cache`.
-
-    Returns:
-        The folder, which may not exist yet.
 
     Raises:
         FileNotFoundError: If it lies in the home folder, and there is none, as in some containers.
@@ -320,12 +296,9 @@ def _write(place: Path, paths: list[str], size: int, progress: bool) -> None:
         with (
             part.open("wb") as file,  # written in order, not through a memory map: a full disk is an error, not a crash
             ThreadPoolExecutor(usable_cores()) as pool,
-            tqdm(
-                total=len(paths), desc="decoding", unit="image", disable=None if progress else True, leave=False
-            ) as bar,
+            tqdm(None, "decoding", len(paths), unit="image", disable=None if progress else True, leave=False) as bar,
         ):
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for start in range(0, len(paths), _BATCH):
                 for known, pixels in pool.map(lambda path: _read(path, size), paths[start : start + _BATCH]):
                     file.write(pixels.data)

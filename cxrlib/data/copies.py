@@ -16,10 +16,9 @@ from tqdm import tqdm
 from cxrlib.data.cache import Facts, Images
 from cxrlib.data.split import connected
 
-# Copies are told from images that merely look alike by what lies between two scales: every cell of a grid is compared
-# with its neighbourhood and divided by the contrast there, so that brightness, gamma, a marker or a border count for
-# little. Among 31 million pairs of untouched images of three collections none correlates above 0.51 on the fine grid;
-# their copies keep 0.62 and more (median 0.9) as JPEG of quality 15, 0.79 through a resize to 48 pixels.
+# Images are compared by what lies between two scales: every cell of a grid less its neighbourhood, divided by the
+# contrast there, so that brightness, gamma, a marker or a border count for little. Among 31 million pairs of untouched
+# images of three collections none correlates above 0.51 on the fine grid; their copies keep 0.62 and more.
 _COARSE = (28, 7)  # cells along a side, cells along a neighbourhood's side; every image with every other
 _FINE = (112, 9)  # only what the coarse grid finds
 _ALIKE_COARSE = 0.7  # part of the way to 1 from the correlation that two images of this data set may well have
@@ -33,15 +32,12 @@ MOST = 200_000  # images that are compared: the time grows with the square, to a
 
 
 def exact(readable: Sequence[int], images: Images, facts: Sequence[Facts]) -> list[list[int]]:
-    """Find images of one size that have the same pixels once they are fitted, in whatever files.
+    """Groups of images of one size that have the same pixels once they are fitted, in whatever files.
 
     Args:
         readable: Positions of the images to look at.
         images: All images.
         facts: What is known of them.
-
-    Returns:
-        Groups of positions.
     """
     suspects: dict[tuple[int, int, int], list[int]] = defaultdict(list)
     for i in readable:
@@ -52,15 +48,12 @@ def exact(readable: Sequence[int], images: Images, facts: Sequence[Facts]) -> li
 
 
 def near(chosen: NDArray[np.int64], images: Images, progress: bool) -> list[tuple[int, int]]:
-    """Find altered copies: re-encoded, resized, mirrored, inverted or of another contrast.
+    """Pairs of altered copies: re-encoded, resized, mirrored, inverted or of another contrast.
 
     Args:
-        chosen: ndarray of shape (m,), int64: positions of the images to compare, every one with every other.
+        chosen: ndarray of shape (m,), int64: positions of the images to compare; none are where m is above `MOST`.
         images: All images.
         progress: Whether to show progress on stderr.
-
-    Returns:
-        Pairs of positions; none of more than `MOST` images, for the time grows with the square.
     """
     if len(chosen) > MOST:
         return []
@@ -69,19 +62,15 @@ def near(chosen: NDArray[np.int64], images: Images, progress: bool) -> list[tupl
     blocks = [chosen[i : i + _BLOCK] for i in range(0, len(chosen), _BLOCK)]
     suspects: set[tuple[int, int]] = set()
     coarse: list[NDArray[np.float16]] = []  # (m, 784): 1.5 KiB per image is all that stays in memory
-    with tqdm(
-        total=len(chosen), desc="comparing", unit="image", disable=None if progress else True, leave=False
-    ) as bar:
-        for block in blocks:
-            own = _describe(images, block, *_COARSE)
-            both = np.concatenate([own, _mirrored(own)]).T  # (784, 2 m)
-            coarse.append(own.astype(np.float16))
-            for other, described in zip(blocks, coarse, strict=False):
-                alike = np.abs(described.astype(np.float32) @ both) > coarse_enough  # (k, 2 m); a negative gives -1
-                rows, columns = np.nonzero(alike)
-                found = zip(other[rows].tolist(), block[columns % len(block)].tolist(), strict=True)
-                suspects.update((a, b) for a, b in found if a < b)
-            bar.update(len(block))
+    for block in tqdm(blocks, "comparing", disable=None if progress else True, leave=False):
+        own = _describe(images, block, *_COARSE)
+        both = np.concatenate([own, _mirrored(own)]).T  # (784, 2 m)
+        coarse.append(own.astype(np.float16))
+        for other, described in zip(blocks, coarse, strict=False):
+            alike = np.abs(described.astype(np.float32) @ both) > coarse_enough  # (k, 2 m); a negative gives -1
+            rows, columns = np.nonzero(alike)
+            found = zip(other[rows].tolist(), block[columns % len(block)].tolist(), strict=True)
+            suspects.update((a, b) for a, b in found if a < b)
     pairs = sorted(suspects)
     parts = (pairs[start : start + 512] for start in range(0, len(pairs), 512))
     return [pair for part in parts for pair in _verified(part, images, fine_enough)]
@@ -128,14 +117,11 @@ def _describe(images: Images, chosen: NDArray[np.int64], side: int, neighbourhoo
 
 
 def cells(images: NDArray[np.uint8], n: int) -> NDArray[np.float32]:
-    """Reduce images to the means of their cells.
+    """Means of the images' cells, (m, n, n), float32 in [0, 255].
 
     Args:
         images: ndarray of shape (m, s, s), uint8.
         n: Cells along a side.
-
-    Returns:
-        ndarray of shape (m, n, n), float32 in [0, 255].
 
     Example:
         >>> cells(np.array([[[0, 2], [4, 6]]], np.uint8), 1).tolist()

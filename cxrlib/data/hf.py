@@ -25,10 +25,7 @@ _SAME = {".jpeg": ".jpg", ".tiff": ".tif", ".dicom": ".dcm"}
 
 
 def fetch(address: str, *, token: str | bool | None = None) -> tuple[Path, str]:
-    """Download a data set from the Hub.
-
-    Image folders are used where the Hub's own cache has them. Parquet files with a column of images and a column of
-    labels are written out as images with a manifest, once per commit.
+    """Download a data set from the Hub; parquet files are written out as images with a manifest, once per commit.
 
     Args:
         address: `hf://datasets/user/name`, with `@revision` behind the name for another state than `main`, and with the
@@ -50,6 +47,7 @@ def fetch(address: str, *, token: str | bool | None = None) -> tuple[Path, str]:
         (PosixPath('…/snapshots/4f0c…'), 'name')
     """
     from cxrlib import hub
+    from cxrlib.hub_errors import plain_errors
 
     match = _ADDRESS.fullmatch(address)
     if match is None:
@@ -58,7 +56,7 @@ def fetch(address: str, *, token: str | bool | None = None) -> tuple[Path, str]:
     repo, revision, inside = match["repo"], match["revision"], match["inside"] or ""
     hub.check_names(repo, revision)
     kinds = [f"*{kind}" for suffix in (*sources.EXTENSIONS, ".csv", ".parquet") for kind in (suffix, suffix.upper())]
-    with hub.plain_errors(repo, "read"):
+    with plain_errors(repo, "read"):
         download = hub.connect(token).snapshot_download
         snapshot = Path(download(repo, repo_type="dataset", revision=revision, allow_patterns=kinds))
     name, root = repo.partition("/")[2], snapshot / inside
@@ -116,9 +114,7 @@ def _rows(table: Path, split: str, folder: Path, address: str) -> Iterator[dict[
         schema = file.schema_arrow
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         images = [f.name for f in schema if types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
-        classes = [
-            key for key, kind in features.items() if isinstance(kind, dict) and kind.get("_type") == "ClassLabel"
-        ]
+        classes = [key for key, of in features.items() if isinstance(of, dict) and of.get("_type") == "ClassLabel"]
         labels = [key for key in ("label", "labels", *classes[: len(classes) == 1]) if key in schema.names]
         if not images or not labels:
             received = ", ".join(schema.names)
@@ -134,9 +130,8 @@ def _rows(table: Path, split: str, folder: Path, address: str) -> Iterator[dict[
             try:
                 content = sources.bytes_of((row[image] or {}).get("bytes") or b"")
             except sources.ImageError as error:
-                raise ValueError(
-                    f"{address}, row {number} of {table.name}: its image cannot be used, {error}"
-                ) from None
+                which = f"{address}, row {number} of {table.name}"
+                raise ValueError(f"{which}: its image cannot be used, {error}") from None
             named = str(names.get(row[label], "" if row[label] is None else row[label]))
             path = _file_name(row[image].get("path"), content, number)
             where = PurePosixPath(_plain(split) or "images", _plain(named) or "unlabelled", path)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrlib.data.dataset import Dataset
+from cxrlib.data.dataset import Dataset, count
 
 MIN_PATIENTS = 50  # of a class in a validation split that chooses thresholds
 _MOST_CHANGES = 3  # of sides, when a class is on one side only
@@ -25,39 +25,17 @@ class Split:
         train: ndarray of shape (n,), int64, positions in the data set, ascending.
         validation: ndarray of shape (m,), int64, positions in the data set, ascending.
         digest: SHA-256 over the images' names and sides, the same on every machine.
-
-    Example:
-        >>> Split(np.array([0, 1]), np.array([2]), "4f0c…").validation.tolist()
-        [2]
     """
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     digest: str
 
-    @classmethod
-    def of(cls, dataset: Dataset, aside: NDArray[np.bool_]) -> Split:
-        """Make the split that sets some images aside.
-
-        Args:
-            dataset: The images.
-            aside: ndarray of shape (n,), bool: whether an image validates.
-
-        Returns:
-            The split.
-        """
-        sides = ("validation" if away else "train" for away in aside.tolist())
-        lines = sorted(f"{side}\t{name}" for side, name in zip(sides, dataset.names, strict=True))
-        return cls(np.flatnonzero(~aside), np.flatnonzero(aside), digest(lines))
-
     def marked(self, dataset: Dataset) -> Dataset:
-        """Mark images with their sides, as `cxrlib.data.scan.write_manifest` writes them down.
+        """Mark images with their sides: their `splits` become `"train"` or `"val"`.
 
         Args:
             dataset: The images that were split.
-
-        Returns:
-            The same images; their `splits` are `"train"` or `"val"`.
         """
         aside = np.isin(np.arange(len(dataset)), self.validation)
         return replace(dataset, splits=tuple("val" if away else "train" for away in aside.tolist()))
@@ -66,10 +44,10 @@ class Split:
 def sides(
     dataset: Dataset, *, fraction: float = 0.15, seed: int = 0, together: Iterable[Sequence[str]] = ()
 ) -> tuple[Split, str]:
-    """Choose the images to validate with: the data's own `val` split, where it is large enough to choose thresholds by.
+    """Choose the images to validate with.
 
-    That is at least 50 patients of every class; of sources that have no `val` split, patients are set aside then.
-    Otherwise patients of all sources are set aside, and the images of `val` stay with them.
+    The data's own `val` split is used where it has at least 50 patients of every class, enough to choose thresholds by;
+    of sources without one, patients are set aside. A smaller one is joined by patients set aside from all sources.
 
     Args:
         dataset: The images to train and to validate with.
@@ -78,17 +56,10 @@ def sides(
         together: As for `split`.
 
     Returns:
-        Both sides, and a sentence that says where patients were set aside in spite of a `val` split; empty otherwise.
+        Both sides, and a sentence where patients were set aside in spite of a `val` split; empty otherwise.
 
     Raises:
         ValueError: If a class cannot be on both sides, or all images are of the `val` split.
-
-    Example:
-        >>> labels, n, splits = ("NORMAL", "PNEUMONIA"), 10, ("val",) * 2 + ("train",) * 8
-        >>> data = Dataset(tuple("abcdefghij"), np.arange(n) % 2, labels, (None,) * n, ("home",) * n, splits)
-        >>> chosen, note = sides(data, fraction=0.25)
-        >>> len(chosen.validation), note.partition(":")[0]
-        (4, 'the val split has only 1 patient of NORMAL')
     """
     own = np.array([name == "val" for name in dataset.splits], bool)
     if not own.any():
@@ -99,7 +70,7 @@ def sides(
     counts = [len(set(patients[own & (dataset.targets == k)])) for k in range(len(dataset.labels))]
     rest, k, note = ~own, int(np.argmin(counts)), ""
     if counts[k] < MIN_PATIENTS:
-        few = f"{counts[k]} patient{'' if counts[k] == 1 else 's'} of {dataset.labels[k]}"
+        few = f"{count(counts[k], 'patient')} of {dataset.labels[k]}"
         note = f"the val split has only {few}: patients of the training images validate, too, to choose thresholds by"
     else:
         without = set(dataset.sources) - {dataset.sources[i] for i in np.flatnonzero(own)}
@@ -115,7 +86,7 @@ def sides(
         index = np.flatnonzero(rest)
         aside[index] = _aside(dataset.take(index), _groups(dataset.take(index), together), fraction, seed)
     _check(dataset, aside, groups)
-    return Split.of(dataset, aside), note
+    return _as_split(dataset, aside), note
 
 
 def split(dataset: Dataset, *, fraction: float = 0.15, seed: int = 0, together: Iterable[Sequence[str]] = ()) -> Split:
@@ -148,7 +119,7 @@ def split(dataset: Dataset, *, fraction: float = 0.15, seed: int = 0, together: 
     groups = _groups(dataset, together)
     aside = _aside(dataset, groups, fraction, seed)
     _check(dataset, aside, groups)
-    return Split.of(dataset, aside)
+    return _as_split(dataset, aside)
 
 
 def _aside(dataset: Dataset, groups: dict[int, list[int]], fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -178,7 +149,7 @@ def _aside(dataset: Dataset, groups: dict[int, list[int]], fraction: float, seed
             chosen.add(group)
             for stratum, c in counts[group].items():
                 missing[stratum] -= c
-    size = {group: sum(count.values()) for group, count in counts.items()}
+    size = {group: len(members) for group, members in groups.items()}
     for members in in_stratum.values():  # nothing small enough, or everything: the smallest patient changes sides
         if len(members) > 1 and _one_sided(members, chosen):
             chosen ^= {min(members, key=size.__getitem__)}
@@ -190,6 +161,13 @@ def _aside(dataset: Dataset, groups: dict[int, list[int]], fraction: float, seed
     return aside
 
 
+def _as_split(dataset: Dataset, aside: NDArray[np.bool_]) -> Split:
+    sides = ("validation" if away else "train" for away in aside.tolist())
+    lines = sorted(f"{side}\t{name}" for side, name in zip(sides, dataset.names, strict=True))
+    digest = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+    return Split(np.flatnonzero(~aside), np.flatnonzero(aside), digest)
+
+
 def _check(dataset: Dataset, aside: NDArray[np.bool_], groups: dict[int, list[int]]) -> None:
     """Raise where a class is on one side only."""
     for target, label in enumerate(dataset.labels):
@@ -197,9 +175,8 @@ def _check(dataset: Dataset, aside: NDArray[np.bool_], groups: dict[int, list[in
         if aside[own].all() or not aside[own].any():
             n = sum(bool(own[members].any()) for members in groups.values())
             why = "and two are needed" if n < 2 else "all on one side"
-            raise ValueError(
-                f"class {label!r} cannot be both trained on and validated: it has {n} independent patients, {why}"
-            )
+            both = f"class {label!r} cannot be both trained on and validated"
+            raise ValueError(f"{both}: it has {n} independent patients, {why}")
 
 
 def _one_sided(members: Iterable[int], chosen: set[int]) -> bool:
@@ -216,22 +193,6 @@ def _changes(classes: list[list[int]], chosen: set[int]) -> set[int]:
             if not any(_one_sided(members, chosen ^ set(changes)) for members in classes):
                 return set(changes)
     return set()
-
-
-def digest(lines: Iterable[str]) -> str:
-    """Hash lines of text.
-
-    Args:
-        lines: The lines.
-
-    Returns:
-        SHA-256 over them, 64 hexadecimal digits.
-
-    Example:
-        >>> digest(["one", "two"])[:8]
-        '21066d10'
-    """
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _lot(seed: int, patient: str) -> bytes:
@@ -258,7 +219,7 @@ def connected(n: int, links: Iterable[Sequence[int]]) -> list[list[int]]:
         links: Groups of positions that belong together.
 
     Returns:
-        Every position once, in ascending groups, ordered by their first member.
+        Every position once, in ascending groups in the order of their first members.
 
     Example:
         >>> connected(5, [(3, 1), (1, 4)])
