@@ -191,8 +191,8 @@ def test_a_written_manifest_is_read_back_the_same(rows, columns, data) -> None: 
             tuple(r[3] for r in rows),
             extra,
         )
-        write_manifest(images, Path(folder, "films.csv"))
-        again = scan(Path(folder, "films.csv"), labels=labels)
+        write_manifest(images, Path(folder, "images.csv"))
+        again = scan(Path(folder, "images.csv"), labels=labels)
     for name in ("paths", "labels", "patients", "sources", "splits", "columns"):
         assert getattr(again, name) == getattr(images, name), name
     assert again.targets.tolist() == targets.tolist()
@@ -206,7 +206,7 @@ def test_a_written_manifest_is_read_back_the_same(rows, columns, data) -> None: 
 def test_any_manifest_is_read_or_refused_with_a_reason(content: bytes, header: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "x.png").touch()
-        manifest = Path(folder, "films.csv")
+        manifest = Path(folder, "images.csv")
         manifest.write_bytes(b"path,label\n" * header + content)
         with contextlib.suppress(ValueError, FileNotFoundError):
             images = scan(manifest)

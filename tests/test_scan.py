@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections import Counter
@@ -13,7 +14,9 @@ import pytest
 from PIL import Image
 
 from cxrlib.data.scan import PATIENT_PATTERNS, Dataset, add_columns, scan, write_manifest
+from cxrlib.data.split import split
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 real = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"no real images in {SHARED}")
 
@@ -86,6 +89,40 @@ def test_given_labels_fix_the_order(tmp_path: Path) -> None:
     found = scan(tmp_path, labels=["Pneumonia", "NORMAL", "TB"])
     assert found.labels == ("Pneumonia", "NORMAL", "TB")
     assert found.targets.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_class_folders_in_any_order(tmp_path: Path, order: tuple[str, str]) -> None:
+    plant(tmp_path, "b/first.png", "a/second.png", "a/third.png")
+    found = scan(tmp_path, labels=order)
+    assert found.labels == order
+    assert [order[t] for t in found.targets] == ["a", "a", "b"]
+    assert [order[t] for t in scan(tmp_path, labels=[x.upper() for x in order]).targets] == ["a", "a", "b"]
+
+
+def test_hidden_and_appledouble_files_are_skipped_and_counted(tmp_path: Path) -> None:
+    plant(tmp_path / "clinic", "NORMAL/a.png", "PNEUMONIA/b.png")
+    for name in ("NORMAL/._a.png", "PNEUMONIA/._b.png", ".DS_Store", "NORMAL/.hidden.jpg"):
+        (tmp_path / "clinic" / name).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    found = scan(tmp_path / "clinic")
+    assert [Path(path).name for path in found.paths] == ["a.png", "b.png"]
+    assert found.notes == ("3 hidden files of clinic skipped",)
+
+
+CAUSES = "(?P<BACTERIAL>_bacteria_)|(?P<VIRAL>_virus_)"
+
+
+def test_labels_from_names(tmp_path: Path) -> None:
+    names = ("NORMAL/IM-0001-0001.png", "PNEUMONIA/person1_bacteria_1.png", "PNEUMONIA/person1_virus_6.png")
+    root = plant(tmp_path / "chest_xray", *names)
+    found = scan(root, labels=("NORMAL", "BACTERIAL", "VIRAL"), label_pattern=CAUSES)
+    assert found.labels == ("NORMAL", "BACTERIAL", "VIRAL")
+    assert found.targets.tolist() == [0, 1, 2]
+    assert found.patients == ("IM-0001", "person1_bacteria", "person1_virus")
+    assert scan(root, label_pattern=CAUSES).labels == ("NORMAL", "BACTERIAL", "VIRAL")
+    for pattern, message in ((r"_virus_", "a named group for each label"), (r"(?P<TB>_tb_)", "matches none of 3")):
+        with pytest.raises(ValueError, match=message):
+            scan(root, label_pattern=pattern)
 
 
 def test_kaggle_layout(tmp_path: Path) -> None:
@@ -552,6 +589,36 @@ def test_tables_that_say_nothing_of_the_images(tmp_path: Path, text: str, messag
 
 
 # --- real images ---
+
+
+@real
+def test_the_images_of_the_bundled_model() -> None:
+    spec = importlib.util.spec_from_file_location("train_default", EXAMPLES / "train_default.py")
+    assert spec
+    assert spec.loader
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    found = example.images(SHARED / "data")
+    assert found.labels == ("NORMAL", "PNEUMONIA")
+    counts = Counter(zip(found.sources, found.targets.tolist(), strict=True))
+    paediatric = {("chest_xray", 0): 1341, ("chest_xray", 1): 3875}
+    assert counts == {**paediatric, ("nih", 0): 263, ("nih", 1): 67, ("rsna", 0): 760, ("rsna", 1): 770}
+    assert "test" not in found.splits
+    sources = {patient: set[str]() for patient in found.patients}
+    for patient, source in zip(found.patients, found.sources, strict=True):
+        sources[patient].add(source)
+    assert {patient for patient, of in sources.items() if patient and len(of) > 1} == {"00000061", "00000218"}
+    aside = set(split(found).validation.tolist())
+    for shared in ("00000061", "00000218"):
+        assert len({i in aside for i, patient in enumerate(found.patients) if patient == shared}) == 1
+
+
+@real
+def test_the_causes_of_the_paediatric_set() -> None:
+    found = scan(
+        SHARED / "data" / "chest_xray" / "train", labels=("NORMAL", "BACTERIAL", "VIRAL"), label_pattern=CAUSES
+    )
+    assert np.bincount(found.targets).tolist() == [1341, 2530, 1345]
 
 
 @real

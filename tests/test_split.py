@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cxrlib.data.scan import Dataset, scan, write_manifest
-from cxrlib.data.split import connected, split
+from cxrlib.data.split import MIN_PATIENTS, Split, connected, sides, split
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -137,6 +137,75 @@ def test_what_cannot_be_split() -> None:
     for fraction in (0, 1, -0.1):
         with pytest.raises(ValueError, match=rf"fraction must lie in \(0, 1\). Received: fraction={fraction}"):
             split(some_images("ab", "01"), fraction=fraction)
+
+
+# --- a val split of the data's own ---
+
+
+def with_val(n_val: int, n_train: int = 400, sources: str = "home") -> Dataset:
+    """`n_val` images of each class in `val` and `n_train` of each in `train`, every one of another patient."""
+    splits = ("val",) * 2 * n_val + ("train",) * 2 * n_train
+    n = len(splits)
+    names = tuple(f"image{i}" for i in range(n))
+    return Dataset(names, np.arange(n) % 2, ("NORMAL", "PNEUMONIA"), (None,) * n, (sources,) * n, splits)
+
+
+def own(chosen: Split, whole: Dataset) -> set[str | None]:
+    return {whole.splits[i] for i in chosen.validation}
+
+
+def test_a_val_split_that_is_large_enough_validates_alone() -> None:
+    whole = with_val(MIN_PATIENTS)
+    chosen, note = sides(whole)
+    assert note == ""
+    assert own(chosen, whole) == {"val"}
+    assert len(chosen.validation) == 2 * MIN_PATIENTS
+
+
+def test_a_val_split_of_16_images_is_joined_by_patients_of_the_training_images_and_that_is_said() -> None:
+    whole = with_val(8)
+    chosen, note = sides(whole, fraction=0.15)
+    assert note.startswith("the val split has only 8 patients of NORMAL: patients of the training images validate, too")
+    assert len(chosen.validation) == pytest.approx(16 + 0.15 * 800, abs=2)
+    assert set(np.flatnonzero([name == "val" for name in whole.splits])) <= set(chosen.validation.tolist())
+    again, _ = sides(whole, fraction=0.15)
+    assert again.digest == chosen.digest
+    few_patients = replace(with_val(MIN_PATIENTS), patients=("a", "b") * MIN_PATIENTS + (None,) * 800)
+    assert sides(few_patients)[1].startswith("the val split has only 1 patient of NORMAL")
+
+
+def test_a_source_without_a_val_split_gets_one() -> None:
+    first, second = with_val(MIN_PATIENTS), with_val(0, 100, "other")
+    both = replace(
+        first,
+        paths=first.paths + tuple(f"other{path}" for path in second.paths),
+        names=first.names + tuple(f"other{name}" for name in second.names),
+        targets=np.concatenate([first.targets, second.targets]),
+        **{key: getattr(first, key) + getattr(second, key) for key in ("patients", "sources", "splits")},
+    )
+    chosen, note = sides(both)
+    assert note == "patients of other were set aside: there is no val split of their own"
+    assert Counter(both.sources[i] for i in chosen.validation) == {"home": 2 * MIN_PATIENTS, "other": 30}
+
+
+def test_whoever_is_in_val_and_in_train_stays_on_one_side() -> None:
+    whole = with_val(8, 100)
+    patients = [None] * len(whole)
+    patients[0] = patients[20] = "both"  # one image in each
+    chosen, _ = sides(replace(whole, patients=tuple(patients)))
+    assert 0 in chosen.validation
+    assert 20 not in chosen.validation  # the data says so; the audit calls it a leak before
+    with pytest.raises(ValueError, match="all images are of the val split: there is nothing to train on"):
+        sides(with_val(4, 0))
+
+
+def test_the_same_patient_in_two_sources_is_on_one_side() -> None:
+    whole = some_images("ab" * 30 + "cdefghij" * 5, "0011" * 25, "s" * 50 + "t" * 50)
+    for seed in range(5):
+        chosen = split(whole, fraction=0.4, seed=seed)
+        aside = np.isin(np.arange(len(whole)), chosen.validation)
+        for patient in set(whole.patients):
+            assert len({bool(aside[i]) for i, p in enumerate(whole.patients) if p == patient}) == 1
 
 
 def test_connected() -> None:
