@@ -39,11 +39,7 @@ class Confounder:
         label: The class that it tells from the others.
         auroc: How well, in [0.5, 1], by itself.
         typical: Its median or most frequent value, by class name.
-
-    Example:
-        >>> print(Confounder("view", "clinic", "PNEUMONIA", 0.9, {"PNEUMONIA": "AP", "NORMAL": "PA"}))
-        in clinic, view alone tells PNEUMONIA apart with an AUROC of 0.90 (PNEUMONIA: AP, NORMAL: PA): a network may learn it instead of the disease
-    """  # noqa: E501
+    """
 
     attribute: str
     source: str
@@ -75,13 +71,6 @@ class Audit:
         confounders: What tells the classes apart besides the disease.
         errors: Leaks between splits, one sentence each: figures measured on these splits would be wrong.
         warnings: What else is worth knowing before training, one sentence each.
-
-    Example:
-        >>> copies = (("a.png", "b.png"),)
-        >>> print(Audit(2, {"home": {"NORMAL": 2}}, {}, 0, copies, (), {}, (), {}, (), (), ("1 surplus copy",)))
-        2 images, 0 known patients
-          home: 2 NORMAL
-        warning: 1 surplus copy
     """
 
     n: int
@@ -99,7 +88,7 @@ class Audit:
 
     @property
     def surplus(self) -> int:
-        """Images that could be left out without losing any picture: all but one of each group of exact duplicates."""
+        """How many images are exact copies of another one."""
         return sum(len(group) - 1 for group in self.exact_duplicates)
 
     @property
@@ -114,26 +103,17 @@ class Audit:
         return tuple(text if text in whole else text.partition(":")[0] for text in self.warnings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything as plain JSON types.
-
-        Returns:
-            The fields under their names, and `surplus`; `patient_overlap` and `unreadable` as lists of objects.
-        """
+        """The fields and `surplus` as plain JSON types; `patient_overlap` and `unreadable` as lists of objects."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         plain["patient_overlap"] = [{"patient": p, "splits": splits} for p, splits in plain["patient_overlap"].items()]
         plain["unreadable"] = [{"path": path, "reason": reason} for path, reason in plain["unreadable"].items()]
         return plain | {"surplus": self.surplus}
 
     def to_json(self) -> str:
-        """Give everything as one line of JSON.
-
-        Returns:
-            What `to_dict` gives, serialised.
-        """
+        """What `to_dict` gives, as one line."""
         return json.dumps(self.to_dict())
 
     def __str__(self) -> str:
-        """Write a report for a terminal."""
         lines = [f"{count(self.n, 'image')}, {count(self.patients, 'known patient')}"]
         for source, counts in self.counts.items():
             lines.append(f"  {source}: " + ", ".join(f"{n} {label}" for label, n in counts.items()))
@@ -148,13 +128,9 @@ def audit(dataset: Dataset, decoded: Decoded | None = None, *, size: int = 224, 
 
     Args:
         dataset: The images.
-        decoded: What `cxrlib.data.cache.decode` gave for them; None decodes them into the cache, where training finds
-            them.
+        decoded: What `cxrlib.data.cache.decode` gave for them; None decodes them into the cache.
         size: Side in pixels of the decoded images, where they are decoded here.
         progress: Whether to show progress on stderr.
-
-    Returns:
-        What was found.
 
     Example:
         >>> import shutil, tempfile
@@ -206,30 +182,27 @@ def audit(dataset: Dataset, decoded: Decoded | None = None, *, size: int = 224, 
     if len(first) > copies.MOST:
         warnings.append(f"altered copies were not looked for among {len(first):,} images: more than {copies.MOST:,}")
     counts = _counts(dataset)
-    warnings += [*_small(dataset), *_uneven(dataset, counts), *_false_colour(dataset, facts)]
-    warnings += [*_unknown_patients(dataset), *map(str, confounders)]
+    warnings += [*_small(dataset), *_uneven(counts), *_false_colour(dataset, facts), *_unknown_patients(dataset)]
     return Audit(
         n=len(dataset),
         counts=counts,
         splits=dict(Counter(split or "" for split in dataset.splits)),
-        patients=len({patient for patient in dataset.patients if patient is not None}),
+        patients=len(set(dataset.patients) - {None}),
         exact_duplicates=paths(exact),
         near_duplicates=paths(near),
-        patient_overlap={
-            patient: dict(zip(splits, paths(list(splits.values())), strict=True)) for patient, splits in overlap.items()
-        },
+        patient_overlap={p: dict(zip(of, paths(list(of.values())), strict=True)) for p, of in overlap.items()},
         contradictions=tuple(
             tuple((dataset.paths[i], dataset.labels[dataset.targets[i]]) for i in group) for group in contradictions
         ),
         unreadable={path: fact.error for path, fact in zip(dataset.paths, facts, strict=True) if fact.error},
         confounders=confounders,
         errors=tuple(errors),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *map(str, confounders)),
     )
 
 
 def without_leaks(dataset: Dataset, found: Audit) -> NDArray[np.bool_]:
-    """Choose images so that no error remains.
+    """Choose images so that no error remains: ndarray of shape (n,), bool, whether to keep an image.
 
     Of every group of copies one image stays, and of a patient in two splits the images of one split: those of `test`
     before those of `val`, and those before all others. Copies with contradictory labels all go.
@@ -237,15 +210,6 @@ def without_leaks(dataset: Dataset, found: Audit) -> NDArray[np.bool_]:
     Args:
         dataset: The images that were audited.
         found: What the audit found.
-
-    Returns:
-        ndarray of shape (n,), bool: whether to keep an image.
-
-    Example:
-        >>> labels, unknown = ("NORMAL", "PNEUMONIA"), (None, None)
-        >>> data = Dataset(("a.png", "b.png"), np.array([0, 1]), labels, unknown, ("home",) * 2, unknown)
-        >>> without_leaks(data, Audit(2, {}, {}, 0, (("a.png", "b.png"),), (), {}, (), {}, (), (), ())).tolist()
-        [True, False]
     """
     at: dict[str, list[int]] = defaultdict(list)
     for i, path in enumerate(dataset.paths):
@@ -282,9 +246,6 @@ def _patient_overlap(dataset: Dataset) -> dict[str, dict[str, list[int]]]:
     return {patient: dict(splits) for patient, splits in images.items() if _conflict(split or None for split in splits)}
 
 
-# --- what else is worth a warning ---
-
-
 def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
     counts = Counter(zip(dataset.sources, dataset.targets.tolist(), strict=True))
     sources = dict.fromkeys(dataset.sources)
@@ -305,29 +266,30 @@ def _small(dataset: Dataset) -> Iterator[str]:
                 yield f"{label} has only {few}{where}: too few to {what}"
 
 
-def _uneven(dataset: Dataset, counts: dict[str, dict[str, int]]) -> Iterator[str]:
+def _uneven(counts: dict[str, dict[str, int]]) -> Iterator[str]:
     for source, of in counts.items():
         present = [label for label, n in of.items() if n]
         if len(counts) > 1 and len(present) == 1:
             instead = f"a network may learn to tell {source} instead of the disease"
             yield f"{source} has images of {present[0]} only: {instead}. Every source should have every class"
-    classes = {label: sum(of[label] for of in counts.values()) for label in dataset.labels}
-    for what, numbers in (("class", classes), ("source", {source: sum(of.values()) for source, of in counts.items()})):
+    classes: Counter[str] = Counter()
+    for of in counts.values():
+        classes.update(of)
+    for what, numbers in (
+        ("classes", classes),
+        ("sources", {source: sum(of.values()) for source, of in counts.items()}),
+    ):
         if numbers and max(numbers.values()) >= _UNEVEN * max(1, min(numbers.values())):
             most, least = max(numbers, key=numbers.__getitem__), min(numbers, key=numbers.__getitem__)
-            pair = f"{most} has {numbers[most]} images, {least} {numbers[least]}"
-            yield f"the {what}es are very uneven: {pair}" if what == "class" else f"the sources are very uneven: {pair}"
+            yield f"the {what} are very uneven: {most} has {numbers[most]} images, {least} {numbers[least]}"
 
 
 def _false_colour(dataset: Dataset, facts: Sequence[Facts]) -> Iterator[str]:
-    found = (
-        (source, _FALSE_COLOUR.search(" ".join(fact.notes)))
-        for source, fact in zip(dataset.sources, facts, strict=True)
-    )
-    for (source, name), n in Counter((source, match[1]) for source, match in found if match).items():
-        if name:
-            text = f"{count(n, 'image')} of {source} in false colour ({name}), turned back to grey"
-            yield f"{text}: better get the originals, since what saved them so may have changed more"
+    maps = (_FALSE_COLOUR.search(" ".join(fact.notes)) for fact in facts)
+    found = Counter((source, name[1]) for source, name in zip(dataset.sources, maps, strict=True) if name)
+    for (source, name), n in found.items():
+        text = f"{count(n, 'image')} of {source} in false colour ({name}), turned back to grey"
+        yield f"{text}: better get the originals, since what saved them so may have changed more"
 
 
 def _unknown_patients(dataset: Dataset) -> Iterator[str]:
