@@ -167,6 +167,16 @@ def test_the_mean_of_the_evidence_is_the_logit(networks, exported, name):
 
 
 @pytest.mark.usefixtures("small_backbone")
+def test_a_network_loaded_in_a_new_session_is_served(tmp_path):
+    net = build_model(recipe=small_recipe(), weights=None)
+    net.save(tmp_path / "model.keras")
+    expected = np.asarray(serving_graph(net).predict_on_batch(images(2, 32))["probabilities"])
+    keras.utils.clear_session()  # names are given from the beginning again, as in a new process
+    served = serving_graph(keras.models.load_model(tmp_path / "model.keras"))
+    assert np.abs(np.asarray(served.predict_on_batch(images(2, 32))["probabilities"]) - expected).max() < 1e-6
+
+
+@pytest.mark.usefixtures("small_backbone")
 @pytest.mark.parametrize("dense_units", [0, 12])
 def test_a_place_with_other_features_has_other_evidence(dense_units):
     net = scramble(build_model(recipe=small_recipe(image_size=64, dense_units=dense_units), weights=None))

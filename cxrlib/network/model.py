@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,10 @@ def serving_graph(model: keras.Model) -> keras.Model:
         >>> sorted(serving_graph(build_model(recipe=DefaultRecipe(image_size=64), weights=None)).output)
         ['embedding', 'evidence', 'probabilities']
     """
+    for layer in model.layers:  # a loaded network has names that operations added here must not be given again
+        name, number = re.fullmatch(r"(.*?)(?:_(\d+))?", layer.name).groups()  # type: ignore[union-attr]
+        while keras.backend.get_uid(name) <= int(number or 0):
+            pass
     probabilities = model.output
     kernel, bias = (ops.convert_to_numpy(weight) for weight in model.get_layer("probability").weights)  # (c, units)
     if len(bias) == 1:
