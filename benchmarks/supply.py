@@ -1,20 +1,15 @@
-"""What is shipped, and what it stands on: `python benchmarks/supply.py [--commit HEAD] [--pythons 3.10 3.13]
-[--audit]`.
+"""What is shipped, and what it stands on: `python benchmarks/supply.py [--pythons 3.10 3.13] [--audit] [--output DIR]`.
 
-Builds sdist and wheel of a commit twice, in two places and time zones, and compares them byte by byte (`--output dist`
-keeps them: what is released); looks through their content; runs `twine check` and `check-wheel-contents`; installs the
-wheel with the lowest direct dependencies that it allows (and that have wheels) and the newest, for every Python that is
-asked for (by version or path), and predicts drawn images with a small bundle, whose golden probe must hold each time.
-`--audit` looks the newest ones up in the database of known vulnerabilities. Prints JSON; needs git, uv and a package
-index. The exit status is 0 where everything holds.
+Builds sdist and wheel of a commit twice, in two places and time zones, and compares them byte by byte; compares their
+content with the repository's; installs the wheel with the lowest direct dependencies that it allows and the newest, for
+every Python asked for, and predicts drawn images with a small bundle. `--audit` looks the newest dependencies up in a
+database of known vulnerabilities. Prints JSON; needs git, uv and a package index. Exits with 0 where everything holds.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
-import io
 import json
 import os
 import re
@@ -27,89 +22,52 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ["build", "twine", "check-wheel-contents", "pip-audit", "setuptools>=77"]
-WHEEL = "|".join(
-    (
-        r"cxrlib/(?:\w+\.py|py\.typed|\w+\.(?:md|html))",
-        r"cxrlib/default/(?:figures/)?[\w.-]+",
-        r"cxrlib/_space/\w+\.(?:py|md|html|css|js|txt)",
-        r"cxrlib-[\w.+]+\.dist-info/(?:METADATA|WHEEL|RECORD|entry_points\.txt|top_level\.txt|licenses/LICENSE)",
-    )
-)
+TOOLS = ["build", "hatchling>=1.27", "twine", "pip-audit"]
 SMOKE = """
-import sys
-sys.path.append(sys.argv[1])
-import json
+import json, sys
 from importlib import metadata
-from pathlib import Path
-from cxrlib import Predictor
-from cxrlib.images import phantom
-from cxrlib.bundle import load
-bundle = load(sys.argv[2], threads=1)
-images = [phantom.draw(seed=seed) for seed in range(3)]
-answers = [Predictor(sys.argv[2], threads=1)(image).probability for image in images]
-names = ["ai-edge-litert", "huggingface-hub", "numpy", "pillow"]
-versions = {name: metadata.version(name) for name in names}
-print(json.dumps({"versions": versions, "probe": bundle.config.probe, "answers": answers}))
+from cxrlib import Predictor, phantom
+predictor = Predictor(sys.argv[1], threads=1)
+names = ("ai-edge-litert", "filelock", "huggingface-hub", "numpy", "pillow", "tqdm")
+answers = [predictor(phantom.draw(seed=seed)).to_dict()["probabilities"] for seed in range(3)]
+print(json.dumps({"versions": {name: metadata.version(name) for name in names}, "answers": answers}))
 """
 
 
 def run(*words: object, cwd: Path | None = None, **more: str) -> str:
-    done = subprocess.run(
-        [str(word) for word in words], cwd=cwd, env={**os.environ, **more}, capture_output=True, text=True
-    )
+    command = [str(word) for word in words]
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, **more}, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, words))[:200]}: {(done.stdout + done.stderr)[-1500:]}")
+        raise RuntimeError(f"{' '.join(command)[:200]}: {(done.stdout + done.stderr)[-1500:]}")
     return done.stdout
 
 
 def build(python: Path, commit: str, place: Path, zone: str) -> dict[str, Path]:
     """Build both distributions of a commit in a place of their own, so that they depend on the commit alone."""
     place.mkdir(parents=True)
-    stamp = int(run("git", "log", "-1", "--format=%ct", commit, cwd=ROOT))
-    run("git", "archive", "-o", place / "source.tar", commit, cwd=ROOT)
-    before = os.umask(0o022)  # wheels hold permissions
-    try:
-        run("tar", "-xf", place / "source.tar", "--one-top-level=source", cwd=place)
-        for path in (place / "source").rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        run(
-            python,
-            "-m",
-            "build",
-            "--no-isolation",
-            "--outdir",
-            place / "dist",
-            place / "source",
-            SOURCE_DATE_EPOCH=str(stamp),
-            TZ=zone,
-            PYTHONHASHSEED=str(len(zone)),
-        )
-    finally:
-        os.umask(before)
-    made = {"wheel" if path.suffix == ".whl" else "sdist": path for path in (place / "dist").iterdir()}
-    settle(made["sdist"], stamp)
-    return made
+    run("git", "archive", "--prefix=source/", "-o", place / "source.tar", commit, cwd=ROOT)
+    run("tar", "-xf", place / "source.tar", cwd=place)
+    stamp = run("git", "log", "-1", "--format=%ct", commit, cwd=ROOT).strip()
+    words = ("-m", "build", "--no-isolation", "--outdir", place / "dist", place / "source")
+    run(python, *words, SOURCE_DATE_EPOCH=stamp, TZ=zone, PYTHONHASHSEED=str(len(zone)))
+    return {"wheel" if path.suffix == ".whl" else "sdist": path for path in (place / "dist").iterdir()}
 
 
-def settle(sdist: Path, stamp: int) -> None:
-    """Pack an sdist anew without what setuptools puts there of the moment and the machine: times, owners, permissions,
-    order."""
-    with tarfile.open(sdist) as archive:
-        content = {member.name: archive.extractfile(member).read() for member in archive if member.isfile()}  # type: ignore[union-attr]
-    with (
-        sdist.open("wb") as file,
-        gzip.GzipFile("", "wb", 9, file, mtime=stamp) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
-    ):
-        for name in sorted(content):
-            member = tarfile.TarInfo(name)
-            member.size, member.mtime, member.mode = len(content[name]), stamp, 0o644
-            archive.addfile(member, io.BytesIO(content[name]))
+def content(made: dict[str, Path], commit: str) -> list[str]:
+    """What the distributions hold too much, and what they lack."""
 
+    def tracked(folder: str) -> set[str]:
+        return set(run("git", "ls-tree", "-r", "--name-only", commit, folder, cwd=ROOT).splitlines())
 
-def sha(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    expected = tracked("cxrlib") | {name.replace("space/", "cxrlib/_space/", 1) for name in tracked("space")}
+    wheel = {name for name in zipfile.ZipFile(made["wheel"]).namelist() if ".dist-info/" not in name}
+    with tarfile.open(made["sdist"]) as archive:
+        sdist = {name.partition("/")[2] for name in archive.getnames()}
+    wrong = [f"the wheel holds {name}" for name in sorted(wheel - expected)]
+    wrong += [f"the wheel lacks {name}" for name in sorted(expected - wheel)]
+    wrong += [f"the sdist lacks {name}" for name in sorted((tracked("cxrlib") | tracked("space")) - sdist)]
+    images = (name for name in sorted(sdist) if re.search(r"\.(?:dcm|jpe?g)$", name))
+    return wrong + [f"the sdist holds {name}" for name in images]
 
 
 def direct(wheel: Path) -> list[str]:
@@ -117,6 +75,14 @@ def direct(wheel: Path) -> list[str]:
     archive = zipfile.ZipFile(wheel)
     metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
     return [line for line in re.findall(r"^Requires-Dist: (.+)$", metadata, re.MULTILINE) if "extra ==" not in line]
+
+
+def audit(tools: Path, python: Path) -> str:
+    """Look an environment's packages up in a database of known vulnerabilities."""
+    frozen = python.parent / "frozen.txt"
+    lines = run("uv", "pip", "freeze", "--python", python).splitlines(True)
+    frozen.write_text("".join(line for line in lines if not line.startswith("cxrlib")))
+    return run(tools / "bin" / "pip-audit", "--no-deps", "--disable-pip", "-r", frozen).strip() or "none known"
 
 
 def main() -> int:
@@ -128,108 +94,46 @@ def main() -> int:
     options = parser.parse_args()
     result: dict[str, object] = {"commit": run("git", "rev-parse", options.commit, cwd=ROOT).strip()}
     wrong: list[str] = []
+    answers: list[list[list[float]]] = []
     with tempfile.TemporaryDirectory(prefix="cxrlib-supply-") as top:
         tools = Path(top, "tools")
         run("uv", "venv", "--quiet", "--python", sys.executable, tools)
-        python = tools / "bin" / "python"
-        run("uv", "pip", "install", "--quiet", "--python", python, *TOOLS)
-        first, second = (
-            build(python, options.commit, Path(top, name), zone)
-            for name, zone in (("first", "UTC"), ("second/deeper", "Asia/Tokyo"))
-        )
-        if options.output:
-            options.output.mkdir(parents=True, exist_ok=True)
-            for path in first.values():
+        run("uv", "pip", "install", "--quiet", "--python", tools / "bin" / "python", *TOOLS)
+        made = build(tools / "bin" / "python", options.commit, Path(top, "first"), "UTC")
+        again = build(tools / "bin" / "python", options.commit, Path(top, "second", "deeper"), "Asia/Tokyo")
+        for kind, path in made.items():
+            digests = [hashlib.sha256(one[kind].read_bytes()).hexdigest() for one in (made, again)]
+            result[kind] = {"name": path.name, "bytes": path.stat().st_size, "sha256": digests[0]}
+            wrong += [] if digests[0] == digests[1] else [f"the {kind} differs from build to build"]
+            if options.output:
+                options.output.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, options.output)
-        for kind in ("sdist", "wheel"):
-            same = sha(first[kind]) == sha(second[kind])
-            result[kind] = {
-                "name": first[kind].name,
-                "bytes": first[kind].stat().st_size,
-                "sha256": sha(first[kind]),
-                "built twice alike": same,
-            }
-            wrong += [] if same else [f"the {kind} differs from build to build"]
-        inside = zipfile.ZipFile(first["wheel"]).namelist()
-        wrong += [f"the wheel holds {name}" for name in inside if not re.fullmatch(WHEEL, name)]
-        listed = run("git", "ls-tree", "-r", "--name-only", options.commit, "cxrlib", cwd=ROOT).splitlines()
-        wrong += [f"the wheel lacks {name}" for name in listed if name not in inside]
-        with tarfile.open(first["sdist"]) as archive:
-            sources = {name.partition("/")[2] for name in archive.getnames()}
-        wrong += [f"the sdist lacks {name}" for name in listed if name not in sources]
-        wrong += [
-            f"the sdist holds {name}"
-            for name in sorted(sources)
-            if re.match(r"tests/fuzz/found|.*\.(?:dcm|tflite|jpe?g)$", name) and "default/" not in name
-        ]
-        for words in (("twine", "check", "--strict", *first.values()), ("check-wheel-contents", first["wheel"])):
-            try:
-                result[words[0]] = run(tools / "bin" / words[0], *words[1:]).strip().splitlines()[-1]
-            except RuntimeError as error:
-                wrong.append(str(error))
-        folder = Path(top, "tiny")
+        wrong += content(made, options.commit)
+        try:
+            run(tools / "bin" / "twine", "check", "--strict", *made.values())
+        except RuntimeError as error:
+            wrong.append(str(error))
         sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
         import tiny_network
 
-        tiny_network.write(folder, tiny_network.files())
-        answers = []
+        folder = tiny_network.write(Path(top, "tiny"), tiny_network.files())
         for version in options.pythons:
             for which in ("lowest-direct", "highest"):
-                venv = Path(top, f"{version}-{which}")
+                python = Path(top, f"{version}-{which}", "bin", "python")
+                install = ("uv", "pip", "install", "--quiet", "--only-binary", ":all:", "--resolution", which)
                 try:
-                    run("uv", "venv", "--quiet", "--python", version, venv)
-                    run(
-                        "uv",
-                        "pip",
-                        "install",
-                        "--quiet",
-                        "--python",
-                        venv / "bin" / "python",
-                        "--resolution",
-                        which,
-                        "--only-binary",
-                        ":all:",
-                        first["wheel"],
-                        *direct(first["wheel"]),
-                    )
-                    said = json.loads(
-                        run(venv / "bin" / "python", "-I", "-c", SMOKE, "", folder, cwd=Path(top)).splitlines()[-1]
-                    )
+                    run("uv", "venv", "--quiet", "--python", version, python.parents[1])
+                    run(*install, "--python", python, made["wheel"], *direct(made["wheel"]))
+                    said = json.loads(run(python, "-I", "-c", SMOKE, folder, cwd=Path(top)).splitlines()[-1])
+                    result[f"Python {version}, {which}"] = said["versions"]
+                    answers.append([list(one.values()) for one in said["answers"]])
+                    if options.audit and which == "highest":
+                        result[f"Python {version}, vulnerabilities"] = audit(tools, python)
                 except RuntimeError as error:
                     wrong.append(f"Python {version}, {which}: {error}")
-                    continue
-                result[f"Python {version}, {which}"] = said["versions"]
-                answers.append(said["answers"])
-                if options.audit and which == "highest":
-                    frozen = Path(top, "frozen.txt")
-                    frozen.write_text(
-                        "".join(
-                            line
-                            for line in run("uv", "pip", "freeze", "--python", venv / "bin" / "python").splitlines(True)
-                            if "cxrlib" not in line
-                        )
-                    )
-                    try:
-                        result["pip-audit"] = run(
-                            tools / "bin" / "pip-audit", "--no-deps", "--disable-pip", "-r", frozen
-                        ).strip()
-                        if "could not be audited" in str(result["pip-audit"]):
-                            result["pip-audit"] = (
-                                "its database cannot be reached from here: it knows none of the packages"
-                            )
-                    except RuntimeError as error:
-                        reached = (
-                            "onnection" not in str(error)
-                            and "resolve" not in str(error)
-                            and "timed out" not in str(error)
-                        )
-                        result["pip-audit"] = (
-                            str(error)[-1000:] if reached else "its database cannot be reached from here"
-                        )
-                        wrong += ["pip-audit found something"] if reached else []
-        spread = max((abs(a - b) for one in answers for a, b in zip(one, answers[0], strict=True)), default=0.0)
-        result["largest difference of an answer between these"] = spread
-        wrong += [f"answers differ by {spread:g}"] if spread > 1e-3 else []
+    pairs = ((a, b) for one in answers for x, y in zip(one, answers[0], strict=True) for a, b in zip(x, y, strict=True))
+    result["largest difference of an answer"] = spread = max((abs(a - b) for a, b in pairs), default=0.0)
+    wrong += [f"answers differ by {spread:g}"] if spread > 1e-3 else []
     print(json.dumps({**result, "wrong": wrong}, indent=1))
     return 1 if wrong else 0
 
