@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -125,10 +126,12 @@ def save(
     with _draft(target) as new:
         (new / RUNTIME).write_bytes(network)
         if model is not None:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*HDF5.*legacy.*")  # asked for by name
+            logging.disable(logging.WARNING)  # of Keras, that HDF5 is legacy: it was asked for by name
+            try:
                 for form in formats:
                     model.save(new / f"model.{form}")
+            finally:
+                logging.disable(logging.NOTSET)
         if report is not None:
             from cxrlib.reporting import plots
 

@@ -305,7 +305,7 @@ def _calibrated(runtime: Runtime, train: Side, validation: Side, seed: int) -> d
     batches = (validation.batch(slice(i, i + 64)) for i in range(0, len(truth), 64))
     outputs = [runtime.run(batch.astype(np.float32) / np.float32(255)) for batch in batches]
     raw = np.concatenate([output.probabilities for output in outputs]).astype(np.float64)  # (n, k)
-    balance = sampling_weights(validation.dataset, 0.0)  # sources and classes alike
+    balance = sampling_weights(validation.dataset, 1.0)  # classes alike within each source
     temperature = fit_temperature(np.log(np.clip(raw, 1e-12, 1)), truth, balance)
     normal = np.concatenate([output.evidence for output in outputs])[truth == 0]  # (m, h, w, k)
     fitted: dict[str, Any] = {

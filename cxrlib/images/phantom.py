@@ -111,7 +111,8 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
             cloud = cloud + lesion.uniform(0.6, 1.2) * np.exp(
                 -(((x - hand * 0.35) / 0.45) ** 2) - ((y - base) / 0.45) ** 2
             )
-            cloud = cloud + lesion.uniform(0.4, 1.0) * np.exp(-(((x - hand * 0.22) / 0.25) ** 2) - ((y - 0.05) / 0.4) ** 2)
+            hilar = ((x - hand * 0.22) / 0.25) ** 2 + ((y - 0.05) / 0.4) ** 2
+            cloud = cloud + lesion.uniform(0.4, 1.0) * np.exp(-hilar)
             for _ in range(14):
                 px, py, r = hand * lesion.uniform(0.15, 0.6), lesion.uniform(-0.55, base), lesion.uniform(0.06, 0.12)
                 cloud = cloud + lesion.uniform(0.2, 0.6) * np.exp(-((x - px) ** 2 + (y - py) ** 2) / r**2)

@@ -13,6 +13,7 @@ from cxrlib.metrics.intervals import Bools, Floats, clusters
 
 SENSITIVITY = 0.97  # of `screening`, in the worst source
 SPECIFICITY = 0.95  # of `specific`, in the worst source
+COST = 2.0  # of a missed positive image, in false alarms, for `balanced`
 ENOUGH = 50  # patients of a class that a source needs to count by itself
 
 
@@ -24,8 +25,9 @@ def choose(
 ) -> dict[str, OperatingPoint]:
     """Choose the operating points `balanced`, `screening` and `specific`.
 
-    `balanced` makes the larger of two errors as small as possible: the share of positive images missed in the source
-    where most are missed, and the share of false alarms in the source where most are raised. `screening` is the largest
+    `balanced` makes the larger of two errors as small as possible: twice the share of positive images missed in the
+    source where most are missed, since that is the costly error, and the share of false alarms in the source where most
+    are raised. `screening` is the largest
     threshold with a sensitivity of at least 0.97 in the worst source, and `specific` the smallest with a specificity of
     at least 0.95 in the worst source; the highest threshold there is where none has it.
 
@@ -73,7 +75,7 @@ def choose(
     places = np.linspace(_logit(p).min(), _logit(p).max(), 1001)
     missed = np.max([_below(_logit(part), places) for part in positive], axis=0)  # rises with the threshold
     alarms = 1 - np.min([_below(_logit(part), places) for part in negative], axis=0)  # falls
-    worse = np.maximum(missed, alarms)
+    worse = np.maximum(COST * missed, alarms)
     best = float(places[worse < worse.min() + 1e-9].mean())  # the middle of where it makes no difference
 
     values = np.unique(p)
