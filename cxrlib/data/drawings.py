@@ -244,7 +244,7 @@ def _head(rng: np.random.Generator, size: int) -> np.ndarray:
         image += (fluid - image) * _filled(ventricle, 0.15)
     image *= _filled(r / rng.uniform(0.78, 0.95), 0.02)
     skull: np.ndarray = rng.uniform(0, 1) * _filled(np.abs(r - 0.97) / 0.05, 0.2)
-    return image + skull
+    return np.asarray(image + skull)
 
 
 def _limb(rng: np.random.Generator, size: int) -> np.ndarray:
