@@ -52,24 +52,19 @@ def unpack(package: str, folder: Path) -> Path:
 
 
 def pictures(folder: Path) -> Iterator[Image.Image]:
-    """The pictures of a folder that are large enough, in an arbitrary but fixed order, without those that look like an
-    earlier one."""
+    """The large pictures of a folder, in an arbitrary but fixed order, without those that look like an earlier one."""
     kinds = (".jpg", ".jpeg", ".png", ".webp", ".tif")
-    paths = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in kinds and path.is_file() and not path.is_symlink()
-    )
-    np.random.default_rng(0).shuffle(paths)  # type: ignore[arg-type]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds and not path.is_symlink())
     known = set()
-    for path in paths:
+    for i in np.random.default_rng(0).permutation(len(paths)):
         try:
-            with Image.open(path) as image:
+            with Image.open(paths[i]) as image:
                 if min(image.size) < SMALLEST:
                     continue
                 image.draft("RGB", (SIDE, SIDE))
+                opaque = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
                 picture = Image.new("RGB", image.size)
-                picture.paste(
-                    image, mask=image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-                )
+                picture.paste(image, mask=opaque)
         except (OSError, Image.DecompressionBombError):
             continue
         picture.thumbnail((SIDE, SIDE))
@@ -83,10 +78,9 @@ def slices(volume: np.ndarray, low: float, high: float) -> Iterator[Image.Image]
     """Slices of a volume along its three axes, between two values."""
     for axis in range(3):
         for part in np.linspace(0.2, 0.8, SLICES):
-            plane = np.take(volume, int(part * volume.shape[axis]), axis=axis).astype(float)
-            yield Image.fromarray(
-                (np.clip((np.flipud(plane) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-            ).resize((512, 512))
+            plane = np.flipud(np.take(volume, int(part * volume.shape[axis]), axis=axis)).astype(float)
+            grey = np.clip((plane - low) / (high - low), 0, 1) * 255
+            yield Image.fromarray(grey.astype(np.uint8)).resize((512, 512))
 
 
 def ct(folder: Path) -> Iterator[Image.Image]:
@@ -109,16 +103,9 @@ def mr(folder: Path) -> Iterator[Image.Image]:
     """Slices of the brains of MRIcron, NIfTI files."""
     for name in BRAINS:
         data = gzip.decompress(next(folder.rglob(f"{name}.nii.gz")).read_bytes())
-        shape, kind, start = (
-            np.frombuffer(data, "<i2", 3, 42),
-            int(np.frombuffer(data, "<i2", 1, 70)[0]),
-            int(np.frombuffer(data, "<f4", 1, 108)[0]),
-        )
-        volume = (
-            np.frombuffer(data, {2: "u1", 4: "<i2", 8: "<i4", 16: "<f4"}[kind], int(np.prod(shape)), start)
-            .reshape(shape[::-1])
-            .T
-        )
+        shape, kind = np.frombuffer(data, "<i2", 3, 42), int(np.frombuffer(data, "<i2", 1, 70)[0])
+        start, form = int(np.frombuffer(data, "<f4", 1, 108)[0]), {2: "u1", 4: "<i2", 8: "<i4", 16: "<f4"}[kind]
+        volume = np.frombuffer(data, form, int(np.prod(shape)), start).reshape(shape[::-1]).T
         yield from slices(np.transpose(volume, (0, 2, 1)), 0, float(np.quantile(volume, 0.995)))
 
 
