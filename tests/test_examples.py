@@ -18,7 +18,7 @@ from conftest import small_recipe
 from hub_server import HubServer, client_of, serving
 
 import cxrlib
-from cxrlib import DefaultRecipe, Predictor, bundle
+from cxrlib import DefaultRecipe, Predictor, TextbookRecipe, bundle
 from cxrlib.images import phantom
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -125,21 +125,47 @@ def test_train_default_names_images_that_are_listed() -> None:
         assert len({row.get("path") or row["image"] for row in rows}) == len(rows) > 0
 
 
-@pytest.mark.usefixtures("small_backbone")
-def test_the_notebook(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))
+def run_notebook(name: str) -> dict[str, Any]:
+    """Run the cells of a notebook, as one after the other would be."""
+    notebook = json.loads((EXAMPLES / name).read_text(encoding="utf-8"))
+    names: dict[str, Any] = {}
     for cell in notebook["cells"]:
         assert not cell.get("outputs"), "clear the outputs"
         assert cell.get("execution_count") is None, "clear the outputs"
-    monkeypatch.setattr(cxrlib, "DefaultRecipe", functools.partial(DefaultRecipe, image_size=32, validation=0.25))
-    few = phantom.write
-    monkeypatch.setattr(phantom, "write", lambda folder, n, **options: few(folder, n=min(n, 10), size=64, **options))
-    names: dict[str, Any] = {}
-    for cell in notebook["cells"]:
         code = "".join(line for line in cell["source"] if not line.startswith("%"))  # nothing is installed here
         if cell["cell_type"] == "code":
-            exec(compile(code, f"quickstart.ipynb, cell {cell['id']}", "exec"), names)
+            exec(compile(code, f"{name}, cell {cell['id']}", "exec"), names)
+    return names
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, small_backbone: None) -> None:
+    """Small recipes, and few drawings."""
+    options = {"image_size": 32, "validation": 0.25}
+    for recipe in (DefaultRecipe, TextbookRecipe):
+        monkeypatch.setattr(cxrlib, recipe.__name__, functools.partial(recipe, **options))
+    few, build = phantom.write, cxrlib.build_model
+    monkeypatch.setattr(phantom, "write", lambda folder, n, **more: few(folder, n=min(n, 10), size=64, **more))
+    book = TextbookRecipe(**options)
+    monkeypatch.setattr(cxrlib, "build_model", lambda recipe: build(recipe=book))
+
+
+@pytest.mark.usefixtures("small")
+def test_the_quickstart(place: Path) -> None:
+    names = run_notebook("quickstart.ipynb")
     assert names["prediction"].to_dict().keys() >= {"label", "probability", "reasons"}
     assert names["report"].n == 20
     assert names["figure"].width > 100
+    shutil.rmtree("runs")
+
+
+@pytest.mark.usefixtures("small")
+def test_the_textbook(place: Path) -> None:
+    names = run_notebook("textbook.ipynb")
+    assert names["report"].n == 20
+    assert len(names["run"].history["val_auroc"]) == 2
+    assert [layer.name for layer in names["model"].layers if layer.trainable and layer.weights] == [
+        "dense",
+        "probability",
+    ]
     shutil.rmtree("runs")
