@@ -229,6 +229,11 @@ window.cxr = (() => {
   document.addEventListener("input", ({ target }) => {
     if (target.dataset.variable) {
       target.closest(".cx-figure").style.setProperty(target.dataset.variable, target.value / 100);
+    } else if (target.matches("[data-pretest]")) {
+      const box = target.closest("details");
+      const odds = (box.dataset.ratio * target.value) / (100 - target.value);
+      box.querySelector("output").textContent = `${target.value}%`;
+      box.querySelector("[data-after]").textContent = percent(odds / (1 + odds));
     } else if (target.closest("[data-points]")) {
       const radio = target.closest("label").querySelector("[type=radio]");
       if (target.matches("[data-own]")) {

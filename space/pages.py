@@ -102,7 +102,10 @@ class Pages:
             body += self._verdicts(found)
             if found.reasons:
                 body += f'<div class="cx-care"><h3>Note</h3>{_list(found.reasons)}</div>'
-        return f'<div class="cx-answer{state}" data-points><div data-said>{body}</div>{self._choice("one")}</div>'
+        known = _pretest(found) if found and found.status == "ok" else ""
+        return (
+            f'<div class="cx-answer{state}" data-points><div data-said>{body}</div>{self._choice("one")}{known}</div>'
+        )
 
     def _verdicts(self, p: Prediction) -> str:
         table = ""
@@ -260,6 +263,19 @@ def _figure(frame: str, tools: str, caption: str) -> str:
 def _range(name: str, variable: str, low: int, high: int, value: int) -> str:
     given = f'min="{low}" max="{high}" value="{value}"'
     return f'<label>{name} <input type="range" {given} data-variable="{variable}"></label>'
+
+
+def _pretest(p: Prediction) -> str:
+    """A slider for the probability before the image; the browser combines it with the likelihood ratio."""
+    after = p.given(0.5)
+    return (
+        f'<details class="cx-pretest" data-ratio="{after.likelihood_ratio:.6g}"><summary>Combine with what was known '
+        "before</summary><label>Probability before the image: <output>20%</output>"
+        '<input type="range" min="1" max="99" value="20" data-pretest></label>'
+        f"<p>Likelihood ratio of this image: {after.likelihood_ratio:.2g}. Probability after the image: "
+        f'<strong data-after>{_percent(p.given(0.2).probability)}</strong>.</p><p class="cx-fine">Bayes’ rule, with '
+        "the clinician’s estimate. It holds for patients like those that the model was calibrated on.</p></details>"
+    )
 
 
 def _axis(probability: float | None = None, threshold: float = 0.0) -> str:

@@ -276,6 +276,18 @@ def test_a_threshold_of_the_visitors_own(visit: Visit, files: Path) -> None:
     assert "1 image: 1 normal" in visit.page.inner_text("#cx-batch [data-said]")
 
 
+def test_a_pretest_probability(visit: Visit, files: Path) -> None:
+    visit.send(files / "image.png")
+    visit.answer()
+    p = float(visit.page.locator(".cx-axis").get_attribute("data-p"))
+    visit.page.get_by_text("Combine with what was known before").click()
+    for percent in (5, 50):
+        visit.page.get_by_label("Probability before the image").fill(str(percent))
+        odds = p / (1 - p) * percent / (100 - percent)
+        after = visit.page.inner_text("[data-after]")
+        assert float(after.rstrip("%")) == pytest.approx(100 * odds / (1 + odds), abs=0.11)
+
+
 STYLE = """(selector) => {
     const style = getComputedStyle(document.querySelector(selector));
     return [style.opacity, style.filter];
