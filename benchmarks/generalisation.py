@@ -98,7 +98,10 @@ def main() -> None:
     line |= external(ungated, options.data)
     if left_out.any():
         line[options.leave_out] = figures(evaluate(ungated, dataset.take(np.flatnonzero(left_out)), progress=False))
-    if options.leave_out == "nih":  # with the labels that were mined from reports
+    if options.leave_out == "nih":  # those that radiologists have read; and with the labels mined from reports
+        left = dataset.take(np.flatnonzero(left_out))
+        read = left.take(np.flatnonzero([bool(read) for read in left.columns["radiologists"]]))
+        line["nih_read"] = figures(evaluate(ungated, read, progress=False))
         line["nih_mined"] = figures(evaluate(ungated, scan(options.data / "nih", labels=LABELS), progress=False))
     if options.test:
         line["official_test"] = figures(evaluate(run.bundle, options.data / "chest_xray/test", progress=False))

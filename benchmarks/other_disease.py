@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from cxrlib import Predictor
+from cxrlib import bundle
 from cxrlib.data.scan import scan
 from cxrlib.images.decode import fit, read
 from cxrlib.metrics.compute import auroc
@@ -58,10 +58,11 @@ def measured(y: Array, score: Array, patients: Array) -> dict[str, Any]:
         return [auroc(positive, score, w), auroc(positive[two], score[two], w[two]), float(called)]
 
     names = ("auroc_against_all", "auroc_against_normal", "other_called_positive")
-    draws = np.array([of(w) for w in resamples(clusters(patients.tolist()), BOOTSTRAP, 0)])
-    low, high = np.nanquantile(draws, [0.025, 0.975], axis=0)
+    blocks = resamples(clusters(patients.tolist()), BOOTSTRAP, 0)
+    draws = np.array([of(w) for block in blocks for w in block])
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     values = zip(names, of(np.ones(len(y))), low, high, strict=True)
-    return {name: [round(float(v), 3) for v in row] for name, *row in values}
+    return {name: [round(float(v), 3) for v in row] for name, *row in values if np.isfinite(row[0])}
 
 
 def main(data: Path, folder: Path) -> None:
@@ -71,8 +72,8 @@ def main(data: Path, folder: Path) -> None:
     y = np.concatenate([parts[0].targets, np.full(len(parts[1]), 2)])
     patients = np.array([patient for part in parts for patient in part.patients])
     columns = {name: np.array([v for part in parts for v in part.columns[name]]) for name in ("age", "sex", "view")}
-    predictor = Predictor(folder, gate=False)
-    size, runtime = predictor.config.image_size, predictor.runtime
+    loaded = bundle.load(folder)
+    size, runtime = loaded.config.image_size, loaded.runtime
     outputs = [runtime.run(fit(read(p, model_size=size), size)[None]) for part in parts for p in part.paths]
     p = np.concatenate([output.probabilities for output in outputs])[:, 1].astype(float)
     logit = np.log(p / (1 - p))[:, None]  # (n, 1)
