@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,9 +94,7 @@ def build(num_labels: int, recipe: DefaultRecipe, weights: str | None) -> keras.
     x = level_bands(standardise(images))
     x = layers.Rescaling(*spec.scaling, name="to_backbone", dtype="float32")(x)
     x = layers.Concatenate(name="to_rgb")([x, x, x])  # (n, 224, 224, 3)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # ImageNet's weights serve every size
-        backbone = getattr(keras.applications, spec.application)(input_tensor=x, include_top=False, weights=weights)
+    backbone = getattr(keras.applications, spec.application)(input_tensor=x, include_top=False, weights=weights)
     backbone = fold_batch_normalisation(backbone)
     x = layers.GlobalAveragePooling2D(name="features")(backbone.output)  # (n, 7, 7, 1280) -> (n, 1280)
     if recipe.dense_units:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,12 @@ def build_model(
         (None, 1)
     """
     labels, recipe = check_labels(labels), recipe_of(recipe)
-    if isinstance(recipe, TextbookRecipe):
-        model = textbook.build(len(labels), recipe, weights)
-    else:
-        model = default.build(len(labels), recipe, weights)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # ImageNet's weights serve every size
+        if isinstance(recipe, TextbookRecipe):
+            model = textbook.build(len(labels), recipe, weights)
+        else:
+            model = default.build(len(labels), recipe, weights)
     if weights is None:
         _draw_kernels(model, recipe.seed)
     return model
