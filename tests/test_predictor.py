@@ -343,15 +343,31 @@ def test_answers_to_slow_images_do_not_wait_for_others(predictor: Predictor, mon
     stream.close()  # type: ignore[attr-defined]
 
 
-def test_whoever_leaves_a_stream_does_not_wait_for_its_downloads(predictor: Predictor) -> None:
+def test_whoever_leaves_a_stream_does_not_wait_for_its_downloads(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected, lines, answer = threading.Event(), [], predictor._answer
+
+    def after_the_download_has_begun(source: Any, **options: Any) -> Any:
+        if not isinstance(source, str):
+            connected.wait(10)
+        return answer(source, **options)
+
+    def accept() -> None:
+        lines.append(silent.accept()[0])
+        connected.set()
+
+    monkeypatch.setattr(predictor, "_answer", after_the_download_has_begun)
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(10)
+        threading.Thread(target=accept, daemon=True).start()
         stream = predictor.stream([drawn(0), f"http://127.0.0.1:{silent.getsockname()[1]}/image.png"], prefetch=2)
         assert next(stream).status == "ok"
-        line, _ = silent.accept()
+        assert connected.is_set()
         start = time.monotonic()
         stream.close()  # type: ignore[attr-defined]
         assert time.monotonic() - start < 5
-        line.close()
+        lines[0].close()
 
 
 def test_one_bad_image_among_many(predictor: Predictor) -> None:
