@@ -25,14 +25,15 @@ from typing import Any
 
 import numpy as np
 
-from cxrlib import Predictor, bundle, cores
+from cxrlib import Predictor, bundle
 from cxrlib.export import export
 from cxrlib.images import decode as images
 from cxrlib.images import sources
+from cxrlib.runtime.litert import usable_cores
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
 IMAGES = sources.find(SHARED / "data" / "native")
-CORES = cores.usable()
+CORES = usable_cores()
 SIZE = 224
 # seconds of calls before a timed one: threads of the way before may spin for milliseconds, and cores have slept
 STEADY = 0.05
@@ -275,10 +276,10 @@ def small() -> dict[str, Any]:
     import keras
     import tensorflow as tf
 
-    from cxrlib.export import _calibrated
+    from cxrlib.export import _served
 
     images = [images.fit(images.read(path))[None] for path in IMAGES]
-    net = _calibrated(Predictor(gate=False))
+    net = _served(Predictor(gate=False))
     default = [tf.lite.Optimize.DEFAULT]
     forms: dict[str, dict[str, Any]] = {
         "float32": {},

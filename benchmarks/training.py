@@ -72,7 +72,7 @@ def notebook(images: Path, test: str, epochs: int) -> dict[str, object]:
 
 def ours(images: Path, test: str, epochs: int) -> dict[str, object]:
     """Train with cxrlib, and measure."""
-    from cxrlib import TrainConfig, evaluate, train
+    from cxrlib import DefaultRecipe, evaluate, train
     from cxrlib.data.scan import scan
     from cxrlib.network import fit as fitting
 
@@ -86,11 +86,11 @@ def ours(images: Path, test: str, epochs: int) -> dict[str, object]:
         return result
 
     fitting.fit_head = timed
-    config = TrainConfig(epochs=epochs)
+    config = DefaultRecipe(epochs=epochs)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CXRLIB_CACHE"] = f"{folder}/cache"  # decoding counts
         start = time.perf_counter()
-        run = train(images, output=f"{folder}/run", config=config, progress=False)
+        run = train(images, output=f"{folder}/run", recipe=config, progress=False)
         seconds = time.perf_counter() - start
         learnt = len(scan(images)) - run.report.n
         return figures(evaluate(run.bundle, test, progress=False), seconds, learnt * (config.views + epochs)) | {
@@ -116,12 +116,12 @@ def main() -> None:
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
-        from cxrlib import TrainConfig
+        from cxrlib import DefaultRecipe
 
         work, epochs = (
             (notebook, options.epochs)
             if options.way == WAYS[0]
-            else (ours, 0 if options.way == WAYS[1] else TrainConfig().epochs)
+            else (ours, 0 if options.way == WAYS[1] else DefaultRecipe().epochs)
         )
         print(json.dumps(work(Path(options.train), options.test, epochs)))
         return
