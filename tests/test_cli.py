@@ -498,7 +498,7 @@ def test_evaluate(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert re.search(r"^AUROC +\d\.\d+", out, re.MULTILINE)
     assert re.search(r"^true NORMAL +\d+ +\d+$", out, re.MULTILINE)
     assert out.endswith(f"{tmp_path / 'report' / 'report.html'}\n")
-    assert "damaged.png: it is damaged or not complete" in err
+    assert "damaged.png: it is cut short" in err
     assert {"report.json", "predictions.csv", "report.html"} <= set(os.listdir(tmp_path / "report"))
     phantom.save(folder / "NORMAL" / "damaged.png", size=64)
     phantom.write(tmp_path / "sick" / "OTHER", n=1, size=64)

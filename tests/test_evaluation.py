@@ -241,7 +241,10 @@ def test_a_heatmap_at_the_decoded_size() -> None:
     assert _at(heat, (2, 2)).tolist() == [[0, 3], [12, 15]]
 
 
-def test_progress_is_shown_and_can_be_silent(tiny: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_on_a_terminal_and_can_be_silent(
+    tiny: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     evaluate(tiny, images)
     assert "evaluate: 100%" in capsys.readouterr().err
     evaluate(tiny, images, progress=False)

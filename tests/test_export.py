@@ -105,7 +105,7 @@ def test_a_file_that_agrees_stays(fast: Any, tiny: Path, tmp_path: Path) -> None
     assert os.listdir(made.path.parent) == ["m.tflite"]
     told = "litert, compared on 3 images: probabilities differ by at most 5e-05, no label changes"
     assert str(made) == f"{made.path}: {told}"
-    assert "on 1 image: probabilities differ by at most 0.03, labels of 1 change" in str(
+    assert "on 1 image: probabilities differ by at most 0.03, labels of 1 image change" in str(
         Exported(Path("m"), "int8", 1, 0.03, 1)
     )
 

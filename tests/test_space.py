@@ -724,7 +724,7 @@ def test_errors_are_sentences(client: Any, files: Path) -> None:
     from gradio_client.exceptions import AppError
 
     for arguments, said in (
-        ((files / "broken.png",), r"^broken\.png: it is damaged or not complete"),
+        ((files / "broken.png",), r"^broken\.png: it is cut short"),
         ((files / "image.png", "sharp"), "^The operating point must be screening or balanced"),
     ):
         with pytest.raises(AppError, match=said) as error:
