@@ -85,9 +85,9 @@ def test_a_folder_in_json(gated: Path, images: Path, capsys: pytest.CaptureFixtu
     assert all(list(line) == KEYS for line in lines)
     assert [line["status"] for line in lines] == ["ok", "ok", "refused", "unreadable"]
     assert lines[0] == Predictor(gated)(images / "image1.png").to_dict()
-    assert lines[3]["reasons"][0].startswith(f"{images / 'more' / 'damaged.png'}: it is damaged or not complete")
+    assert lines[3]["reasons"][0].startswith(f"{images / 'more' / 'damaged.png'}: it is cut short")
     assert (lines[3]["label"], lines[3]["probability"]) == (None, None)
-    assert err.startswith(f"cxrlib: {images / 'more' / 'damaged.png'}: it is damaged or not complete")
+    assert err.startswith(f"cxrlib: {images / 'more' / 'damaged.png'}: it is cut short")
     assert DISCLAIMER not in out
 
 
@@ -498,7 +498,7 @@ def test_evaluate(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert re.search(r"^AUROC +\d\.\d+", out, re.MULTILINE)
     assert re.search(r"^true NORMAL +\d+ +\d+$", out, re.MULTILINE)
     assert out.endswith(f"{tmp_path / 'report' / 'report.html'}\n")
-    assert "damaged.png: it is cut short" in err
+    assert "damaged.png: it is damaged or not complete" in err
     assert {"report.json", "predictions.csv", "report.html"} <= set(os.listdir(tmp_path / "report"))
     phantom.save(folder / "NORMAL" / "damaged.png", size=64)
     phantom.write(tmp_path / "sick" / "OTHER", n=1, size=64)

@@ -183,7 +183,7 @@ def test_a_broken_file_is_named_and_the_next_image_answered(visit: Visit, files:
     visit.send(files / "broken.png")
     said = visit.answer()
     assert "Not read" in said
-    assert "broken.png: it is damaged or not complete" in said
+    assert "broken.png: it is cut short" in said
     assert "Traceback" not in visit.page.content()
     visit.send(files / "image.png")
     visit.page.wait_for_selector(".cx-heat")
