@@ -239,8 +239,6 @@ def _voi(values: np.ndarray, data: Any) -> np.ndarray | None:
         centre, width = centre - 0.5, width - 1
     if width < 0 or (width == 0 and function != "LINEAR"):
         raise ValueError(f"its window is {width:g} wide")
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
     return np.clip((values - centre) / width + 0.5, 0, 1) if width else (values > centre).astype(np.float64)
 
 
