@@ -270,8 +270,8 @@ def _pretest(p: Prediction) -> str:
     after = p.given(0.5)
     return (
         f'<details class="cx-pretest" data-ratio="{after.likelihood_ratio:.6g}"><summary>Combine with what was known '
-        "before</summary><label>Probability before the image: <output>20%</output>"
-        '<input type="range" min="1" max="99" value="20" data-pretest></label>'
+        "before</summary><label>Probability before the image"
+        '<input type="range" min="1" max="99" value="20" data-pretest></label><output>20%</output>'
         f"<p>Likelihood ratio of this image: {after.likelihood_ratio:.2g}. Probability after the image: "
         f'<strong data-after>{_percent(p.given(0.2).probability)}</strong>.</p><p class="cx-fine">Bayes’ rule, with '
         "the clinician’s estimate. It holds for patients like those that the model was calibrated on.</p></details>"

@@ -14,7 +14,7 @@ import pytest
 import tiny_network
 from ai_edge_litert import schema_py_generated as schema
 
-from cxrlib.config import BundleError
+from cxrlib.config import BundleError, DefaultRecipe, TextbookRecipe
 from cxrlib.runtime import flatbuffer as graph
 from cxrlib.runtime.flatbuffer import check_graph
 
@@ -35,12 +35,21 @@ def test_a_sound_network_passes() -> None:
     ]
     + [("mobilenet_v2", ("A", "B", "C"))],
 )
-def test_every_backbone_passes(tmp_path: Path, backbone: str, labels: tuple[str, ...]) -> None:
+def test_every_backbone_passes(backbone: str, labels: tuple[str, ...]) -> None:
     pytest.importorskip("tensorflow")
     from cxrlib.network.model import build_model, export_litert
 
-    export_litert(build_model(labels, backbone=backbone, weights=None, image_size=64), tmp_path / "model.tflite")
-    check_graph((tmp_path / "model.tflite").read_bytes())
+    recipe = DefaultRecipe(backbone=backbone, image_size=64)
+    check_graph(export_litert(build_model(labels, recipe=recipe, weights=None)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", [("A", "B"), ("A", "B", "C")])
+def test_a_network_with_a_dense_layer_passes(labels: tuple[str, ...]) -> None:
+    pytest.importorskip("tensorflow")
+    from cxrlib.network.model import build_model, export_litert
+
+    check_graph(export_litert(build_model(labels, recipe=TextbookRecipe(image_size=64), weights=None)))
 
 
 # What is wrong with a network: (what to do to it, what the message says)
@@ -215,7 +224,7 @@ import random, sys
 import numpy as np
 import tiny_network
 from ai_edge_litert import schema_py_generated as schema
-from cxrlib.config import BundleError
+from cxrlib.config import BundleError, DefaultRecipe, TextbookRecipe
 from cxrlib.runtime.flatbuffer import check_graph
 from cxrlib.runtime.litert import Runtime
 

@@ -79,7 +79,7 @@ def demo(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo
     with serving(tmp_path_factory.mktemp("demo") / "place", *command) as running:
         yield running
         log = running.log.read_text()
-        assert [word for word in ("Traceback", "image", "broken", "Doe", "passwd") if word in log] == [], (
+        assert [word for word in ("Traceback", "image.png", "broken", "Doe", "passwd") if word in log] == [], (
             "nothing of what visitors sent is logged"
         )
         assert running.uploads() == []
