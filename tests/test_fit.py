@@ -319,7 +319,7 @@ def test_other_backends_train_like_tensorflow(backend):
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         found.append(json.loads(done.stdout.splitlines()[-1]))
-    assert found[1]["history"]["loss"] == pytest.approx(found[0]["history"]["loss"], abs=2e-3)
+    assert found[1]["history"]["loss"] == pytest.approx(found[0]["history"]["loss"], rel=5e-3)
     assert found[1]["weights"] == pytest.approx(found[0]["weights"], rel=2e-3)
 
 
