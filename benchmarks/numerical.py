@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from cxrlib import bundle
-from cxrlib.images import decode as images
 from cxrlib.images import sources
+from cxrlib.images.decode import fit, read
 from cxrlib.runtime.litert import Runtime
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
@@ -46,7 +46,7 @@ def main() -> None:
     flips = 0
     for start in range(0, len(found), BATCH):
         images = np.stack(
-            [images.fit(images.read(path, model_size=size), size) for path in found[start : start + BATCH]]
+            [fit(read(path, model_size=size), size) for path in found[start : start + BATCH]]
         )  # (b, s, s, 1)
         reference = one.run(images).probabilities
         kept = np.asarray(network.predict_on_batch(images), np.float64)

@@ -3,11 +3,12 @@
 The parts are `imports`, `cold`, `one`, `folder` and `small`; all when none is named.
 One run, the same images, rounds in shuffled order, medians of times and of the ratios in each round: only the ratios
 mean something on another machine. The images are those of `data/native` in CXRLIB_SHARED. Prints JSON. Needs the extras
-[train] and [onnx], and openvino.
+[train] and [onnx]; OpenVINO is measured where it is installed.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import multiprocessing
@@ -27,8 +28,8 @@ import numpy as np
 
 from cxrlib import Predictor, bundle
 from cxrlib.export import export
-from cxrlib.images import decode as images
 from cxrlib.images import sources
+from cxrlib.images.decode import fit, read
 from cxrlib.runtime.litert import usable_cores
 
 SHARED = Path(os.environ.get("CXRLIB_SHARED", Path(__file__).parents[2] / "shared"))
@@ -38,7 +39,7 @@ SIZE = 224
 # seconds of calls before a timed one: threads of the way before may spin for milliseconds, and cores have slept
 STEADY = 0.05
 KERAS_SCRIPT = """
-import sys, cxrlib.model, keras
+import sys, keras
 model = keras.models.load_model(sys.argv[1])
 image = keras.utils.load_img(sys.argv[2], color_mode="grayscale", target_size=(224, 224), interpolation="bicubic")
 image = keras.utils.img_to_array(image) / 255
@@ -82,8 +83,6 @@ def ratio(some: np.ndarray, others: np.ndarray) -> float:
 
 def keras_model() -> Any:
     import keras
-
-    import cxrlib.network.model  # noqa: F401 - its layers
 
     return keras.models.load_model(bundle.DEFAULT / bundle.KERAS)
 
@@ -141,7 +140,7 @@ def way_keras(_: Path) -> Callable[[np.ndarray], Any]:
 
 def serve(build: Callable[[Path], Callable[[np.ndarray], Any]], model: Path, asked: Connection) -> None:
     """Time one call whenever asked to."""
-    fitted = [images.fit(images.read(path)) for path in IMAGES[:16]]  # (224, 224, 1)
+    fitted = [fit(read(path)) for path in IMAGES[:16]]  # (224, 224, 1)
     images = [
         np.round(image[..., 0] * 255).astype(np.uint8) if build is way_predictor else image[None] for image in fitted
     ]
@@ -162,6 +161,8 @@ def one() -> dict[str, Any]:
         "OpenVINO": way_openvino,
         "Keras predict": way_keras,
     }
+    if importlib.util.find_spec("openvino") is None:
+        del builders["OpenVINO"]
     processes = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         path = export(None, Path(folder, "model.onnx"), format="onnx").path
@@ -186,7 +187,7 @@ def folder() -> dict[str, Any]:
     import keras
 
     predictor, model = Predictor(), keras_model()
-    images = [images.fit(images.read(path)) for path in IMAGES]
+    images = [fit(read(path)) for path in IMAGES]
     batch = np.stack(images)
 
     def usual() -> None:
@@ -201,7 +202,7 @@ def folder() -> dict[str, Any]:
 
     def decoding() -> None:
         with ThreadPoolExecutor(CORES) as pool:
-            for _ in pool.map(lambda path: images.fit(images.read(path)), IMAGES):
+            for _ in pool.map(lambda path: fit(read(path)), IMAGES):
                 pass
 
     ways: dict[str, Callable[[], Any]] = {
@@ -278,7 +279,7 @@ def small() -> dict[str, Any]:
 
     from cxrlib.export import _served
 
-    images = [images.fit(images.read(path))[None] for path in IMAGES]
+    images = [fit(read(path))[None] for path in IMAGES]
     net = _served(Predictor(gate=False))
     default = [tf.lite.Optimize.DEFAULT]
     forms: dict[str, dict[str, Any]] = {

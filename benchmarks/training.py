@@ -35,7 +35,7 @@ def notebook(images: Path, test: str, epochs: int) -> dict[str, object]:
     import keras
 
     from cxrlib.data.scan import scan
-    from cxrlib.images import decode as images
+    from cxrlib.images.decode import fit, read
     from cxrlib.metrics import compute as metrics
 
     start = time.perf_counter()
@@ -55,10 +55,7 @@ def notebook(images: Path, test: str, epochs: int) -> dict[str, object]:
     model.fit(flow, epochs=epochs, verbose=0)
     seconds = time.perf_counter() - start
     unseen = scan(test)
-    p = [
-        float(model.predict_on_batch(np.repeat(images.fit(images.read(path))[None], 3, -1))[0, 0])
-        for path in unseen.paths
-    ]
+    p = [float(model.predict_on_batch(np.repeat(fit(read(path))[None], 3, -1))[0, 0]) for path in unseen.paths]
     report = metrics.make_report(
         unseen.targets,
         [[1 - x, x] for x in p],

@@ -29,8 +29,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from cxrlib import Explanation, ImageError, Predictor, hub, phantom
-from cxrlib.images import decode as images
 from cxrlib.images import sources
+from cxrlib.images.decode import Radiograph, read
 
 MAX_BYTES = 64 * 2**20  # of a file; a detector of 43 x 43 cm with 0.1 mm pixels of 16 bits gives 37 MB
 MAX_IMAGES = 200  # of a batch
@@ -240,10 +240,10 @@ def _published_examples(predictor: Predictor, model: str) -> list[Path]:
         return []
 
 
-def _readable(paths: Iterable[Path]) -> Iterator[tuple[str, images.Radiograph, Path]]:
+def _readable(paths: Iterable[Path]) -> Iterator[tuple[str, Radiograph, Path]]:
     for path in paths:
         try:
-            yield path.stem.replace("_", " "), images.read(path), path
+            yield path.stem.replace("_", " "), read(path), path
         except (ImageError, ImportError) as error:
             _log.warning("no example: %s", error)
 
@@ -268,7 +268,7 @@ class Backend:
         drawn = drawings() if examples is None else {}
         found = _published_examples(self.predictor, str(model)) if examples is None else sources.find(examples)
         self.examples = [
-            *((f"{PREFIX}{name}", images.read(pixels), pixels) for name, pixels in drawn.items()),
+            *((f"{PREFIX}{name}", read(pixels), pixels) for name, pixels in drawn.items()),
             *itertools.islice(_readable(found), MAX_EXAMPLES),
         ]
         self.predictor.explain(phantom.draw(0))  # loads everything before the first visitor comes

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib.images import decode as images
 from cxrlib.images import dicom, phantom
 from cxrlib.images.decode import fit, read
 from cxrlib.images.sources import ImageError, name_of
@@ -705,7 +704,7 @@ def test_without_pydicom(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(ImportError, match=r'reading DICOM needs pydicom: pip install "cxrlib\[dicom\]"'):
         read(data)
-    assert images.read(GREY).size == GREY.shape
+    assert read(GREY).size == GREY.shape
 
 
 def test_damaged_bytes_give_an_image_or_an_image_error() -> None:

@@ -28,8 +28,8 @@ import tiny_network
 from PIL import Image
 
 from cxrlib import BundleError, ImageError, Prediction, Predictor
-from cxrlib.images import decode as images
 from cxrlib.images import phantom
+from cxrlib.images.decode import fit, read
 
 POINTS = {"screening": 0.3, "balanced": 0.6}
 
@@ -169,7 +169,7 @@ def test_the_same_bits_give_the_same_answer(default: Predictor, tmp_path: Path) 
     for kind, answer in answers.items():
         if kind in ROUNDED:
             assert answer.probability == pytest.approx(wanted["PNEUMONIA"], abs=0.1), kind
-            seen = images.fit(images.read(sources(pixels, tmp_path)[kind])) - images.fit(images.read(pixels))
+            seen = fit(read(sources(pixels, tmp_path)[kind])) - fit(read(pixels))
             assert np.abs(seen).max() < 1.5 / 255, kind
         else:
             assert answer.probabilities == wanted, kind
