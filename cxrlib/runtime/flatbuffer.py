@@ -12,17 +12,17 @@ MAX_OPERATIONS = 4096
 MAX_TENSORS = 4 * MAX_OPERATIONS
 MAX_ELEMENTS = 2**28  # of all intermediate results together: 1 GiB of float32
 
-# Every operation that a network may consist of, by its least and largest number of inputs. All have one output, and
-# none
-# keeps a state, branches, loops, or calls anything outside the network.
+# Every operation that a network may consist of, by its least and largest number of inputs. Each has one output, and
+# none keeps a state, branches, loops, or calls anything outside the network.
+_ONE = "AVERAGE_POOL_2D CAST EXP HARD_SWISH LOGISTIC MAX_POOL_2D NEG RELU RELU6 RSQRT SHAPE SOFTMAX SQRT SQUARE TANH"
+_TWO = (
+    "ADD BATCH_MATMUL BROADCAST_TO DIV EXPAND_DIMS MAXIMUM MEAN MINIMUM MUL PAD POW REDUCE_MAX RESHAPE "
+    "RESIZE_BILINEAR SQUARED_DIFFERENCE SUB SUM TILE TRANSPOSE"
+)
 _ALLOWED = {
-    (
-        1,
-        1,
-    ): "AVERAGE_POOL_2D CAST EXP HARD_SWISH LOGISTIC MAX_POOL_2D NEG RELU RELU6 RSQRT SHAPE SOFTMAX SQRT SQUARE TANH",
+    (1, 1): _ONE,
     (1, 64): "CONCATENATION PACK",
-    (2, 2): "ADD BATCH_MATMUL BROADCAST_TO DIV EXPAND_DIMS MAXIMUM MEAN MINIMUM MUL PAD POW REDUCE_MAX RESHAPE "
-    "RESIZE_BILINEAR SQUARED_DIFFERENCE SUB SUM TILE TRANSPOSE",
+    (2, 2): _TWO,
     (3, 3): "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED SLICE",
     (4, 4): "STRIDED_SLICE",
 }
