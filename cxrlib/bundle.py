@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 CONFIG, RUNTIME, REPORT, CARD = "config.json", "model.tflite", "report.json", "README.md"
 KERAS, H5 = "model.keras", "model.h5"
 DEFAULT = Path(__file__).parent / "default"  # the bundled model
+BUNDLED = {"default": DEFAULT, "causes": Path(__file__).parent / "causes"}  # all that come with cxrlib, by name
 _TOLERANCE = 1e-3  # of the probe: processors differ by about 1e-6, another network by far more
 _MAX_CONFIG_BYTES = 8 * 2**20
 _MAX_WEIGHTS_BYTES = 2**29

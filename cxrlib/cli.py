@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cxrlib.data.dataset import Dataset
     from cxrlib.predictor import Predictor
 
-_MODEL = 'a bundle\'s folder, hf://user/repo[@revision], or "default" for the bundled model'
+_MODEL = "a bundle's folder, hf://user/repo[@revision], or one that comes with cxrlib: default, causes"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -35,8 +35,9 @@ class Predictor:
     """Predicts with a bundle. Safe to call from many threads at once; needs no TensorFlow; can be pickled.
 
     Args:
-        model: A bundle's folder, `hf://user/repo[@revision]`, a loaded `Bundle`, or `None` or `"default"` for the model
-            that comes with cxrlib.
+        model: A bundle's folder, `hf://user/repo[@revision]`, a loaded `Bundle`, or the name of one that comes with
+            cxrlib: `"default"` (normal or pneumonia; `None` means it, too) or `"causes"` (normal, bacterial or viral
+            pneumonia of children).
         operating_point: Name of one of the bundle's operating points; `None` for its default.
         threshold: Your own threshold in [0, 1] instead: the probability of the second label, such as pneumonia, from
             which on it is predicted.
@@ -68,8 +69,8 @@ class Predictor:
         if isinstance(model, str) and model.startswith("hf://"):
             repo_id, wanted = hub.parse_address(model)
             model, self.revision = hub.pull(repo_id, list_files=bundle.list_files, revision=wanted)
-        elif model is None or model == "default":
-            model = bundle.DEFAULT
+        elif model is None or (isinstance(model, str) and model in bundle.BUNDLED):
+            model = bundle.BUNDLED[model or "default"]
         self._bundle = model if isinstance(model, Bundle) else bundle.load(model, threads=threads)
         self._threshold = _choose(self.config, operating_point, threshold)
         self._gate = _gate_of(self._bundle) if gate else None
@@ -77,13 +78,16 @@ class Predictor:
         self._options = {"gate": gate, "threads": threads}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        folder = None if self.folder == bundle.DEFAULT else self.folder
-        return _restore, (folder, {**self._options, "threshold": self._threshold}, self.revision)
+        return _restore, (self._name() or self.folder, {**self._options, "threshold": self._threshold}, self.revision)
 
     def __repr__(self) -> str:
-        model = "default" if self.folder == bundle.DEFAULT else str(self.folder)
+        model = self._name() or str(self.folder)
         gate = "" if self._gate else ", gate=False"
         return f"Predictor({model!r}, threshold={self._threshold}, labels={self.labels}{gate})"
+
+    def _name(self) -> str | None:
+        """The name of the model, if it comes with cxrlib."""
+        return next((name for name, folder in bundle.BUNDLED.items() if folder == self.folder), None)
 
     @classmethod
     def from_hub(
@@ -374,8 +378,8 @@ def check_many(sources: object) -> None:
         )
 
 
-def _restore(folder: Path | None, options: dict[str, Any], revision: str | None) -> Predictor:
-    predictor = Predictor(folder, **options)
+def _restore(model: Path | str, options: dict[str, Any], revision: str | None) -> Predictor:
+    predictor = Predictor(model, **options)
     predictor.revision = revision
     return predictor
 

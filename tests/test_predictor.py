@@ -550,6 +550,28 @@ def test_three_labels_without_operating_points(tmp_path: Path) -> None:
         Predictor(folder, operating_point="balanced")
 
 
+def test_the_causes_of_pneumonia() -> None:
+    predictor = Predictor("causes", gate=False)
+    p = predictor(phantom.draw(1, size=224))
+    assert predictor.labels == ("NORMAL", "BACTERIAL", "VIRAL") == tuple(p.probabilities)
+    assert sum(p.probabilities.values()) == pytest.approx(1)
+    assert p.label == max(p.probabilities, key=p.probabilities.__getitem__)
+    assert repr(predictor).startswith("Predictor('causes', threshold=None")
+    assert pickle.loads(pickle.dumps(predictor))(phantom.draw(1, size=224)) == p
+    e = predictor.explain(phantom.draw(1, size=224), label="BACTERIAL")
+    assert (e.label, e.heatmap.shape) == ("BACTERIAL", (224, 224))
+    assert predictor.config.license == "cc-by-4.0"
+
+
+def test_the_causes_of_real_images(shared: Path) -> None:
+    predictor = Predictor("causes")
+    folder = shared / "data" / "chest_xray" / "test"
+    for kind, pattern in (("BACTERIAL", "*_bacteria_*"), ("VIRAL", "*_virus_*"), ("NORMAL", "*NORMAL2*")):
+        answers = predictor.predict(sorted(folder.rglob(pattern))[::8])
+        assert len(answers) >= 10
+        assert np.mean([p.label == kind for p in answers]) > 0.6, kind
+
+
 # --- what is loaded ---
 
 
