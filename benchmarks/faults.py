@@ -111,6 +111,8 @@ class Cache(Work):
 class Save(Work):
     @staticmethod
     def run(place: Path, shared: Path) -> None:
+        if (place / "bundles" / "made").exists():  # whole, by a process that was killed after its last step
+            return
         content = tiny_network.files()
         config = bundle.read_config(content["config.json"])
         bundle.save(place / "bundles" / "made", dataclasses.replace(config, files={}), content["model.tflite"])
@@ -120,7 +122,9 @@ class Save(Work):
             bundle.load(place / "bundles" / "made", threads=1)
 
     def end(self, place: Path, found: Found) -> Any:
-        found["left over"] += [name for name in os.listdir(place / "bundles") if name != "made"]
+        # an empty draft may stay, until the next save there
+        drafts = place / "bundles" / ".made.part" / "bundle"
+        found["left over"] += [path.name for path in drafts.rglob("*")]
         return bundle.load(place / "bundles" / "made", threads=1).config.temperature
 
 
@@ -232,7 +236,7 @@ class Predict(Work):
 
     def look(self, place: Path, found: Found) -> None:
         if (place / "out.csv").exists():
-            text = (place / "out.csv").read_text("utf-8")
+            text = (place / "out.csv").read_text("utf-8").replace(str(place), "")
             whole = self.reference[0] if self.reference else ""
             if not text.endswith("\n") and text:
                 found["corrupt"].append("half a row in the table")
@@ -253,7 +257,7 @@ class Predict(Work):
     def end(self, place: Path, found: Found) -> Any:
         self.look(place, found)
         found["left over"] += [path.name for path in place.glob("maps/*") if path.suffix != ".png"]
-        text = (place / "out.csv").read_text("utf-8")
+        text = (place / "out.csv").read_text("utf-8").replace(str(place), "")
         if len(list(csv.reader(text.splitlines()))) != 17:
             found["lost"].append("rows of the table")
         return text, {
