@@ -132,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     add("model", metavar="MODEL", help=_MODEL)
     add("repo", metavar="user/repo")
     add("--space", metavar="user/space", help="also publish the demo, with this model at this revision")
+    add("--device", metavar="user/space", help="also publish the page that runs this model in the visitor's browser")
     add("--private", action="store_true")
     add("--revision", help="branch to commit to")
     add("--message", help="title of the commit")
@@ -140,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", metavar="MODEL", help=f"{_MODEL}; the bundled model when not given")
     add("--port", type=int, help="where it listens; the first free port from 7860 when not given")
     add("--examples", type=Path, metavar="DIR", help="images to offer as examples, instead of drawings")
+    add("--device", action="store_true", help="serve the page that runs the model in the visitor's browser instead")
 
     add = command(_info, "Describe a model and how it was measured.")
     add("model", nargs="?", metavar="MODEL", help=_MODEL)
@@ -149,8 +151,8 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command(_export, "Write a model in another format, and check that it gives the same answers.")
     add("model", metavar="MODEL", help=_MODEL)
-    add("--format", required=True, choices=("onnx", "saved_model", "litert", "float16", "int8"))
-    add("--output", type=Path, required=True, metavar="PATH", help="file or, for saved_model, folder to write")
+    add("--format", required=True, choices=("onnx", "saved_model", "litert", "float16", "int8", "web"))
+    add("--output", type=Path, required=True, metavar="PATH", help="file or, for saved_model and web, folder to write")
     add("--images", nargs="+", default=[], metavar="PATH", help="to check with, and to quantise with; else drawings")
 
     add = command(_clean, "Remove the cache of decoded images.")
@@ -310,36 +312,43 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
+    import tempfile
+
+    from cxrlib import hub, web
     from cxrlib.predictor import Predictor
 
-    private = options.private
-    published = Predictor(options.model).push_to_hub(
+    private, predictor = options.private, Predictor(options.model)
+    published = predictor.push_to_hub(
         options.repo, private=private, revision=options.revision, commit_message=options.message
     )
     sys.stdout.write(f"{published.url}\n")
     if options.space:
-        from cxrlib import hub
-
         where = {"model": options.repo, "revision": published.revision, "library": Path(__file__).parent}
-        sys.stdout.write(f"{hub.publish_space(_space(), options.space, private=private, **where).url}\n")
+        sys.stdout.write(f"{hub.publish_space(web.space_folder(), options.space, private=private, **where).url}\n")
+    if options.device:
+        with tempfile.TemporaryDirectory() as place:
+            page = web.write_page(predictor, Path(place) / "page")
+            published = hub.publish_page(web.files_for_space(page), options.device, private=private)
+        sys.stdout.write(f"{published.url}\n")
     return 0
-
-
-def _space() -> Path:
-    package = Path(__file__).parent
-    for folder in (package / "_space", package.parent / "space"):  # of an installed cxrlib, and of a checkout
-        if (folder / "app.py").is_file():
-            return folder
-    raise FileNotFoundError("the demo is missing from this installation of cxrlib: install it again")
 
 
 def _demo(options: argparse.Namespace) -> int:
     import runpy
     from importlib.util import find_spec
 
+    from cxrlib import web
+
+    if options.device:
+        if options.examples:
+            raise ValueError("--examples is of the demo; the page on the device has drawings")
+        with web.serving(options.model, port=options.port) as server:
+            sys.stdout.write(f"the page is ready at http://localhost:{server.server_port}/ (Ctrl-C stops it)\n")
+            sys.stdout.flush()
+            server.serve_forever()
     if find_spec("gradio") is None:
         raise ImportError('the demo needs gradio: pip install "cxrlib[demo]"')
-    app = runpy.run_path(str(_space() / "app.py"))
+    app = runpy.run_path(str(web.space_folder() / "app.py"))
     app["main"](model=options.model, port=options.port, examples=options.examples)
     return 0
 
@@ -379,9 +388,14 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from cxrlib import web
     from cxrlib._cli_predict import find
     from cxrlib.export import export
 
+    if options.format == "web":
+        page = web.write_page(options.model, options.output)
+        sys.stdout.write(f"{page}: a page for any static host with HTTPS; to try it: cxrlib demo --device\n")
+        return 0
     images, _ = find(options.images)
     sys.stdout.write(f"{export(options.model, options.output, format=options.format, images=images)}\n")
     return 0

@@ -173,6 +173,31 @@ def publish_space(
     return _publish(space_id, "space", content, f"Serve {model} at {revision}", private=private, token=token)
 
 
+def publish_page(
+    files: Mapping[str, Path | bytes], space_id: str, *, private: bool = False, token: str | bool | None = None
+) -> Published:
+    """Upload a page of plain files as a static Space.
+
+    Args:
+        files: Path or content of each file, as `cxrlib.web.files_for_space` gives them.
+        space_id: `user/space`; created when missing.
+        private: Whether the Space must be private.
+        token: As for `Predictor.push_to_hub`.
+
+    Returns:
+        Commit, tag and address of the Space.
+
+    Raises:
+        ValueError: If the name is not valid.
+        OSError: As for `push`, with the same subclasses.
+
+    Example:
+        >>> publish_page({"index.html": b"<!doctype html>"}, "user/page")  # doctest: +SKIP
+        Published(revision='5ce1…', tag='v1', url='https://huggingface.co/spaces/user/page/tree/5ce1…')
+    """
+    return _publish(space_id, "space", files, "Serve a page", private=private, token=token, sdk="static")
+
+
 def pull(
     repo_id: str,
     *,
@@ -325,6 +350,7 @@ def _publish(
     token: Any,
     revision: Any = None,
     create_pr: Any = False,
+    sdk: str = "gradio",
 ) -> Published:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.errors import RevisionNotFoundError
@@ -334,8 +360,8 @@ def _publish(
     api, place = connect(token), {"repo_id": repo_id, "repo_type": kind}
     with plain_errors(repo_id, "write"):
         if not create_pr:
-            sdk = "gradio" if kind == "space" else None
-            api.create_repo(**place, private=private or None, exist_ok=True, space_sdk=sdk)
+            space_sdk = sdk if kind == "space" else None
+            api.create_repo(**place, private=private or None, exist_ok=True, space_sdk=space_sdk)
         try:
             head = api.repo_info(**place, revision=revision, timeout=TIMEOUT)
         except RevisionNotFoundError:

@@ -24,7 +24,7 @@ PACKAGE = ROOT / "cxrlib"
 # The rooms of the house, packages and modules: each imports only from those before it.
 ORDER = (
     *("config", "images", "metrics", "runtime", "hub", "data", "reporting", "network"),
-    *("bundle", "predictor", "evaluation", "export", "training", "ray", "cli"),
+    *("bundle", "predictor", "evaluation", "export", "web", "training", "ray", "cli"),
 )
 PARTS = {"_cli_predict": "cli", "__main__": "cli", "hub_errors": "hub"}  # modules that are a part of another room
 LATER = {("metrics.report", "reporting")}  # inside a function: `Report.save` calls what draws it

@@ -14,15 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_network
+from browser_page import CHROMIUM, CONTRAST
 from PIL import Image
 from space_server import PATIENCE, Demo, serving, write_files
 
 pytest.importorskip("gradio", reason="the demo needs gradio")
 pytest.importorskip("pydicom", reason="the demo reads DICOM")
 playwright = pytest.importorskip("playwright.sync_api", reason="a browser is driven through playwright")
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
@@ -392,32 +390,6 @@ def test_a_long_name_breaks_and_no_answer_does(visit: Visit, files: Path, tmp_pa
 
 
 # --- how it looks, and how it is used without a mouse ---
-
-
-CONTRAST = """() => {
-    const colour = (text) => { const c = text.match(/[\\d.]+/g).map(Number); return c.length > 3 ? c : [...c, 1]; };
-    const over = (top, below) => below.map((c, i) => (i === 3 ? 1 : top[i] * top[3] + c * (1 - top[3])));
-    const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-    const light = ([r, g, b]) => [r, g, b].map((c) => linear(c / 255))
-        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-    const ground = (element) => {
-        const layers = [];
-        for (let e = element; e; e = e.parentElement) layers.push(colour(getComputedStyle(e).backgroundColor));
-        return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
-    };
-    const poor = [];
-    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-    for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-        const e = node.parentElement, style = getComputedStyle(e);
-        const seen = e.checkVisibility({ opacityProperty: true, visibilityProperty: true })
-            && !e.closest(".cx-unseen, script, style, footer");
-        if (!node.data.trim() || !seen) continue;
-        const below = ground(e), a = light(over(colour(style.color), below)), b = light(below);
-        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), large = parseFloat(style.fontSize) >= 24;
-        if (ratio < (large ? 3 : 4.5)) poor.push(`${ratio.toFixed(2)} ${node.data.trim().slice(0, 40)}`);
-    }
-    return poor;
-}"""
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -27,8 +27,21 @@ _FAR = 16.0  # of 255: mean distance from the map's line, above which an image i
 _BEND = 1.25  # how many times farther a tint, the straight line that fits best, must lie; JPEG reaches 1.4
 _CHROMA, _PART = 10, 0.3  # of 255: from which a pixel is coloured; and the part that must be, more than annotations
 # mean of frontal chest radiographs, 8 x 8, rows one after the other: tells a map from its reverse
-_CHEST = """-9 -7 -4  1  1 -4 -7 -8   -3  0 -1  1  1 -2 -1 -3   -2  1 -3  0  1 -3  0 -2   -2  0 -3  2  3 -2  0 -3
-            -4  0 -1  4  6  1  0 -4   -5  0  1  6  7  3  0 -5   -5  2  6  8  8  6  1 -6   -5  4  8  9  9  7  3 -6"""
+CHEST = np.array("""-9 -7 -4  1  1 -4 -7 -8   -3  0 -1  1  1 -2 -1 -3   -2  1 -3  0  1 -3  0 -2   -2  0 -3  2  3 -2  0 -3
+            -4  0 -1  4  6  1  0 -4   -5  0  1  6  7  3  0 -5   -5  2  6  8  8  6  1 -6   -5  4  8  9  9  7  3 -6""".split(), np.float32)  # (64,)
+
+
+def tables() -> dict[str, list[list[int]]]:
+    """Give the colours of every map.
+
+    Returns:
+        By name, 256 colours: red, green and blue in [0, 255].
+
+    Example:
+        >>> tables()["hot"][255]
+        [255, 255, 255]
+    """
+    return {name: _table(name).astype(int).tolist() for name in _KNOTS}
 
 
 @functools.cache
@@ -98,6 +111,6 @@ def decode(image: Image.Image, name: str) -> tuple[Image.Image, str]:
         palette.putpalette(table.astype(np.uint8).tobytes())
         grey = Image.frombytes("L", image.size, image.quantize(palette=palette, dither=Image.Dither.NONE).tobytes())
     small = np.asarray(grey.resize((8, 8), Image.Resampling.BOX), np.float32).ravel()
-    if (small - small.mean()) @ np.array(_CHEST.split(), np.float32) < 0:
+    if (small - small.mean()) @ CHEST < 0:
         return ImageOps.invert(grey), f"{name}_r"
     return grey, name

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from keras import layers
 
 # Standard deviation of each octave of spatial frequencies of an image with deviation 1, the finest first; 0 drops it.
 # The finest octave at 224 pixels is mostly compression and noise.
-CONTRASTS = (0.0, 0.04, 0.17)
+CONTRASTS = (0.0, 0.0400390625, 0.169921875)  # as all constants here: what 16 bits hold exactly
 _MOST_GAIN = 5.0  # how much a faint octave is amplified at most
 _CHANNELS = {"data_format": "channels_last"}
 
@@ -74,6 +75,7 @@ def level_bands(x: Any, contrasts: tuple[float, ...] = CONTRASTS) -> Any:
 def _normalise(epsilon: float) -> Any:
     """A layer that brings each image to mean 0 and deviation 1. One group of all channels: unlike LayerNormalization
     over three axes, it is read back correctly from HDF5."""
+    epsilon = float(np.float16(epsilon))
     return layers.GroupNormalization(groups=1, axis=-1, epsilon=epsilon, center=False, scale=False, dtype="float32")
 
 

@@ -14,7 +14,7 @@ MAX_ELEMENTS = 2**28  # of all intermediate results together: 1 GiB of float32
 
 # Every operation that a network may consist of, by its least and largest number of inputs. Each has one output, and
 # none keeps a state, branches, loops, or calls anything outside the network.
-_ONE = "AVERAGE_POOL_2D CAST EXP HARD_SWISH LOGISTIC MAX_POOL_2D NEG RELU RELU6 RSQRT SHAPE SOFTMAX SQRT SQUARE TANH"
+_ONE = "AVERAGE_POOL_2D CAST DEQUANTIZE EXP HARD_SWISH LOGISTIC MAX_POOL_2D NEG RELU RELU6 RSQRT SHAPE SOFTMAX SQRT SQUARE TANH"
 _TWO = (
     "ADD BATCH_MATMUL BROADCAST_TO DIV EXPAND_DIMS MAXIMUM MEAN MINIMUM MUL PAD POW REDUCE_MAX RESHAPE "
     "RESIZE_BILINEAR SQUARED_DIFFERENCE SUB SUM TILE TRANSPOSE"
@@ -37,7 +37,7 @@ _OPTIONS = {
     "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
 }
 _OPTIONAL_INPUT = {"FULLY_CONNECTED": 2}  # the bias
-_TYPES = {"FLOAT32": 4, "INT32": 4, "INT64": 8, "BOOL": 1}  # bytes per element
+_TYPES = {"FLOAT32": 4, "FLOAT16": 2, "INT32": 4, "INT64": 8, "BOOL": 1}  # bytes per element
 
 
 def check_graph(model: bytes) -> None:
@@ -64,6 +64,22 @@ def check_graph(model: bytes) -> None:
         raise
     except (struct.error, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise BundleError(f"it is a damaged LiteRT model ({error})") from error
+
+
+def has_fixed_shape(model: bytes) -> bool:
+    """Tell whether a network takes one image at a time by its declaration, as LiteRT in browsers needs.
+
+    Args:
+        model: The content of a `.tflite` file, checked.
+
+    Returns:
+        Whether no side of its input is left open.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = schema.Model.GetRootAs(model, 0).Subgraphs(0)
+    image = graph.Tensors(int(graph.Inputs(0)))
+    return all(image.ShapeSignature(k) >= 0 for k in range(image.ShapeSignatureLength()))
 
 
 def _check(schema: Any, model: Any) -> None:

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 GRID = 16  # the layout is this many cells high and wide
 _RANKS = ((np.arange(GRID**2) - (GRID**2 - 1) / 2) * (math.sqrt(12) / GRID**2)).astype(np.float32)
-_VIEWS = {"PA", "AP", "AP AXIAL", "ANTERO-POSTERIOR", "POSTERO-ANTERIOR"}
-_LATERALS = {"LL", "RL", "LAT", "LATERAL", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "ML", "LM", "MLO", "CC"}
-_MODALITIES = {"CR", "DX", "DR", "RG", "RF", "XA", "OT", "SC"}
+VIEWS = {"PA", "AP", "AP AXIAL", "ANTERO-POSTERIOR", "POSTERO-ANTERIOR"}
+LATERALS = {"LL", "RL", "LAT", "LATERAL", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "ML", "LM", "MLO", "CC"}
+MODALITIES = {"CR", "DX", "DR", "RG", "RF", "XA", "OT", "SC"}
 _GENERAL = "it does not look like a frontal chest radiograph"
-_HINTS = {  # by kind; other kinds get the general reason alone
+HINTS = {  # by kind; other kinds get the general reason alone
     "lateral": "it looks like a lateral view",
     "scan": "it looks like a slice of a CT or MR scan",
     "sideways": "it seems to lie on its side",
@@ -152,11 +152,11 @@ def inspect(image: Radiograph, fitted: np.ndarray) -> Inspection:
         ('it is almost blank',)
     """
     refusals, warnings = [], []
-    if image.modality and image.modality not in _MODALITIES:
+    if image.modality and image.modality not in MODALITIES:
         refusals.append(f"its header says that it is not a plain radiograph (modality {image.modality:.16})")
-    if image.view in _LATERALS:
+    if image.view in LATERALS:
         refusals.append(f"its header says that it is a lateral or oblique view ({image.view})")
-    elif image.view and image.view not in _VIEWS:
+    elif image.view and image.view not in VIEWS:
         warnings.append(f"its header names a view that is neither PA nor AP ({image.view:.16})")
     height, width = image.size
     small, aspect = min(image.size), max(image.size) / min(image.size)
@@ -255,7 +255,7 @@ class Gate:
         """What it looks like, where the classifier is sure of one kind."""
         best = int(np.argmax(logits))
         sure = logits[best] > 0 and np.exp(logits - logits[best]).sum() < 2
-        hint = _HINTS.get(self.config.kinds[best], "") if sure else ""
+        hint = HINTS.get(self.config.kinds[best], "") if sure else ""
         return f": {hint}" if hint else ""
 
 
