@@ -38,7 +38,9 @@ def ask(page: Page, file: Path) -> dict:
 
 def groups(shared: Path, number: int) -> dict[str, list[Path]]:
     def images(folder: Path) -> list[Path]:
-        return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".csv", ".md", ".txt"))
+        return sorted(
+            path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".csv", ".md", ".txt")
+        )
 
     found = {"native": images(shared / "data" / "native"), "cases": images(shared / "cases")}
     for folder in sorted((shared / "data").iterdir()):
@@ -73,7 +75,12 @@ def main() -> None:
             context = browser.new_context()
             page = context.new_page()
             sizes: list[int] = []
-            context.on("response", lambda r, sizes=sizes: sizes.append(int(r.headers.get("content-length", 0)) if not r.from_service_worker else 0))
+            context.on(
+                "response",
+                lambda r, sizes=sizes: sizes.append(
+                    int(r.headers.get("content-length", 0)) if not r.from_service_worker else 0
+                ),
+            )
             for _ in range(2):  # a first visit, and a later one
                 sizes.clear()
                 begin = time.perf_counter()
@@ -91,11 +98,15 @@ def main() -> None:
                 status, p = python_answer(predictor, file)
                 found = ask(page, file)
                 q = found["probabilities"][1] if found["status"] == "ok" else None
-                alike = found["status"] == status and (p is None or (p >= predictor.threshold) == (q >= predictor.threshold))
+                alike = found["status"] == status and (
+                    p is None or (p >= predictor.threshold) == (q >= predictor.threshold)
+                )
                 close = alike and (p is None or abs(p - q) <= 0.01)
                 same, near = same + alike, near + close
                 if not close:
-                    other.append(f"{file.parent.name}/{file.name}: {status} {p} / {found['status']} {q} {found['reasons']}")
+                    other.append(
+                        f"{file.parent.name}/{file.name}: {status} {p} / {found['status']} {q} {found['reasons']}"
+                    )
             result[name] = {"images": len(files), "same": same, "within 0.01": near, "other": other}
             all_same, all_near, all_n = all_same + same, all_near + near, all_n + len(files)
         result["all"] = {"images": all_n, "same": all_same / all_n, "within 0.01": all_near / all_n}

@@ -288,30 +288,49 @@ def load_weights(model: keras.Model, folder: str | os.PathLike[str]) -> None:
     Args:
         model: A network of `build_model` of the same backbone and image size. Where it has other labels, its last layer
             keeps its own weights.
-        folder: The bundle, on this machine.
+        folder: The bundle, on this machine. One without `model.keras`, as those that come with cxrlib, gives the
+            weights of its `model.tflite`.
 
     Raises:
-        BundleError: If the bundle cannot be trusted, has no `model.keras`, or is of another architecture.
+        BundleError: If the bundle cannot be trusted, or is of another architecture.
     """
     import tempfile
     import zipfile
 
-    config = load(folder).config
+    found = load(folder)
+    units = 1 if len(found.config.labels) == 2 else len(found.config.labels)
+    other_labels = model.get_layer("probability").units != units
+    if KERAS not in found.config.files:
+        _copy_weights(found, model, other_labels)
+        return
     path = Path(folder) / KERAS
-    if KERAS not in config.files:
-        raise BundleError(f"{folder} holds no {KERAS} to start from")
-    units = 1 if len(config.labels) == 2 else len(config.labels)
     try:
         with tempfile.TemporaryDirectory() as place, zipfile.ZipFile(path) as archive, warnings.catch_warnings():
             weights = archive.getinfo("model.weights.h5")  # arrays
             if weights.file_size > _MAX_WEIGHTS_BYTES:
                 raise ValueError(f"its weights are larger than {_MAX_WEIGHTS_BYTES // 2**20} MiB")
             warnings.simplefilter("ignore")  # about the last layer, where it is skipped
-            other_labels = model.get_layer("probability").units != units
             model.load_weights(archive.extract(weights, place), skip_mismatch=other_labels)
     except (zipfile.BadZipFile, ValueError, KeyError, OSError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BundleError(f"{path} is damaged or of another architecture: {reason}") from error
+
+
+def _copy_weights(found: Bundle, model: keras.Model, other_labels: bool) -> None:
+    """Copy the weights of a LiteRT file by way of a network of its own recipe, whose answer to the probe must agree."""
+    from cxrlib.network.model import assign, build_model
+    from cxrlib.runtime.flatbuffer import layers_of
+
+    config, advice = found.config, "train it again, or start from another"
+    source = build_model(config.labels, recipe=config.recipe, weights=None)
+    complete = assign(source, layers_of((found.folder / RUNTIME).read_bytes()))
+    positive = np.asarray(source.predict_on_batch(probe_image(config.image_size)[None]))[0, -1]
+    if not complete or abs(positive - config.probe[-1]) > _TOLERANCE:
+        raise BundleError(f"{found.folder} holds no {KERAS}, and its {RUNTIME} no weights that can be copied: {advice}")
+    ours, theirs = model.get_weights(), source.get_weights()
+    if [w.shape for w in ours[:-2]] != [w.shape for w in theirs[:-2]]:
+        raise BundleError(f"{found.folder} is of another architecture: {advice}")
+    model.set_weights([*theirs[:-2], *(ours if other_labels else theirs)[-2:]])
 
 
 def _read(root: Path, name: str) -> bytes:

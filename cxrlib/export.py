@@ -90,8 +90,7 @@ def export(
     operating points are not in the file.
 
     Args:
-        model: A bundle's folder, `hf://user/repo[@revision]`, or `None` or `"default"` for the bundled model; it must
-            hold `model.keras`.
+        model: A bundle's folder, `hf://user/repo[@revision]`, or `None` or `"default"` for the bundled model.
         output: The file to write, `.onnx` or `.tflite`, or for `"saved_model"` a folder that does not exist yet.
         format: One of `FORMATS`: `"onnx"`, `"saved_model"`, or LiteRT as `"litert"` (float32), `"float16"` (weights of
             16 bits, half the size) or `"int8"` (weights and activations of 8 bits, a quarter of the size).

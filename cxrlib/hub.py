@@ -114,7 +114,7 @@ def push(
         Published(revision='4f0c…', tag='v1', url='https://huggingface.co/user/repo/tree/4f0c…')
     """
     message = commit_message or "Publish a cxrlib bundle"
-    where = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
+    where: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
     names = [check_file_name(name) for name in files]
     if missing := [n for n in names if isinstance(path := files[n], Path) and not path.is_file()]:
         raise FileNotFoundError(f"files to publish are missing: {', '.join(missing)}")

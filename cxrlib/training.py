@@ -116,7 +116,7 @@ def train(
     _check_libraries()
     from cxrlib.network import devices
     from cxrlib.network.fit import Side, fit
-    from cxrlib.network.model import export_litert
+    from cxrlib.network.model import export_litert, round_weights
 
     recipe = recipe_of(recipe)
     _check_arguments(recipe, init, leaks, formats)
@@ -176,6 +176,8 @@ def train(
             history = fit(model, train_side, validation, recipe, work, progress=progress)
         if devices.rank():
             raise SystemExit(0)  # the first process does the rest
+
+        round_weights(model)
 
         # what turns its outputs into answers
         say("fitting temperature, operating points and gate")

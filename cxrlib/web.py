@@ -147,7 +147,7 @@ def serving(model: str | os.PathLike[str] | None, *, port: int | None = None) ->
     class Handler(SimpleHTTPRequestHandler):
         extensions_map = {**SimpleHTTPRequestHandler.extensions_map, **_KINDS}  # noqa: RUF012
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
+        def log_message(self, format: str, *args: Any) -> None:
             """Nothing: the console stays quiet."""
 
     with tempfile.TemporaryDirectory(prefix="cxrlib-page-") as place:
@@ -179,12 +179,17 @@ def _fill(page: Path) -> None:
     index.write_text(text, "utf-8")
     policy = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)[0]
     files = {
-        path.relative_to(page).as_posix(): "sha256-" + base64.b64encode(hashlib.sha256(path.read_bytes()).digest()).decode()
+        path.relative_to(page).as_posix(): "sha256-"
+        + base64.b64encode(hashlib.sha256(path.read_bytes()).digest()).decode()
         for path in sorted(page.rglob("*"))
         if path.is_file() and path != worker and path.suffix not in (".txt", "")
     }
     listed = json.dumps(files, indent=1)
-    filled = {"files": listed, "version": f"cxrlib-{hashlib.sha256(listed.encode()).hexdigest()[:16]}", "policy": policy}
+    filled = {
+        "files": listed,
+        "version": f"cxrlib-{hashlib.sha256(listed.encode()).hexdigest()[:16]}",
+        "policy": policy,
+    }
     script = worker.read_text("utf-8")
     for name, value in filled.items():
         script = script.replace(f"{{{{{name}}}}}", value)

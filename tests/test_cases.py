@@ -16,7 +16,6 @@ LISTED = CASES / "cases.csv"
 pytestmark = pytest.mark.skipif(not LISTED.is_file(), reason="needs the cases of CXRLIB_SHARED")
 ROWS = list(csv.DictReader(LISTED.read_text("utf-8").splitlines())) if LISTED.is_file() else []
 FEW = {"lateral": 0.05, "ct": 0.05, "monitor": 0.25}  # of these, so many may come out otherwise
-MISSED = {"viewer/phone_photo_of_monitor.jpg"}  # a drawing; of photographs of monitors, see "monitor"
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +39,6 @@ def right(found: str, expected: str) -> bool:
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row["path"].split("/")[0] not in FEW], ids=lambda r: r["path"])
 def test_a_case(predictor: Predictor, row: dict[str, str]) -> None:
-    if row["path"] in MISSED:
-        pytest.xfail("refused, though a warning would be better")
     if not row["expected"].startswith("as "):
         assert right(outcome(predictor, row["path"]), row["expected"]), row["what"]
         return

@@ -595,14 +595,14 @@ def test_the_demo_says_what_it_needs(capsys: pytest.CaptureFixture[str], monkeyp
     assert capsys.readouterr().err == 'cxrlib: the demo needs gradio: pip install "cxrlib[demo]"\n'
 
 
-def test_a_lost_demo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from cxrlib import cli
+def test_a_lost_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from cxrlib import web
 
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "cxrlib" / "cli.py"))
+    monkeypatch.setattr(web, "__file__", str(tmp_path / "cxrlib" / "web.py"))
     with pytest.raises(
         FileNotFoundError, match="the demo is missing from this installation of cxrlib: install it again"
     ):
-        cli._space()
+        web.space_folder()
 
 
 def test_no_such_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,7 +99,9 @@ def browser() -> Iterator[Any]:
 class Visit:
     """A page that has loaded; what went wrong in it is in `faults`."""
 
-    def __init__(self, browser: Any, url: str, *, size: str = "laptop", theme: str = "light", wait: bool = True) -> None:
+    def __init__(
+        self, browser: Any, url: str, *, size: str = "laptop", theme: str = "light", wait: bool = True
+    ) -> None:
         width, height = SIZES[size]
         touch = size != "laptop"
         self.context = browser.new_context(
@@ -194,7 +196,9 @@ FILES = {
     "plain.dcm": dicom,
     "monochrome1.dcm": lambda: dicom(PhotometricInterpretation="MONOCHROME1"),
     "window.dcm": lambda: dicom(WindowCenter=1800, WindowWidth=2500),
-    "rescaled.dcm": lambda: dicom(RescaleSlope=2, RescaleIntercept=-1024, WindowCenter="2000\\100", WindowWidth="4000\\9"),
+    "rescaled.dcm": lambda: dicom(
+        RescaleSlope=2, RescaleIntercept=-1024, WindowCenter="2000\\100", WindowWidth="4000\\9"
+    ),
     "sixteen_bits_declared.dcm": lambda: dicom(DEEP // 4, BitsStored=16),
     "signed.dcm": lambda: dicom((DEEP.astype(np.int16) - 2048), BitsStored=16),
     "big_endian.dcm": lambda: dicom(syntax="1.2.840.10008.1.2.2"),
@@ -204,7 +208,9 @@ FILES = {
     "jpeg.dcm": lambda: dicom(GREY, syntax=f"{SYNTAX}.50", coded=png(GREY, "JPEG", quality=95)),
     "lossless.dcm": lambda: dicom(syntax=f"{SYNTAX}.70", coded=imagecodecs.ljpeg_encode(DEEP, bitspersample=12)),
     "jpeg_ls.dcm": lambda: dicom(syntax=f"{SYNTAX}.80", coded=imagecodecs.jpegls_encode(DEEP)),
-    "jpeg_2000.dcm": lambda: dicom(syntax=f"{SYNTAX}.90", coded=imagecodecs.jpeg2k_encode(DEEP, level=0, codecformat="j2k")),
+    "jpeg_2000.dcm": lambda: dicom(
+        syntax=f"{SYNTAX}.90", coded=imagecodecs.jpeg2k_encode(DEEP, level=0, codecformat="j2k")
+    ),
     "run_lengths.dcm": run_lengths,
     "lateral.dcm": lambda: dicom(ViewPosition="LL"),
     "ct.dcm": lambda: dicom(Modality="CT"),
@@ -237,7 +243,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_read_is_named_and_the_next_image_answered(visit: Visit, predictor: Predictor, name: str) -> None:
+def test_what_cannot_be_read_is_named_and_the_next_image_answered(
+    visit: Visit, predictor: Predictor, name: str
+) -> None:
     with pytest.raises(ImageError):
         predictor(BAD[name])
     found = visit.ask(name, BAD[name])
@@ -274,7 +282,9 @@ def test_the_real_model_answers_as_python_does(browser: Any, shared: Path, tmp_p
     wrong = []
     folders = ("data/native", "data/cohen", "data/rsna", "data/nih", "data/not_chest", "cases/lateral", "cases/dicom")
     for folder in folders:
-        for path in sorted(p for p in (shared / folder).rglob("*") if p.suffix in (".jpeg", ".jpg", ".png", ".dcm"))[::40]:
+        for path in sorted(p for p in (shared / folder).rglob("*") if p.suffix in (".jpeg", ".jpg", ".png", ".dcm"))[
+            ::40
+        ]:
             expected, found = predictor(path), visit.ask(path.name, path.read_bytes())
             close = expected.status != "ok" or abs(found["probabilities"][1] - expected.probability) <= 0.01
             if found["status"] != expected.status or not close:
@@ -363,7 +373,9 @@ def test_a_new_version_is_offered_and_taken_as_a_whole(browser: Any, bundle_fold
 def test_nothing_may_connect_to_another_address(visit: Visit, site: Site) -> None:
     tried = "async () => { try { await fetch('http://127.0.0.1:9/'); return 'sent'; } catch (e) { return String(e); } }"
     assert "TypeError" in visit.page.evaluate(tried)
-    assert any("Content Security Policy" in fault or "content security policy" in fault.lower() for fault in visit.faults)
+    assert any(
+        "Content Security Policy" in fault or "content security policy" in fault.lower() for fault in visit.faults
+    )
     [worker] = [w for w in visit.page.workers if "worker.js" in w.url]
     assert "TypeError" in worker.evaluate(tried)
     headers = visit.page.evaluate("async () => (await fetch('worker.js')).headers.get('Content-Security-Policy')")
@@ -414,7 +426,16 @@ def test_keyboard_and_screen_readers(visit: Visit) -> None:
             )
         )
     said = " | ".join(text.strip().split("\n")[0] for text in reached)
-    for name in ("Choose an image", "Camera", "Clear lungs", "Heatmap", "Larger", "Save", "Screening", "About this model"):
+    for name in (
+        "Choose an image",
+        "Camera",
+        "Clear lungs",
+        "Heatmap",
+        "Larger",
+        "Save",
+        "Screening",
+        "About this model",
+    ):
         assert name in said, said
     visit.page.get_by_label("Screening").focus()
     visit.page.keyboard.press("ArrowDown")

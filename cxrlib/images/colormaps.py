@@ -27,8 +27,12 @@ _FAR = 16.0  # of 255: mean distance from the map's line, above which an image i
 _BEND = 1.25  # how many times farther a tint, the straight line that fits best, must lie; JPEG reaches 1.4
 _CHROMA, _PART = 10, 0.3  # of 255: from which a pixel is coloured; and the part that must be, more than annotations
 # mean of frontal chest radiographs, 8 x 8, rows one after the other: tells a map from its reverse
-CHEST = np.array("""-9 -7 -4  1  1 -4 -7 -8   -3  0 -1  1  1 -2 -1 -3   -2  1 -3  0  1 -3  0 -2   -2  0 -3  2  3 -2  0 -3
-            -4  0 -1  4  6  1  0 -4   -5  0  1  6  7  3  0 -5   -5  2  6  8  8  6  1 -6   -5  4  8  9  9  7  3 -6""".split(), np.float32)  # (64,)
+CHEST = np.fromstring(
+    """-9 -7 -4  1  1 -4 -7 -8   -3  0 -1  1  1 -2 -1 -3   -2  1 -3  0  1 -3  0 -2   -2  0 -3  2  3 -2  0 -3
+       -4  0 -1  4  6  1  0 -4   -5  0  1  6  7  3  0 -5   -5  2  6  8  8  6  1 -6   -5  4  8  9  9  7  3 -6""",
+    sep=" ",
+    dtype=np.float32,
+)  # (64,)
 
 
 def tables() -> dict[str, list[list[int]]]:

@@ -92,7 +92,8 @@ def build(num_labels: int, recipe: DefaultRecipe, weights: str | None) -> keras.
     spec, seed = backbone_of(recipe), recipe.seed
     images = keras.Input((recipe.image_size, recipe.image_size, 1), name="image")  # (n, 224, 224, 1)
     x = level_bands(standardise(images))
-    x = layers.Rescaling(*spec.scaling, name="to_backbone", dtype="float32")(x)
+    factor, offset = (float(np.float16(value)) for value in spec.scaling)  # as all constants: what 16 bits hold
+    x = layers.Rescaling(factor, offset, name="to_backbone", dtype="float32")(x)
     x = layers.Concatenate(name="to_rgb")([x, x, x])  # (n, 224, 224, 3)
     backbone = getattr(keras.applications, spec.application)(input_tensor=x, include_top=False, weights=weights)
     backbone = fold_batch_normalisation(backbone)

@@ -149,6 +149,36 @@ def round_weights(model: keras.Model) -> None:
     model.set_weights(rounded)
 
 
+def assign(model: keras.Model, layers: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> bool:
+    """Set a network's weights to those of its LiteRT file.
+
+    Args:
+        model: A network of `build_model` without batch normalisation, changed in place.
+        layers: As `cxrlib.runtime.flatbuffer.layers_of` returns them.
+
+    Returns:
+        Whether every layer found its weights. Where there are two of one shape, the first in order is taken: compare
+        answers afterwards.
+    """
+    kinds = {"Conv2D": "CONV_2D", "DepthwiseConv2D": "DEPTHWISE_CONV_2D", "Dense": "FULLY_CONNECTED"}
+    left = list(layers)
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        kind = kinds.get(type(layer).__name__)
+        shapes = [tuple(weight.shape) for weight in layer.weights]
+        for i, (operation, kernel, bias) in enumerate(left):
+            # (out, h, w, in) -> (h, w, in, out); depthwise (1, h, w, channels) -> (h, w, channels, 1)
+            kernel = kernel.T if kernel.ndim == 2 else kernel.transpose(1, 2, 3, 0)
+            if operation == kind and [kernel.shape, bias.shape] == shapes:
+                layer.set_weights([kernel, bias])
+                del left[i]
+                break
+        else:
+            return False
+    return True
+
+
 def _has_batch_normalisation(model: keras.Model) -> bool:
     return any(type(layer).__name__ == "BatchNormalization" for layer in model.layers)
 

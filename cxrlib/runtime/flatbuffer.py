@@ -6,6 +6,8 @@ import math
 import struct
 from typing import Any
 
+import numpy as np
+
 from cxrlib.config import BundleError
 
 MAX_OPERATIONS = 4096
@@ -14,7 +16,10 @@ MAX_ELEMENTS = 2**28  # of all intermediate results together: 1 GiB of float32
 
 # Every operation that a network may consist of, by its least and largest number of inputs. Each has one output, and
 # none keeps a state, branches, loops, or calls anything outside the network.
-_ONE = "AVERAGE_POOL_2D CAST DEQUANTIZE EXP HARD_SWISH LOGISTIC MAX_POOL_2D NEG RELU RELU6 RSQRT SHAPE SOFTMAX SQRT SQUARE TANH"
+_ONE = (
+    "AVERAGE_POOL_2D CAST DEQUANTIZE EXP HARD_SWISH LOGISTIC MAX_POOL_2D NEG RELU RELU6 RSQRT SHAPE SOFTMAX SQRT "
+    "SQUARE TANH"
+)
 _TWO = (
     "ADD BATCH_MATMUL BROADCAST_TO DIV EXPAND_DIMS MAXIMUM MEAN MINIMUM MUL PAD POW REDUCE_MAX RESHAPE "
     "RESIZE_BILINEAR SQUARED_DIFFERENCE SUB SUM TILE TRANSPOSE"
@@ -80,6 +85,45 @@ def has_fixed_shape(model: bytes) -> bool:
     graph = schema.Model.GetRootAs(model, 0).Subgraphs(0)
     image = graph.Tensors(int(graph.Inputs(0)))
     return all(image.ShapeSignature(k) >= 0 for k in range(image.ShapeSignatureLength()))
+
+
+def layers_of(model: bytes) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Read the weights of a network's layers, in the order in which they compute.
+
+    Args:
+        model: The content of a `.tflite` file, checked.
+
+    Returns:
+        For each layer with constant weights its operation, `"CONV_2D"`, `"DEPTHWISE_CONV_2D"` or `"FULLY_CONNECTED"`,
+        its kernel (out, height, width, in), (1, height, width, channels) or (out, in), and its bias (out,), float32.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    network = schema.Model.GetRootAs(model, 0)
+    graph = network.Subgraphs(0)
+    made = {int(op.Outputs(0)): op for op in map(graph.Operators, range(graph.OperatorsLength()))}
+
+    def constant(tensor: int) -> np.ndarray | None:
+        found = graph.Tensors(tensor)
+        content = network.Buffers(found.Buffer())
+        if not content.DataLength():  # computed: of a constant in 16 bits, or of the image
+            return (
+                constant(int(made[tensor].Inputs(0))) if tensor in made and name(made[tensor]) == "DEQUANTIZE" else None
+            )
+        kind = np.float16 if found.Type() == schema.TensorType.FLOAT16 else np.float32
+        values: np.ndarray = np.frombuffer(content.DataAsNumpy().tobytes(), kind).astype(np.float32)
+        return values.reshape([int(found.Shape(k)) for k in range(found.ShapeLength())])
+
+    def name(operator: Any) -> str:
+        return _operation(schema, network.OperatorCodes(operator.OpcodeIndex()))[0]
+
+    layers = []
+    for operator in made.values():
+        if name(operator) in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") and operator.InputsLength() == 3:
+            kernel, bias = (constant(int(operator.Inputs(k))) for k in (1, 2))
+            if kernel is not None and bias is not None:
+                layers.append((name(operator), kernel, bias))
+    return layers
 
 
 def _check(schema: Any, model: Any) -> None:
