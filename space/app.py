@@ -42,6 +42,7 @@ from cxrlib import Prediction, __version__
 from cxrlib.config import DISCLAIMER
 
 ACCEPT = "image/jpeg,image/png,image/tiff,image/bmp,image/webp,.dcm,.dicom,application/dicom,*/*"
+MODELS = {"default": "Normal or pneumonia", "causes": "Cause of a pneumonia, in children"}
 WAITING = 200  # requests in the queue before it is closed
 RATE = 600  # requests a minute and visitor on a public Space; an image takes two
 FORGET = 60  # seconds without a request after which a visitor's session is forgotten
@@ -57,52 +58,62 @@ def build(backend: Backend) -> gr.Blocks:
     Returns:
         The app, not yet launched.
     """
-    pages = Pages(backend.predictor)
+    pages = {name: Pages(predictor) for name, predictor in backend.predictors.items()}
+    first = pages["default"]
     one_by_one = {"concurrency_id": "image", "concurrency_limit": CORES}
     private = {"api_visibility": "private", "show_progress": "hidden"}
     page = functools.partial(gr.HTML, apply_default_css=False)
 
-    def one(files: list[dict[str, Any]]) -> tuple[str, str]:
+    def one(files: list[dict[str, Any]], model: str) -> tuple[str, str]:
+        shown = pages[model]
         try:
             upload = backend.take(files[0])
             if upload.zipped:
                 raise UploadError(f"{upload.name}: this is a zip archive. The page “Batch” takes those.")
-            found = backend.explain(upload)
+            found = backend.explain(upload, model=model)
         except UploadError as error:
-            return pages.viewer(unread=True), pages.answer(error=str(error))
-        return pages.viewer(found), pages.answer(found)
+            return shown.viewer(unread=True), shown.answer(error=str(error))
+        return shown.viewer(found), shown.answer(found)
 
-    def example(event: gr.EventData) -> tuple[str, str]:
-        found = backend.example(event.index)
-        return pages.viewer(found), pages.answer(found)
+    def example(model: str, event: gr.EventData) -> tuple[str, str]:
+        found = backend.example(event.index, model=model)
+        return pages[model].viewer(found), pages[model].answer(found)
 
-    def many(files: list[dict[str, Any]]) -> Iterator[tuple[Any, Any]]:
+    def switch(model: str) -> tuple[str, str, str, str, str]:
+        shown = pages[model]
+        return shown.head(), shown.viewer(), shown.answer(), shown.glance(), shown.table()
+
+    def many(files: list[dict[str, Any]], model: str) -> Iterator[tuple[Any, Any]]:
         rows: list[Row] = []
         total = None if any(file["orig_name"].lower().endswith(".zip") for file in files) else len(files)
         shown = 0.0
-        for name, found in backend.batch(files):
+        for name, found in backend.batch(files, model=model):
             unread = isinstance(found, UploadError)
             rows.append((name, "", str(found)) if unread else (name, thumbnail(found.image), found.prediction))
             if time.monotonic() - shown > 0.25:
                 shown = time.monotonic()
-                yield pages.progress(len(rows), total), gr.skip()
-        yield "", pages.table(rows)
+                yield first.progress(len(rows), total), gr.skip()
+        yield "", pages[model].table(rows)
 
     with gr.Blocks(title="Chest radiographs: cxrlib", analytics_enabled=False) as app:
-        page(pages.head(), elem_id="cx-head")
+        head = page(first.head(), elem_id="cx-head")
+        names = [(MODELS.get(name, name), name) for name in pages]
+        which = gr.Radio(
+            names, value="default", label="Model", visible=len(names) > 1, elem_id="cx-model", container=False
+        )
         form = functools.partial(page, html_template=_read("drop.html"), js_on_load=_js("drop"), limit=MAX_BYTES)
         with gr.Tabs(elem_id="cx-tabs"):
             with gr.Tab("One image", render_children=True), gr.Row(elem_id="cx-one"):
                 drop = form(many=False, accept=ACCEPT, elem_id="cx-drop")
-                examples = page(pages.examples(backend.examples), js_on_load=_js("examples"), elem_id="cx-examples")
-                viewer = page(pages.viewer(), js_on_load=_js("settle"), elem_id="cx-viewer")
-                answer = page(pages.answer(), js_on_load=_js("settle"), elem_id="cx-side")
+                examples = page(first.examples(backend.examples), js_on_load=_js("examples"), elem_id="cx-examples")
+                viewer = page(first.viewer(), js_on_load=_js("settle"), elem_id="cx-viewer")
+                answer = page(first.answer(), js_on_load=_js("settle"), elem_id="cx-side")
             with gr.Tab("Batch", render_children=True), gr.Column(elem_id="cx-batch"):
                 batch = form(many=True, accept=f"{ACCEPT},.zip", elem_id="cx-many")
                 progress = page("", min_height=28)
-                table = page(pages.table(), js_on_load=_js("settle"))
-            with gr.Tab("Model") as model:
-                page(pages.glance())
+                table = page(first.table(), js_on_load=_js("settle"))
+            with gr.Tab("Model") as about:
+                glance = page(first.glance())
                 with gr.Accordion("The whole model card", open=False, elem_id="cx-more"):
                     card = gr.Markdown(elem_id="cx-card")
             with gr.Tab("About"):
@@ -111,39 +122,47 @@ def build(backend: Backend) -> gr.Blocks:
 
         once = {"trigger_mode": "once", "concurrency_id": "batch", "concurrency_limit": 1}
         for event in (
-            drop.upload(one, drop, [viewer, answer], trigger_mode="always_last", **one_by_one, **private),
-            examples.select(example, None, [viewer, answer], trigger_mode="always_last", **one_by_one, **private),
-            batch.upload(many, batch, [progress, table], **once, **private),
+            drop.upload(one, [drop, which], [viewer, answer], trigger_mode="always_last", **one_by_one, **private),
+            examples.select(example, which, [viewer, answer], trigger_mode="always_last", **one_by_one, **private),
+            batch.upload(many, [batch, which], [progress, table], **once, **private),
         ):
             event.then(None, js="() => cxr.done()")
             event.failure(None, js="() => cxr.failed()")
-        model.select(pages.card, None, card, queue=False, **private)
+        about.select(lambda model: pages[model].card(), which, card, queue=False, **private)
+        changed = which.change(switch, which, [head, viewer, answer, glance, table], queue=False, **private)
+        changed.then(lambda model: pages[model].card(), which, card, queue=False, **private)
+        changed.then(None, js="() => cxr.again()")
         _endpoints(backend, one_by_one)
     app.queue(max_size=WAITING, default_concurrency_limit=CORES, api_open=False)
     return app
 
 
 def _endpoints(backend: Backend, one_by_one: dict[str, Any]) -> None:
-    def predict(image: gr.FileData, operating_point: str | None = None) -> dict[str, Any]:
+    def predict(image: gr.FileData, operating_point: str | None = None, model: str | None = None) -> dict[str, Any]:
         """Classify one chest radiograph.
 
         Args:
             image: JPEG, PNG, TIFF, BMP, WebP or DICOM file.
             operating_point: Name of the threshold to decide at; the model's default when not given.
+            model: Name of the model, where the demo has several; the first when not given.
 
         Returns:
             source, status, label, probability, threshold, probabilities and reasons, as of `Prediction.to_dict()`.
         """
         with _plainly():
-            return backend.explain(backend.take(dict(image)), operating_point=operating_point).prediction.to_dict()
+            found = backend.explain(backend.take(dict(image)), operating_point=operating_point, model=model)
+            return found.prediction.to_dict()
 
-    def explain(image: gr.FileData, label: str | None = None, operating_point: str | None = None) -> dict[str, Any]:
+    def explain(
+        image: gr.FileData, label: str | None = None, operating_point: str | None = None, model: str | None = None
+    ) -> dict[str, Any]:
         """Classify one chest radiograph and show where the evidence lies.
 
         Args:
             image: As for predict.
             label: The class whose evidence is shown; pneumonia when not given.
             operating_point: As for predict.
+            model: As for predict.
 
         Returns:
             The fields of predict, and evidence_for, the class; heatmap, a data URL of a grey PNG, white where evidence
@@ -151,7 +170,8 @@ def _endpoints(backend: Backend, one_by_one: dict[str, Any]) -> None:
             and at most 1024 pixels a side, and are null when there is no answer.
         """
         with _plainly():
-            found = backend.explain(backend.take(dict(image)), label=label, operating_point=operating_point)
+            options = {"label": label, "operating_point": operating_point, "model": model}
+            found = backend.explain(backend.take(dict(image)), **options)
             heat = overlay = None
             if found.prediction.status == "ok":
                 small = resized(found, shrink(found.image))
@@ -159,19 +179,22 @@ def _endpoints(backend: Backend, one_by_one: dict[str, Any]) -> None:
                 heat, overlay = data_url(grey, "PNG"), data_url(small.overlay())
             return {**found.prediction.to_dict(), "evidence_for": found.label, "heatmap": heat, "overlay": overlay}
 
-    def batch(images: list[gr.FileData], operating_point: str | None = None) -> list[dict[str, Any]]:
+    def batch(
+        images: list[gr.FileData], operating_point: str | None = None, model: str | None = None
+    ) -> list[dict[str, Any]]:
         """Classify many chest radiographs.
 
         Args:
             images: Files as for predict, and zip archives of them; at most 200 images.
             operating_point: As for predict.
+            model: As for predict.
 
         Returns:
             For each image the fields of predict; its status is "unreadable" where it could not be read.
         """
-        labels = backend.predictor.labels
         with _plainly():
-            answers = backend.batch([dict(image) for image in images], operating_point=operating_point)
+            labels = backend.named(model).labels
+            answers = backend.batch([dict(image) for image in images], operating_point=operating_point, model=model)
             return [
                 Prediction.unreadable(name, str(found), labels, None).to_dict()
                 if isinstance(found, UploadError)

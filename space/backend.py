@@ -29,6 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from cxrlib import Explanation, ImageError, Predictor, hub, phantom
+from cxrlib.bundle import BUNDLED
 from cxrlib.images import sources
 from cxrlib.images.decode import Radiograph, read
 
@@ -251,6 +252,15 @@ def _readable(paths: Iterable[Path]) -> Iterator[tuple[str, Radiograph, Path]]:
 # --- answers ---
 
 
+def _threshold(predictor: Predictor, operating_point: str | None) -> float | None:
+    points = predictor.config.operating_points
+    if operating_point is None:
+        return None
+    if operating_point not in points:
+        raise UploadError(f"The operating point must be {' or '.join(points) or 'left out: this model has none'}.")
+    return points[operating_point].threshold
+
+
 class Backend:
     """Reads uploads, runs the predictor, and turns errors into sentences.
 
@@ -264,6 +274,9 @@ class Backend:
         self, model: str | os.PathLike[str] | None, examples: str | os.PathLike[str] | None, folder: Path
     ) -> None:
         self.predictor = Predictor(model, threads=CORES)
+        self.predictors = {"default": self.predictor}  # by name: those that come with cxrlib, or the one that was given
+        if model is None:
+            self.predictors |= {name: Predictor(name, threads=CORES) for name in BUNDLED if name != "default"}
         self.uploads = Uploads(folder)
         drawn = drawings() if examples is None else {}
         found = _published_examples(self.predictor, str(model)) if examples is None else sources.find(examples)
@@ -277,19 +290,28 @@ class Backend:
         """Read and remove one of Gradio's file descriptions."""
         return self.uploads.take(file["path"], _name(file.get("orig_name") or file["path"]))
 
-    def example(self, index: int) -> Explanation:
+    def example(self, index: int, *, model: str | None = None) -> Explanation:
         """Explain one of the examples."""
         name, _, source = self.examples[index]
-        found = self.explain(source)
+        found = self.explain(source, model=model)
         return dataclasses.replace(found, prediction=dataclasses.replace(found.prediction, source=name))
 
-    def explain(self, source: Any, *, label: str | None = None, operating_point: str | None = None) -> Explanation:
+    def named(self, model: str | None) -> Predictor:
+        """One of the models; the first when no name is given."""
+        if model is not None and model not in self.predictors:
+            raise UploadError(f"The model must be {' or '.join(self.predictors)}.")
+        return self.predictors[model or "default"]
+
+    def explain(
+        self, source: Any, *, label: str | None = None, operating_point: str | None = None, model: str | None = None
+    ) -> Explanation:
         """Give prediction and heatmap, or raise `UploadError` when there is no answer."""
-        threshold = self._threshold(operating_point)
-        if label is not None and label not in self.predictor.labels:
-            raise UploadError(f"The label must be {' or '.join(self.predictor.labels)}.")
+        predictor = self.named(model)
+        threshold = _threshold(predictor, operating_point)
+        if label is not None and label not in predictor.labels:
+            raise UploadError(f"The label must be {' or '.join(predictor.labels)}.")
         try:
-            found = self.predictor.explain(source, label=label)
+            found = predictor.explain(source, label=label)
         except (ImageError, ImportError) as error:
             raise UploadError(f"{error}.") from error
         except Exception as error:
@@ -297,16 +319,8 @@ class Backend:
             raise UploadError("The demo has a fault and gives no answer for this image.") from error
         return found if threshold is None else dataclasses.replace(found, prediction=found.prediction.at(threshold))
 
-    def _threshold(self, operating_point: str | None) -> float | None:
-        points = self.predictor.config.operating_points
-        if operating_point is None:
-            return None
-        if operating_point not in points:
-            raise UploadError(f"The operating point must be {' or '.join(points) or 'left out: this model has none'}.")
-        return points[operating_point].threshold
-
     def batch(
-        self, files: Sequence[dict[str, Any]], *, operating_point: str | None = None
+        self, files: Sequence[dict[str, Any]], *, operating_point: str | None = None, model: str | None = None
     ) -> Iterator[tuple[str, Explanation | UploadError]]:
         """Name and answer of each image among the uploads, in order, at most `MAX_IMAGES`; an error stops no other."""
 
@@ -314,13 +328,13 @@ class Backend:
             try:
                 if isinstance(image, UploadError):
                     raise image
-                return name, self.explain(image, operating_point=operating_point)
+                return name, self.explain(image, operating_point=operating_point, model=model)
             except UploadError as error:
                 return name, error
 
         found, waiting = self._open(files), deque[Any]()
         try:
-            self._threshold(operating_point)
+            _threshold(self.named(model), operating_point)
             with ThreadPoolExecutor(CORES) as pool:
                 for name, image in itertools.islice(found, MAX_IMAGES):
                     waiting.append(pool.submit(answer, name, image))

@@ -6,6 +6,7 @@ window.cxr = (() => {
   const shown = (element) => element.isConnected && element.offsetParent !== null;
 
   let sendOne = null; // sends one image
+  let last = null; // what sends the last image again
   let batch = new Map(); // the files of the last batch, by name
 
   /** The button, the page, the clipboard and, for one image, the camera: all send files to the same place. */
@@ -25,6 +26,7 @@ window.cxr = (() => {
       const first = `Only ${files[0]?.name} was taken, the first of ${list.length}. The page “Batch” takes many.`;
       const only = files.length < list.length ? first : "";
       if (!files.length) return;
+      if (!many) last = () => send(files);
       if (large) return say(`${large.name} is larger than ${limit >> 20} MB.`, true);
       busy(true);
       if (many) batch = new Map(files.map((file) => [file.name, files.filter((other) => other.name === file.name)]));
@@ -100,6 +102,7 @@ window.cxr = (() => {
     element.addEventListener("click", (e) => {
       const button = e.target.closest("[data-index]");
       if (!button) return;
+      last = () => button.click();
       busy(true);
       trigger("select", { index: Number(button.dataset.index) });
     });
@@ -143,7 +146,7 @@ window.cxr = (() => {
       for (const part of box.querySelectorAll("span[data-threshold]")) part.textContent = percent(threshold);
     }
     const counts = {};
-    for (const row of box?.querySelectorAll("tbody tr") ?? []) {
+    for (const row of box?.querySelectorAll("tr[data-status]") ?? []) {
       if (row.dataset.p) {
         row.dataset.label = !radio || row.dataset.p >= threshold ? row.dataset.yes : row.dataset.no;
         row.cells[2].textContent = shownLabel(row.dataset.label);
@@ -274,5 +277,6 @@ window.cxr = (() => {
     place.textContent = "The demo is busy or cannot be reached: please try again in a minute.";
     place.classList.add("cx-wrong");
   };
-  return { drop, examples, settle, done, failed };
+  const again = () => last?.(); // by another model
+  return { drop, examples, settle, done, failed, again };
 })();

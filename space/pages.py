@@ -102,7 +102,7 @@ class Pages:
             body += self._verdicts(found)
             if found.reasons:
                 body += f'<div class="cx-care"><h3>Note</h3>{_list(found.reasons)}</div>'
-        known = _pretest(found) if found and found.status == "ok" else ""
+        known = _pretest(found) if found and found.status == "ok" and found.threshold is not None else ""
         return (
             f'<div class="cx-answer{state}" data-points><div data-said>{body}</div>{self._choice("one")}{known}</div>'
         )

@@ -39,7 +39,7 @@ import prelude  # noqa: E402
 from backend import Backend, Limits, Upload, UploadError, Uploads  # noqa: E402
 from pages import Pages  # noqa: E402
 
-from cxrlib import Explanation, Prediction, Predictor, cli  # noqa: E402
+from cxrlib import Explanation, Prediction, Predictor, cli, web  # noqa: E402
 from cxrlib.images import decode as images  # noqa: E402
 from cxrlib.images import phantom  # noqa: E402
 from cxrlib.metrics.compute import make_report  # noqa: E402
@@ -177,17 +177,17 @@ def test_the_command_line_says_what_is_missing(
     assert cli.main(["demo"]) == 1
     assert capsys.readouterr().err == 'cxrlib: the demo needs gradio: pip install "cxrlib[demo]"\n'
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "cxrlib" / "cli.py"))
+    monkeypatch.setattr(web, "__file__", str(tmp_path / "cxrlib" / "web.py"))
     assert cli.main(["demo"]) == 1
     assert "the demo is missing from this installation of cxrlib: install it again" in capsys.readouterr().err
 
 
 def test_an_installed_demo_is_found_before_a_stranger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "cxrlib" / "cli.py"))
+    monkeypatch.setattr(web, "__file__", str(tmp_path / "cxrlib" / "web.py"))
     for folder in ("space", "cxrlib/_space"):  # another package of the name "space" beside cxrlib
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "app.py").touch()
-    assert cli._space() == tmp_path / "cxrlib" / "_space"
+    assert web.space_folder() == tmp_path / "cxrlib" / "_space"
 
 
 # --- the pages ---
@@ -757,7 +757,12 @@ def test_only_three_endpoints_are_public(demo: Demo) -> None:
     endpoints = json.loads(text)["named_endpoints"]
     assert (code, set(endpoints)) == (200, {"/predict", "/explain", "/batch"})
     assert all(endpoint["description"] for endpoint in endpoints.values())
-    assert [p["parameter_name"] for p in endpoints["/explain"]["parameters"]] == ["image", "label", "operating_point"]
+    assert [p["parameter_name"] for p in endpoints["/explain"]["parameters"]] == [
+        "image",
+        "label",
+        "operating_point",
+        "model",
+    ]
 
 
 def test_health_and_what_the_demo_does_not_have(demo: Demo) -> None:

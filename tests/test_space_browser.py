@@ -496,6 +496,22 @@ def test_screen_readers_get_the_answer_and_names(visit: Visit, files: Path) -> N
     assert unnamed == []
 
 
+def test_another_model_answers_the_same_image(browser: Any, files: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "place", sys.executable, "-m", "cxrlib", "demo", "--port", "{port}") as running:
+        visit = Visit(browser, running.url)
+        visit.page.get_by_text("Interstitial pneumonia").click()
+        visit.answer()
+        assert "Normal or pneumonia?" in visit.page.inner_text("#cx-head")
+        visit.page.get_by_label("Cause of a pneumonia, in children").check()
+        visit.page.wait_for_function("() => document.querySelector('#cx-side').innerText.includes('Bacterial')")
+        assert "Normal or bacterial or viral?" in visit.page.inner_text("#cx-head")
+        assert "Viral" in visit.answer()
+        visit.page.get_by_label("Normal or pneumonia").check()
+        visit.page.wait_for_function("() => document.querySelector('#cx-side').innerText.includes('threshold of')")
+        assert visit.faults == []
+        visit.context.close()
+
+
 def test_the_server_is_gone(browser: Any, files: Path, tmp_path: Path) -> None:
     model = tiny_network.write(tmp_path / "model", tiny_network.files())
     with serving(

@@ -71,7 +71,8 @@ function decide() {
   const views = answer?.view ? `${answer.view} view` : "view not stated";
   const size = answer?.width ? ` · ${answer.width.toLocaleString("en")} × ${answer.height.toLocaleString("en")} pixels · ${views}` : "";
   $(".lead", box).textContent = answer ? `${answer.name}${size}` : "The answer";
-  for (const selector of [".axis", ".pretest"]) $(selector, box).hidden = !ok || (selector === ".axis" && point === null && config.labels.length > 2);
+  const several = config.labels.length > 2 && !config.default_point; // the most probable of them is the answer
+  for (const selector of [".axis", ".pretest"]) $(selector, box).hidden = !ok || several;
   $(".choice", box).hidden = !ok || !config.default_point;
   $("table", box).hidden = !ok || config.labels.length === 2;
   $(".reasons", box).replaceChildren();

@@ -9,7 +9,7 @@ import { Tensor, loadAndCompile, loadLiteRt } from "./vendor/litert.js";
 const RUNTIME = "vendor/litert_wasm_compat_internal";
 const TOLERANCE = 1e-3; // of the golden probe
 const FULL = 8; // evidence, in units of the logit, that gets the strongest colour
-const [SHOWN, HEAT] = [1024, 320]; // longest sides of what is shown, in pixels
+const [SHOWN, HEAT] = [2048, 320]; // longest sides of what is shown, in pixels
 
 async function fetched(path) {
   const response = await fetch(path);
