@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import shutil
 import threading
-import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +21,7 @@ import tiny_network
 from browser_page import CHROMIUM, CONTRAST
 from PIL import Image
 
-from cxrlib import BundleError, ImageError, Predictor, cli, phantom, web
+from cxrlib import ImageError, Predictor, phantom, web
 
 playwright = pytest.importorskip("playwright.sync_api", reason="a browser is driven through playwright")
 pytestmark = [
@@ -483,60 +481,3 @@ def test_memory_over_many_images(browser: Any, site: Site) -> None:
             sizes.append(sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pages) * 4096 / 2**20)
     assert sizes[1] - sizes[0] < 60, f"MiB after 60 and 200 images: {sizes}"
     visit.context.close()
-
-
-# --- what the export says ---
-
-
-def test_where_a_page_may_be_written(bundle_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "page").mkdir()
-    (tmp_path / "page" / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="choose another folder, nothing was written"):
-        web.write_page(bundle_folder, tmp_path / "page")
-    assert [path.name for path in tmp_path.iterdir()] == ["page"]
-
-
-def test_a_network_of_any_batch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = tiny_network.network()
-    image = network.subgraphs[0].tensors[network.subgraphs[0].inputs[0]]
-    image.shapeSignature = [-1, *image.shape[1:]]
-    content = tiny_network.files(extra={"model.tflite": tiny_network.pack(network)})
-    with pytest.raises(BundleError, match="train it again with this version"):
-        web.write_page(tiny_network.write(tmp_path / "model", content), tmp_path / "page")
-
-
-def test_the_command_line_writes_and_serves_a_page(
-    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["export", str(bundle_folder), "--format", "web", "--output", str(tmp_path / "page")]
-    assert cli.main(command) == 0
-    assert "a page for any static host" in capsys.readouterr().out
-    assert cli.main(command) == 1
-    assert "choose another folder, nothing was written" in capsys.readouterr().err
-    with web.serving(bundle_folder) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://localhost:{server.server_port}"
-        for path, kind in {"/": "text/html", "/app.js": "text/javascript", "/manifest.webmanifest": "manifest"}.items():
-            with urllib.request.urlopen(address + path, timeout=30) as answer:
-                assert kind in answer.headers["Content-Type"]
-        assert cli.main(["demo", "--device", "--port", str(server.server_port)]) == 1
-        assert "is taken: choose another with --port" in capsys.readouterr().err
-        server.shutdown()
-    assert cli.main(["demo", "--device", "--examples", str(tmp_path)]) == 1
-    assert "the page on the device has drawings" in capsys.readouterr().err
-
-
-def test_the_vendored_files_are_those_of_the_build() -> None:
-    vendor = web.space_folder() / "device" / "vendor"
-    listed = dict(reversed(line.split()) for line in (vendor / "SHA256SUMS").read_text().splitlines())
-    found = {f"./{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in vendor.glob("*.*")}
-    assert found == listed
-    packages = json.loads((Path(__file__).parents[1] / "tools" / "device" / "package.json").read_text())["dependencies"]
-    licences = (vendor / "LICENSES.txt").read_text()
-    assert [name for name, version in packages.items() if f"=== {name} {version}," not in licences] == []
-
-
-def test_what_is_published(site: Site) -> None:
-    files = web.files_for_space(site.folder)
-    assert b"sdk: static" in files["README.md"]
-    assert {"index.html", "sw.js", "model/model.tflite", "vendor/LICENSES.txt"} <= set(files)

@@ -37,7 +37,7 @@ def drawn(n: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def config() -> GateConfig:
     pytest.importorskip("sklearn", reason="needs the [train] extra")
-    return fit(drawn(40), sources=["a"] * 20 + ["b"] * 20, embed=embed, made=160)
+    return fit(drawn(40), sources=["a"] * 20 + ["b"] * 20, embed=embed, made=400)
 
 
 def verdict(gate: Gate, pixels: np.ndarray) -> Verdict:
@@ -166,7 +166,7 @@ def test_a_layout_does_not_depend_on_contrast() -> None:
 
 
 def test_a_fit_can_be_repeated(config: GateConfig) -> None:
-    again = fit(drawn(40), sources=["a"] * 20 + ["b"] * 20, embed=embed, made=160)
+    again = fit(drawn(40), sources=["a"] * 20 + ["b"] * 20, embed=embed, made=400)
     assert again == config
 
 

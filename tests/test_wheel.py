@@ -38,6 +38,8 @@ def test_what_a_wheel_holds(wheel: Path) -> None:
         names = set(file.namelist())
     assert {"cxrlib/py.typed", "cxrlib/default/config.json", "cxrlib/default/model.tflite"} <= names
     assert {"cxrlib/_space/app.py", "cxrlib/_space/requirements.txt", "cxrlib/reporting/card.md"} <= names
+    assert {"cxrlib/causes/model.tflite", "cxrlib/_space/device/index.html"} <= names
+    assert wheel.stat().st_size < 15e6
     allowed = ("cxrlib/", f"cxrlib-{cxrlib.__version__}.dist-info/")
     assert [name for name in names if not name.startswith(allowed) or "__pycache__" in name] == []
 
@@ -48,6 +50,9 @@ def test_the_first_command_of_the_readme_in_a_new_environment(wheel: Path, tmp_p
     run(place / "python", "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
     run(place / "cxrlib", "phantom", "image.png", "--opacity", cwd=tmp_path)
     assert "pneumonia" in run(place / "cxrlib", "predict", "image.png", cwd=tmp_path).lower()
+    assert "image.png" in run(place / "cxrlib", "predict", "image.png", "--model", "causes", cwd=tmp_path)
+    run(place / "cxrlib", "export", "default", "--format", "web", "--output", "page", cwd=tmp_path)
+    assert (tmp_path / "page" / "model" / "model.tflite").is_file()
     found = run(place / "python", "-m", "pip", "list", cwd=tmp_path).lower()
     assert not any(name in found for name in ("tensorflow", "keras", "scikit-learn", "matplotlib", "gradio"))
     code = "import cxrlib, pathlib; print(pathlib.Path(cxrlib.__file__).is_relative_to(r'%s'))" % (tmp_path / "venv")

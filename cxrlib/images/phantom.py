@@ -82,15 +82,15 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
         below(across - flank, 0.012) * below(slope - y, 0.012),
         below(across - about(0.18), 0.015) * below(y + 0.6, 0.05),
     )
-    density = body * (0.58 + 0.08 * np.clip(y, -1, 1) - 0.12 * across**2)
+    density = body * (0.52 + 0.08 * np.clip(y, -1, 1) - 0.12 * across**2)
 
     # lungs: the image's left is the person's right lung, wider and shorter; the diaphragm's dome cuts them off
     lungs = np.zeros_like(body)
-    top, base = about(-0.74, 0.05), about(0.5, 0.16)
+    top, base = about(-0.74, 0.05), about(0.4, 0.16)
     for hand in (-1, 1):
         bottom = base - (0.06 if hand < 0 else 0.0)
         up = np.clip((0.15 - y) / (0.15 - top), 0, 1)  # 0 low, 1 at the apex
-        inner, outer = 0.10 + 0.06 * up**3, about(0.745, 0.03) * np.sqrt(np.clip(1 - 0.80 * up**2.6, 0.02, 1))
+        inner, outer = 0.10 + 0.06 * up**3, about(0.7, 0.03) * np.sqrt(np.clip(1 - 0.80 * up**2.6, 0.02, 1))
         middle, half = (inner + outer) / 2, (outer - inner) / 2
         lung = below(np.abs(hand * x - middle) - half, 0.010) * below(top - y + 0.6 * (hand * x - 0.33) ** 2, 0.012)
         dome = bottom - 0.06 + 1.1 * (hand * x - 0.36) ** 2 + 0.25 * np.clip(hand * x - 0.5, 0, 1)
@@ -102,7 +102,7 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
     narrowing = np.clip((y + 0.5) / 0.5, 0, 1)
     mediastinum = below(across - about(0.11, 0.15) - 0.03 * narrowing, 0.012)
     knuckle = oval(about(0.115), about(-0.34), 0.075, 0.085, 0.010)
-    air = lungs * (1 - 0.92 * np.maximum(np.maximum(heart, mediastinum), 0.85 * knuckle))
+    air = lungs * (1 - 0.92 * np.maximum(np.maximum(heart, mediastinum), 0.35 * knuckle))
     # a pneumonia takes the place of air: at the bases, around the hila, and in ragged patches
     lesion = np.random.default_rng((seed, 1))
     if opacity:
@@ -119,7 +119,7 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
         ragged = _grown(lesion.normal(0, 1, (48, 48)), side)
         air = air * (1 - np.clip(cloud * (1 + 0.15 * ragged), 0, 1))
     depth = 0.75 + 0.25 * np.clip(1 - ((across - 0.4) / 0.5) ** 2, 0, 1)  # less air where the lung is thin
-    density = density - 0.43 * air * depth + 0.10 * np.maximum(heart, mediastinum) * body
+    density = density - 0.54 * air * depth + 0.21 * np.maximum(heart, mediastinum) * body
 
     # vessels: branches that leave each hilum and thin out
     for hand in (-1, 1):
@@ -129,12 +129,12 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
             dx, dy = hand * math.cos(angle) * length, (math.sin(angle) + 0.3) * length
             along = np.clip(((x - hx) * dx + (y - hy) * dy) / (dx * dx + dy * dy), 0, 1)
             wide = 0.015 * (1 - 0.75 * along)
-            density = density + 0.07 * air * (1 - along) * np.exp(
+            density = density + 0.03 * air * (1 - along) * np.exp(
                 -((x - hx - along * dx) ** 2 + (y - hy - along * dy) ** 2) / wide**2
             )
 
     # bones: vertebrae and the dark windpipe before them, rear and front ribs, clavicles, shoulder blades
-    density = density + 0.07 * below(across - about(0.085), 0.008) * (
+    density = density + 0.27 * below(across - about(0.085), 0.008) * (
         0.75 + 0.25 * np.cos(y * (math.pi / about(0.072, 0.1)))
     )
     density = density - 0.06 * below(across - 0.035, 0.010) * below(y + 0.3, 0.03) * body
@@ -144,11 +144,11 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
     for i in range(10):
         reach = across / np.maximum(cage, 0.2)
         rear = y - (top + first + i * gap + fall * reach**2 - 0.05 * np.sin(reach * math.pi))
-        density = density + 0.085 * inside * below(0.08 - across, 0.01) * (
+        density = density + 0.19 * inside * below(0.08 - across, 0.01) * (
             band(rear, 0.030) - 0.45 * band(rear, 0.018)
         ) * (0.6 + 0.4 * reach)
         front = y - (top + 0.2 + first + i * gap + steep * (1 - reach))
-        density = density + 0.04 * inside * below(0.26 + 0.02 * i - across, 0.03) * band(front, 0.034) * (i < 7)
+        density = density + 0.033 * inside * below(0.26 + 0.02 * i - across, 0.03) * band(front, 0.034) * (i < 7)
     density = density + 0.08 * inside * np.exp(-(((across - cage + 0.02) / 0.02) ** 2)) * below(
         y - base - 0.2, 0.05
     ) * below(-0.62 - y, 0.05)  # ribs edge on
@@ -165,7 +165,7 @@ def draw(seed: int = 0, *, opacity: bool = False, size: int = 512) -> np.ndarray
         )
 
     # scatter, the detector's curve and exposure, grain of two sizes
-    strength, gamma = about(2.3, 0.2), about(1.25, 0.15)
+    strength, gamma = about(1.41, 0.2), about(1.25, 0.15)
     density = density + 0.05 * oval(0, 0.2, 0.8, 0.9, 0.2) + _grown(rng.normal(0, 0.010, (40, 40)), side) * body
     full = _grown(density, size) + rng.normal(0, 0.010, (size, size)) * (0.3 + 0.7 * _grown(body, size))
     image: np.ndarray = np.clip(262 * (1 - np.exp(-strength * np.clip(full + 0.02, 0, None) ** gamma)), 0, 255)
