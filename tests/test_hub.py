@@ -332,6 +332,14 @@ def test_publish_space_brings_the_library_along(server: HubServer, tmp_path: Pat
     assert set(files) == {".gitattributes", "README.md", "app.py", "model.txt", *(f"library/{name}" for name in code)}
 
 
+def test_a_page_becomes_a_static_space(server: HubServer) -> None:
+    files = {"index.html": b"<!doctype html>", "README.md": b"---\nsdk: static\n---\n"}
+    published = hub.publish_page(files, "alice/page", token="hf_alice")
+    assert server.repos["space", "alice/page"].sdk == "static"
+    assert server.files("alice/page", kind="space") | files == server.files("alice/page", kind="space")
+    assert published.url == f"{server.url}/spaces/alice/page/tree/{published.revision}"
+
+
 def test_publish_space_refuses(server: HubServer, tmp_path: Path) -> None:
     write(tmp_path, {"app.py": b""})
     with pytest.raises(FileNotFoundError, match=r"README\.md"):

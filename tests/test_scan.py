@@ -306,7 +306,7 @@ def test_manifest(tmp_path: Path) -> None:
     assert [Path(path).name for path in found.paths] == ["x.png", "y.png", "z.png"]
     assert found.labels == ("NORMAL", "PNEUMONIA")
     assert found.targets.tolist() == [0, 1, 1]
-    assert found.patients == ("clinic:1", "other:1", None)
+    assert found.patients == ("clinic:1", "clinic:1", None), "one patient, in two sources"
     assert found.sources == ("clinic", "other", "clinic")
     assert found.splits == ("train", "val", "test")
     assert found.columns == {"Age": ("4", "", "70")}

@@ -49,7 +49,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[hub_se
     ):
         server.add_user("hf_alice", "alice")
         patch.setenv("HF_TOKEN", "hf_alice")
-        assert cli.main(["publish", str(bundle), "alice/model", "--space", "alice/demo"]) == 0
+        command = ["publish", str(bundle), "alice/model", "--space", "alice/demo", "--device", "alice/page"]
+        assert cli.main(command) == 0
+        assert "model/model.tflite" in server.files("alice/page", kind="space")
         yield server, tiny_network.write(place / "space", server.files("alice/demo", kind="space")), bundle
 
 

@@ -207,6 +207,35 @@ def test_weights_are_taken_of_the_same_architecture_only(trained, phantoms, tmp_
         quietly(phantoms, output=tmp_path / "x", init=old)
 
 
+def test_without_a_keras_file_weights_come_from_the_network_that_runs(trained, tmp_path):
+    bare = shutil.copytree(trained.bundle, tmp_path / "bare")
+    config = json.loads((bare / "config.json").read_text())
+    for name in ("model.keras", "model.h5"):
+        (bare / name).unlink()
+        del config["files"][name]
+    (bare / "config.json").write_text(json.dumps(config))
+    net = build_model(recipe=RECIPE, weights=None)
+    bundle.load_weights(net, bare)
+    assert all(map(np.array_equal, net.get_weights(), weights(trained.bundle)))
+    assert {w.dtype for w in net.get_weights()} == {np.dtype("float32")}
+    three = build_model(THREE, recipe=RECIPE, weights=None)
+    own = three.get_layer("probability").get_weights()
+    bundle.load_weights(three, bare)
+    assert np.array_equal(three.get_layer("Conv1").get_weights()[0], net.get_layer("Conv1").get_weights()[0])
+    assert all(map(np.array_equal, three.get_layer("probability").get_weights(), own))
+    with pytest.raises(BundleError, match="is of another architecture: train it again, or start from another"):
+        bundle.load_weights(build_model(recipe=small_recipe("textbook"), weights=None), bare)
+    (bare / "config.json").write_text(json.dumps({**config, "recipe": {**config["recipe"], "dense_units": 7}}))
+    with pytest.raises(
+        BundleError, match=r"holds no model\.keras, and its model\.tflite no weights that can be copied"
+    ):
+        bundle.load_weights(net, bare)
+
+
+def test_a_trained_network_has_weights_of_16_bits(trained):
+    assert all(np.array_equal(w, w.astype(np.float16)) for w in weights(trained.bundle))
+
+
 # --- stopped, and started again ---
 
 STAGES = ["decode", "audit", "first epoch", "second epoch", "export", "gate", "evaluate", "save", "saved", "manifest"]

@@ -84,9 +84,10 @@ def scan(
     Face Hub is `hf://datasets/user/name` (see `cxrlib.data.hf.fetch`). Hidden files are skipped.
 
     A source is named after its folder or manifest, or, where that is called `train`, `val` or `test`, after the folder
-    above. Patients come from the manifest, else from `patient_pattern`: such an id holds within its source, unless it
-    has a colon (`cohort:17`, or `:00000061` for the patient 00000061 of ChestX-ray14, in whatever source). Else they
-    come from the naming schemes of the public collections (`PATIENT_PATTERNS`).
+    above. Patients come from the manifest, where an id is one patient in all of its sources, else from
+    `patient_pattern`, where it holds within its source. One with a colon holds everywhere (`cohort:17`, or `:00000061`
+    for the patient 00000061 of ChestX-ray14). Else they come from the naming schemes of the public collections
+    (`PATIENT_PATTERNS`).
 
     Args:
         data: A folder, a CSV manifest, the address of a data set on the Hub, or a list of them.
@@ -260,7 +261,7 @@ def _scan_manifest(file: Path, root: Path, source: str, patterns: _Patterns) -> 
         elif not os.path.isfile(full):  # also one whose name is too long to be one
             missing.append(path)
         lines[own, str(full)].append(line)
-        patient = qualified(given, name, own) if given else patterns.patient_of(name, own)
+        patient = qualified(given, name, source) if given else patterns.patient_of(name, own)
         side = SPLITS.get(split.casefold(), split) if split else SPLITS.get(file.stem.casefold())
         rows.append(_Row(str(full), name, label, patient, own, side, f"{file}, line {line}", row))
     if unlabelled:
