@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from drawn_answers import many, two
 
-from cxrlib.metrics.calibration import calibrate, fit_temperature
+from cxrlib.metrics.calibration import calibrate, check_targets, fit_temperature
 
 sk = pytest.importorskip("sklearn.metrics")
 
@@ -71,6 +71,13 @@ def test_temperature_says_what_is_wrong() -> None:
         fit_temperature([0.0, 1.0], [1, 1])
     with pytest.raises(ValueError, match=r"targets must hold integers in \[0, 1\]"):
         fit_temperature([0.0, 1.0], [0, 2])
+
+
+def test_targets_are_indices_of_labels() -> None:
+    assert check_targets([1], 2).tolist() == [1]
+    for wrong in ([], [2], [-1], [0.5], [[0]]):
+        with pytest.raises(ValueError, match=r"targets must hold integers in \[0, 1\], in one dimension"):
+            check_targets(wrong, 2)
 
 
 def test_calibrating_divides_logits_and_keeps_the_order() -> None:

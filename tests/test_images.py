@@ -144,6 +144,12 @@ def test_an_image_cannot_be_changed_through_what_it_came_from() -> None:
         image.white = 1.0  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("white", [0.0, -1.0, float("inf"), float("nan")])
+def test_white_is_a_positive_number(white: float) -> None:
+    with pytest.raises(ValueError, match="white must be a positive number"):
+        dataclasses.replace(read(GREY), white=white)
+
+
 def test_many_threads_read_alike_and_leave_no_file_open(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.jpg" for i in range(6)]
     for i, path in enumerate(paths):
@@ -545,6 +551,7 @@ def test_tiles_far_larger_than_the_image(monkeypatch: pytest.MonkeyPatch) -> Non
         pytest.raises(ImageError, match="image: its tiles of 160 x 160"),
     ):
         read(image, max_pixels=10_000)
+    read(tiled(grey, (322, 4, 112), (323, 4, 112)), max_pixels=10_000)  # 12,544 pixels: padding is allowed
     for twice in (
         [(322, 4, 160), (322, 4, 16), (323, 4, 160), (323, 4, 16)],
         [(322, 17, 160), (323, 17, 160)],

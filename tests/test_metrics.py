@@ -145,14 +145,15 @@ def test_wilson_equals_scipy() -> None:
     assert math.isnan(wilson(0, 0).value)
 
 
-def test_images_without_patients_have_wilsons_intervals() -> None:
-    y, p = two(100)
-    for patients in (None, [None] * 100, [f"p{i}" for i in range(100)]):
+@pytest.mark.parametrize("n", [100, 400])
+def test_images_without_patients_have_wilsons_intervals(n: int) -> None:
+    y, p = two(n)
+    for patients in (None, [None] * n, [f"p{i}" for i in range(n)]):
         r = report(y, p, patients=patients)
         (tn, fp), (fn, tp) = r.confusion_matrix.tolist()
         assert r.recall == wilson(tp, tp + fn)
         assert r.specificity == wilson(tn, tn + fp)
-        assert r.accuracy == wilson(tp + tn, 100)
+        assert r.accuracy == wilson(tp + tn, n)
         assert r.precision == wilson(tp, tp + fp)
         assert r.npv == wilson(tn, tn + fn)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cxrlib.config import OperatingPoint
+from cxrlib.metrics import thresholds
 from cxrlib.metrics.thresholds import COST, ENOUGH, SENSITIVITY, SPECIFICITY, choose, measure, predictive_values
 
 
@@ -195,8 +196,19 @@ def test_the_value_of_an_answer_that_is_never_given_is_undefined():
     assert np.isnan(predictive_values(1.0, 0.0, 0.5)[1])
 
 
+@pytest.mark.parametrize("value", [1.1, -0.1])
 @pytest.mark.parametrize("name", ["sensitivity", "specificity", "prevalence"])
-def test_rates_lie_between_0_and_1(name):
-    values = {"sensitivity": 0.9, "specificity": 0.9, "prevalence": 0.1, name: 1.1}
-    with pytest.raises(ValueError, match=rf"{name} must lie in \[0, 1\]\. Received: {name}=1\.1"):
+def test_rates_lie_between_0_and_1(name, value):
+    values = {"sensitivity": 0.9, "specificity": 0.9, "prevalence": 0.1, name: value}
+    with pytest.raises(ValueError, match=rf"{name} must lie in \[0, 1\]\. Received: {name}={value}"):
         predictive_values(**values)
+
+
+def test_shares_are_smoothed_by_logistic_kernels_with_silvermans_bandwidth():
+    stats = pytest.importorskip("scipy.stats")
+    logits = np.random.default_rng(0).normal(1, 2, 80)
+    spread = min(logits.std(), stats.iqr(logits) / 1.34)  # Silverman 1986, 3.31
+    kernel = 0.9 * spread * len(logits) ** (-1 / 5)
+    places = np.linspace(-6, 6, 7)
+    of_each = stats.logistic.cdf(places[:, None], logits, kernel / stats.logistic.std())
+    assert thresholds._below(logits, places) == pytest.approx(of_each.mean(1))
