@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command(_demo, "Start the web demo on this machine.")
     add("--model", metavar="MODEL", help=f"{_MODEL}; the bundled model when not given")
-    add("--port", type=int, help="where it listens; the first free port from 7860 when not given")
+    add("--port", type=_port, help="where it listens; the first free port from 7860 when not given")
     add("--examples", type=Path, metavar="DIR", help="images to offer as examples, instead of drawings")
     add("--device", action="store_true", help="serve the page that runs the model in the visitor's browser instead")
 
@@ -186,6 +186,13 @@ def _open_probability(text: str) -> float:
     if not 0 < (value := _probability(text)) < 1:
         raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {text!r}")
     return value
+
+
+def _port(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if 0 < int(text) < 2**16:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"must be a number from 1 to 65535, not {text!r}")
 
 
 def _png(text: str) -> Path:

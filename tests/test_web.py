@@ -95,6 +95,8 @@ def test_the_command_line_writes_and_serves_a_page(
         assert cli.main(["demo", "--device", "--port", str(server.server_port)]) == 1
         assert "is taken: choose another with --port" in capsys.readouterr().err
         server.shutdown()
+    assert cli.main(["demo", "--device", "--port", "99999"]) == 2
+    assert "must be a number from 1 to 65535, not '99999'" in capsys.readouterr().err
     assert cli.main(["demo", "--device", "--examples", str(tmp_path)]) == 1
     assert "the page on the device has drawings" in capsys.readouterr().err
 
