@@ -1,8 +1,8 @@
 """LiteRT against Keras on many images: `python benchmarks/numerical.py [--model BUNDLE] [--images FOLDER] [--most N]`.
 
 Images are found below the folder and decoded; no label is read and nothing is scored. The same bundle answers through
-its `model.tflite` on one thread, on all threads in a batch and image by image, and through its `model.keras`. Printed
-as JSON: the largest differences of a probability, and of the golden probe.
+its `model.tflite` on one thread, on all threads in a batch and image by image, and through the same network in Keras.
+Printed as JSON: the largest differences of a probability, and of the golden probe.
 """
 
 from __future__ import annotations
@@ -36,11 +36,10 @@ def main() -> None:
     loaded = bundle.load(options.model)
     size = loaded.config.image_size
     one, many = Runtime(options.model / bundle.RUNTIME, threads=1), Runtime(options.model / bundle.RUNTIME)
-    import keras
+    from cxrlib import build_model
 
-    import cxrlib.network.model  # noqa: F401 - the layers that the file names
-
-    network = keras.models.load_model(options.model / bundle.KERAS, compile=False)  # one's own file: see SECURITY.md
+    network = build_model(loaded.config.labels, recipe=loaded.config.recipe, weights=None)
+    bundle.load_weights(network, options.model)
     found = sources.find(options.images)[: options.most]
     worst = {"keras": 0.0, "many threads, a batch": 0.0, "many threads, image by image": 0.0}
     flips = 0

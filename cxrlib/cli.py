@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command(_export, "Write a model in another format, and check that it gives the same answers.")
     add("model", metavar="MODEL", help=_MODEL)
-    add("--format", required=True, choices=("onnx", "saved_model", "litert", "float16", "int8", "web"))
+    add("--format", required=True, choices=("keras", "onnx", "saved_model", "litert", "float16", "int8", "web"))
     add("--output", type=Path, required=True, metavar="PATH", help="file or, for saved_model and web, folder to write")
     add("--images", nargs="+", default=[], metavar="PATH", help="to check with, and to quantise with; else drawings")
 

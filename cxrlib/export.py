@@ -91,9 +91,9 @@ def export(
 
     Args:
         model: A bundle's folder, `hf://user/repo[@revision]`, or `None` or `"default"` for the bundled model.
-        output: The file to write, `.onnx` or `.tflite`, or for `"saved_model"` a folder that does not exist yet.
-        format: One of `FORMATS`: `"onnx"`, `"saved_model"`, or LiteRT as `"litert"` (float32), `"float16"` (weights of
-            16 bits, half the size) or `"int8"` (weights and activations of 8 bits, a quarter of the size).
+        output: The file to write, `.keras`, `.onnx` or `.tflite`, or for `"saved_model"` a folder that does not exist.
+        format: One of `FORMATS`: `"keras"`, `"onnx"`, `"saved_model"`, or LiteRT as `"litert"` (float32), `"float16"`
+            (weights of 16 bits, half the size) or `"int8"` (weights and activations of 8 bits, a quarter of the size).
         images: Images to compare on; `"int8"` takes its ranges from them, and needs some hundred of all sources. By
             default drawings.
 
@@ -199,6 +199,14 @@ def _saved_model(net: keras.Model, path: Path, images: np.ndarray) -> _Run:
     return lambda x: np.asarray(loaded.signatures["serving_default"](tf.constant(x))["probabilities"])
 
 
+def _keras(net: keras.Model, path: Path, images: np.ndarray) -> _Run:
+    import keras
+
+    net.save(path)
+    loaded = keras.models.load_model(path)
+    return lambda x: np.asarray(loaded.predict_on_batch(x)["probabilities"])
+
+
 def _litert(net: keras.Model, path: Path, images: np.ndarray, **options: Any) -> _Run:
     net.export(str(path), format="litert", verbose=False, **options)
     runtime = Runtime(path, trusted=True)
@@ -223,6 +231,7 @@ def _int8(net: keras.Model, path: Path, images: np.ndarray) -> _Run:
 FORMATS = {
     # onnxruntime sums a whole image, which the network standardises, in another order
     "onnx": Format(".onnx", 1e-3, _onnx, ("tf2onnx", "onnx", "onnxruntime")),
+    "keras": Format(".keras", 1e-4, _keras),
     "saved_model": Format("", 1e-4, _saved_model),
     "litert": Format(".tflite", 1e-4, _litert),
     "float16": Format(".tflite", 0.02, _float16),

@@ -22,7 +22,7 @@ def test_what_is_asked_for_is_checked_first(tmp_path: Path) -> None:
         (
             "pickle",
             "m.pkl",
-            r"format must be one of onnx, saved_model, litert, float16, int8\. Received: format='pickle'",
+            r"format must be one of onnx, keras, saved_model, litert, float16, int8\. Received: format='pickle'",
         ),
         ("onnx", "m.tflite", r"output must end with '\.onnx' for onnx\. Received: "),
         ("litert", "m", r"output must end with '\.tflite' for litert\. Received: "),
@@ -130,11 +130,11 @@ def test_the_real_thing(format: str, tmp_path: Path) -> None:
     if format == "onnx":
         pytest.importorskip("tf2onnx", reason="needs the [onnx] extra")
     images = [phantom.draw(seed, opacity=seed % 2 == 1, size=224) for seed in range(24)]
-    output = tmp_path / {"onnx": "m.onnx", "saved_model": "m"}.get(format, "m.tflite")
+    output = tmp_path / f"m{FORMATS[format].suffix}"
     if format == "int8":  # on phantoms alone it may be too far off: then it says so, and leaves nothing
         with contextlib.suppress(RuntimeError):
             export(None, output, format=format, images=images)
-            assert output.stat().st_size < 0.4 * (bundle.DEFAULT / bundle.RUNTIME).stat().st_size
+            assert output.stat().st_size < 0.8 * (bundle.DEFAULT / bundle.RUNTIME).stat().st_size  # of 16 bits
         assert os.listdir(tmp_path) == ([output.name] if output.exists() else [])
     else:
         made = export(None, output, format=format, images=images)

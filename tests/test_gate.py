@@ -94,6 +94,23 @@ def test_grey_levels() -> None:
     assert checked(colour)[1] == ["it is a colour image; only its brightness was used"]
 
 
+@pytest.mark.parametrize(("part", "said"), [(0.5, None), (0.7, "warned"), (0.9, "refused")])
+def test_how_much_may_be_black(part: float, said: str | None) -> None:
+    image = np.tile(np.linspace(60, 250, 300).astype(np.uint8), (300, 1))
+    dark = np.random.default_rng(0).random((300, 300)) < part
+    image[np.kron(dark[::10, ::10], np.ones((10, 10), bool))] = 0
+    refusals, warnings = checked(image)
+    assert any("of it is pure black" in text for text in refusals) == (said == "refused")
+    assert any("of it is pure black" in text for text in warnings) == (said == "warned")
+
+
+def test_a_layout_has_mean_0_and_deviation_1() -> None:
+    layouts = layout_of(np.random.default_rng(0).random((3, 64, 64)).astype(np.float32))
+    assert layouts.shape == (3, 256)
+    assert layouts.mean(1) == pytest.approx(0, abs=1e-6)
+    assert layouts.std(1) == pytest.approx(1, abs=1e-4)
+
+
 # --- what the network sees ---
 
 
