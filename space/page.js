@@ -255,6 +255,7 @@ window.cxr = (() => {
     if (button?.matches("th button")) sort(button);
     else if (button?.dataset.zoom) zoom(figure, Number(button.dataset.zoom));
     else if (button?.matches("[data-save]")) saveImage(figure);
+    else if (button?.matches("[data-print]")) print();
     else if (button?.matches("[data-csv]")) saveTable(button.closest("[data-points]"));
     else if (button?.matches("[data-open]")) {
       document.querySelector("#cx-tabs [role=tab]").click();

@@ -81,6 +81,7 @@ class Pages:
             f"<details><summary>Adjust</summary>{_range('Brightness', '--light', 40, 250, 100)}"
             f"{_range('Contrast', '--contrast', 40, 300, 100)}</details>"
             '<button type="button" class="cx-plain" data-save>Save</button>'
+            '<button type="button" class="cx-plain" data-print>Print</button>'
         )
         shown = f'<div class="cx-image" style="--ratio:{width / height:.4f}">{pictures}</div>'
         return _figure(f'<div class="cx-frame" tabindex="0">{shown}</div>', tools, caption)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -274,6 +275,11 @@ def test_a_verdict_a_heatmap_and_another_operating_point(visit: Visit, predictor
     with Image.open(saved.value.path()) as picture:
         assert picture.width == GREY.shape[1]
         assert picture.height > GREY.shape[0]
+
+
+def test_a_print_is_one_page(visit: Visit) -> None:
+    visit.send("image.png", IMAGE)
+    assert len(re.findall(rb"/Type\s*/Page[^s]", visit.page.pdf(format="A4"))) == 1
 
 
 def test_the_real_model_answers_as_python_does(browser: Any, shared: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -326,6 +327,13 @@ def test_the_overlay_can_be_saved(visit: Visit) -> None:
             colours = np.asarray(saved.convert("RGB").crop((0, 0, 640, 640)), np.int16)
         tints.append(np.ptp(colours, axis=2).max())
     assert tints[0] <= 1 < tints[1], "with the heatmap as it is shown"
+
+
+def test_a_print_is_one_page(visit: Visit) -> None:
+    visit.page.get_by_role("button", name="Lobar pneumonia").click()
+    visit.answer()
+    assert visit.page.get_by_role("button", name="Print").is_visible()
+    assert len(re.findall(rb"/Type\s*/Page[^s]", visit.page.pdf(format="A4"))) == 1
 
 
 def test_a_row_of_a_batch_opens_its_image(visit: Visit, files: Path) -> None:

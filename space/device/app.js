@@ -253,6 +253,7 @@ function listen() {
       take(new File([await response.blob()], `${button.innerText.trim()} (a drawing)`));
     } else if (button.dataset.zoom) zoom(Number(button.dataset.zoom));
     else if (button.matches("[data-save]")) save();
+    else if (button.matches("[data-print]")) print();
   });
   document.addEventListener("input", ({ target: input }) => {
     if (input.dataset.variable) return $("#viewer").style.setProperty(input.dataset.variable, input.value / 100);
