@@ -11,9 +11,11 @@ import numpy as np
 from tqdm import tqdm
 
 from cxrlib import reporting
+from cxrlib.config import unpack_digests
+from cxrlib.data.cache import digest_of
 from cxrlib.data.scan import Data, Dataset, of_split, scan
 from cxrlib.images import decode
-from cxrlib.images.sources import ImageError
+from cxrlib.images.sources import ImageError, bytes_of
 from cxrlib.metrics.compute import make_report
 from cxrlib.metrics.report import Report
 from cxrlib.predictor import Predictor
@@ -98,7 +100,8 @@ def evaluate(
         data=", ".join(dict.fromkeys(dataset.sources)) + (f" ({split})" if split else ""),
     )
     absent = tuple(f"No image is labelled {label}." for label in other if label not in truths)
-    report = dataclasses.replace(report, statements=(*remarks, *absent, *report.statements))
+    seen = _seen(predictor, dataset) if predictor else ()
+    report = dataclasses.replace(report, statements=(*seen, *remarks, *absent, *report.statements))
     if output is not None:
         report.save(os.fspath(output), **(_samples(report, dataset, predictor) if draw and predictor else {}))
     return report
@@ -113,6 +116,15 @@ def _of_split(dataset: Dataset, split: str | None) -> tuple[Dataset, str, tuple[
     chosen = dataset.take(of_split(dataset.splits, split or "test"))
     rest = f"Only the test split was measured; {len(dataset) - len(chosen):,} other images were left out."
     return chosen, split or "test", (rest,) if split is None and len(chosen) < len(dataset) else ()
+
+
+def _seen(predictor: Predictor, dataset: Dataset) -> tuple[str, ...]:
+    """What is to be said where the model knows some of the images."""
+    known = unpack_digests(predictor.config.seen or "")
+    n = sum(os.path.isfile(path) and digest_of(bytes_of(path))[:8] in known for path in dataset.paths) if known else 0
+    if not n:
+        return ()
+    return (f"The model was trained or calibrated on {n:,} of these images: the figures flatter it.",)
 
 
 def _check_labels(labels: tuple[str, ...], model: Any) -> None:

@@ -20,7 +20,17 @@ import numpy as np
 
 from cxrlib import bundle
 from cxrlib.bundle import Bundle
-from cxrlib.config import DEFAULT_LABELS, Array, BundleConfig, DefaultRecipe, Recipe, SourceSummary, recipe_of, to_dict
+from cxrlib.config import (
+    DEFAULT_LABELS,
+    Array,
+    BundleConfig,
+    DefaultRecipe,
+    Recipe,
+    SourceSummary,
+    pack_digests,
+    recipe_of,
+    to_dict,
+)
 from cxrlib.data.audit import Audit, audit, without_leaks
 from cxrlib.data.cache import Facts, decode, fingerprint
 from cxrlib.data.scan import Data, Dataset, scan, write_manifest
@@ -203,6 +213,7 @@ def train(
         predictor = Predictor(Bundle(work, config, runtime, None))
         report = replace(evaluate(predictor, validation.dataset, progress=progress), data="validation patients")
         shutil.rmtree(work / "bundle", ignore_errors=True)  # of a run that was killed after this line
+        config = replace(config, seen=pack_digests(facts.digest for facts in decoded.facts))
         made = bundle.save(
             work / "bundle", config, network, model=model, formats=formats, report=report, history=history
         )

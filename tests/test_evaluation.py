@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,20 @@ def test_what_cannot_be_answered_is_counted_and_named(gated: Path, images: Path,
     assert "damaged.png" in found["damaged.png"].reasons
     with (tmp_path / "report" / "predictions.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 8
+
+
+def test_images_that_the_model_has_seen_are_counted(trained: Any, phantoms: Path, tmp_path: Path) -> None:
+    statement = "The model was trained or calibrated on {} of these images: the figures flatter it."
+    found = evaluate(trained.bundle, phantoms, progress=False)
+    assert statement.format(found.n) in found.statements
+    mixed = phantom.write(tmp_path / "mixed", n=3, seed=900, size=64)
+    known = sorted((phantoms / "NORMAL").iterdir())[:2]
+    for i, path in enumerate(known):  # under other names
+        shutil.copy(path, mixed / "NORMAL" / f"renamed{i}.png")
+    assert statement.format(2) in evaluate(trained.bundle, mixed, progress=False).statements
+    fresh = phantom.write(tmp_path / "fresh", n=3, seed=950, size=64)
+    assert not any("flatter" in text for text in evaluate(trained.bundle, fresh, progress=False).statements)
+    assert not any("flatter" in text for text in trained.report.statements), "its own validation says so otherwise"
 
 
 def test_a_report_is_written(tiny: Path, images: Path, tmp_path: Path) -> None:

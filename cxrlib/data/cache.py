@@ -184,6 +184,19 @@ def decode(dataset: Dataset, *, size: int = 224, progress: bool = True) -> Decod
         return load()
 
 
+def digest_of(content: bytes) -> str:
+    """BLAKE2b of a file's bytes, 32 hexadecimal digits.
+
+    Args:
+        content: The bytes.
+
+    Example:
+        >>> digest_of(b"")[:8]
+        'cae66941'
+    """
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def fingerprint(dataset: Dataset, decoded: Decoded) -> str:
     """SHA-256 over every image's content and label, whatever the files are called and wherever they lie.
 
@@ -318,7 +331,7 @@ def _read(path: str, size: int) -> tuple[Facts, NDArray[np.uint8]]:
     digest = ""
     try:
         content = bytes_of(path)
-        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        digest = digest_of(content)
         image = images.read(content, model_size=size)
     except ImageError as error:
         reason = str(error).removeprefix(f"{name_of(b'')}: ")
