@@ -184,10 +184,11 @@ def train(
         with _precision(recipe.precision), devices.sharing():
             model = _network(dataset.labels, recipe, init)
             history = fit(model, train_side, validation, recipe, work, progress=progress)
-        if devices.rank():
+            round_weights(model)
+        first = devices.rank() == 0
+        devices.leave()
+        if not first:
             raise SystemExit(0)  # the first process does the rest
-
-        round_weights(model)
 
         # what turns its outputs into answers
         say("fitting temperature, operating points and gate")

@@ -33,6 +33,12 @@ def join() -> None:
     keras.distribution.initialize()
 
 
+def leave() -> None:
+    """Part from the other processes, all at once: who went alone would be waited for, and minutes later end them all."""
+    if _joined():
+        _jax().distributed.shutdown()
+
+
 def rank() -> int:
     """Say which process this is: 0 for the first, which alone writes."""
     return int(_jax().process_index()) if _joined() else 0
