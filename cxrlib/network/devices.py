@@ -34,7 +34,7 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Part from the other processes, all at once: who went alone would be waited for, and minutes later end them all."""
+    """Part from the other processes, all at once: one that went alone would be waited for, and then end them all."""
     if _joined():
         _jax().distributed.shutdown()
 
