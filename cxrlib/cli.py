@@ -335,7 +335,7 @@ def _publish(options: argparse.Namespace) -> int:
     if options.device:
         with tempfile.TemporaryDirectory() as place:
             page = web.write_page(predictor, Path(place) / "page")
-            published = hub.publish_page(web.files_for_space(page), options.device, private=private)
+            published = hub.publish_page(page, options.device, private=private)
         sys.stdout.write(f"{published.url}\n")
     return 0
 

@@ -11,7 +11,6 @@ import numpy as np
 from tqdm import tqdm
 
 from cxrlib import reporting
-from cxrlib.config import unpack_digests
 from cxrlib.data.cache import digest_of
 from cxrlib.data.scan import Data, Dataset, of_split, scan
 from cxrlib.images import decode
@@ -120,7 +119,8 @@ def _of_split(dataset: Dataset, split: str | None) -> tuple[Dataset, str, tuple[
 
 def _seen(predictor: Predictor, dataset: Dataset) -> tuple[str, ...]:
     """What is to be said where the model knows some of the images."""
-    known = unpack_digests(predictor.config.seen or "")
+    seen = predictor.config.seen or ""
+    known = {seen[i : i + 8] for i in range(0, len(seen), 8)}
     n = sum(os.path.isfile(path) and digest_of(bytes_of(path))[:8] in known for path in dataset.paths) if known else 0
     if not n:
         return ()

@@ -173,13 +173,11 @@ def publish_space(
     return _publish(space_id, "space", content, f"Serve {model} at {revision}", private=private, token=token)
 
 
-def publish_page(
-    files: Mapping[str, Path | bytes], space_id: str, *, private: bool = False, token: str | bool | None = None
-) -> Published:
-    """Upload a page of plain files as a static Space.
+def publish_page(folder: Path, space_id: str, *, private: bool = False, token: str | bool | None = None) -> Published:
+    """Upload a page that `cxrlib.web.write_page` wrote, as a static Space.
 
     Args:
-        files: Path or content of each file, as `cxrlib.web.files_for_space` gives them.
+        folder: The page.
         space_id: `user/space`; created when missing.
         private: Whether the Space must be private.
         token: As for `Predictor.push_to_hub`.
@@ -190,12 +188,8 @@ def publish_page(
     Raises:
         ValueError: If the name is not valid.
         OSError: As for `push`, with the same subclasses.
-
-    Example:
-        >>> publish_page({"index.html": b"<!doctype html>"}, "user/page")  # doctest: +SKIP
-        Published(revision='5ce1…', tag='v1', url='https://huggingface.co/spaces/user/page/tree/5ce1…')
     """
-    return _publish(space_id, "space", files, "Serve a page", private=private, token=token, sdk="static")
+    return _publish(space_id, "space", _files_below(folder), "Serve a page", private=private, token=token, sdk="static")
 
 
 def pull(

@@ -26,22 +26,6 @@ if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
 
 _KINDS = {".js": "text/javascript", ".wasm": "application/wasm", ".webmanifest": "application/manifest+json"}
-_SPACE_CARD = """---
-title: Chest radiographs, on your device
-emoji: 🫁
-colorFrom: gray
-colorTo: blue
-sdk: static
-app_file: index.html
-pinned: false
-license: apache-2.0
----
-
-# Chest radiographs, on your device
-
-A page that runs a model of [cxrlib](https://github.com/cxrlib/cxrlib) in the visitor's browser: the image never leaves
-the device. {disclaimer}
-"""
 
 
 def space_folder() -> Path:
@@ -52,10 +36,6 @@ def space_folder() -> Path:
 
     Raises:
         FileNotFoundError: If this installation has none.
-
-    Example:
-        >>> (space_folder() / "device" / "index.html").is_file()
-        True
     """
     package = Path(__file__).parent
     for folder in (package / "_space", package.parent / "space"):
@@ -113,21 +93,6 @@ def write_page(model: str | os.PathLike[str] | Predictor | None, output: str | o
     return target
 
 
-def files_for_space(page: Path) -> dict[str, Path | bytes]:
-    """List what a static Space of the Hugging Face Hub needs to serve a page.
-
-    Args:
-        page: What `write_page` wrote.
-
-    Returns:
-        Path or content of each file, by name.
-    """
-    files: dict[str, Path | bytes] = {
-        path.relative_to(page).as_posix(): path for path in sorted(page.rglob("*")) if path.is_file()
-    }
-    return {**files, "README.md": _SPACE_CARD.format(disclaimer=DISCLAIMER).encode()}
-
-
 @contextmanager
 def serving(model: str | os.PathLike[str] | None, *, port: int | None = None) -> Iterator[ThreadingHTTPServer]:
     """Write a page to a temporary folder and serve it on this machine.
@@ -175,14 +140,15 @@ def _tables() -> dict[str, Any]:
 def _fill(page: Path) -> None:
     """Put the disclaimer into the page, and the list of all its files into the service worker."""
     index, worker = page / "index.html", page / "sw.js"
-    text = index.read_text("utf-8").replace("{{disclaimer}}", DISCLAIMER)
-    index.write_text(text, "utf-8")
+    for file in (index, page / "README.md"):
+        file.write_text(file.read_text("utf-8").replace("{{disclaimer}}", DISCLAIMER), "utf-8")
+    text = index.read_text("utf-8")
     policy = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)[0]
     files = {
         path.relative_to(page).as_posix(): "sha256-"
         + base64.b64encode(hashlib.sha256(path.read_bytes()).digest()).decode()
         for path in sorted(page.rglob("*"))
-        if path.is_file() and path != worker and path.suffix not in (".txt", "")
+        if path.is_file() and path != worker and path.suffix not in (".txt", ".md", "")
     }
     listed = json.dumps(files, indent=1)
     filled = {

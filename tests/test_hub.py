@@ -332,9 +332,9 @@ def test_publish_space_brings_the_library_along(server: HubServer, tmp_path: Pat
     assert set(files) == {".gitattributes", "README.md", "app.py", "model.txt", *(f"library/{name}" for name in code)}
 
 
-def test_a_page_becomes_a_static_space(server: HubServer) -> None:
+def test_a_page_becomes_a_static_space(server: HubServer, tmp_path: Path) -> None:
     files = {"index.html": b"<!doctype html>", "README.md": b"---\nsdk: static\n---\n"}
-    published = hub.publish_page(files, "alice/page", token="hf_alice")
+    published = hub.publish_page(write(tmp_path, files), "alice/page", token="hf_alice")
     assert server.repos["space", "alice/page"].sdk == "static"
     assert server.files("alice/page", kind="space") | files == server.files("alice/page", kind="space")
     assert published.url == f"{server.url}/spaces/alice/page/tree/{published.revision}"

@@ -11,8 +11,6 @@ from cxrlib.config.bundle import (
     SourceSummary,
     check_file_name,
     check_labels,
-    pack_digests,
-    unpack_digests,
 )
 from cxrlib.config.plain import from_dict, to_dict
 from cxrlib.config.recipes import RECIPES, Augmentation, DefaultRecipe, Recipe, TextbookRecipe, recipe_of
@@ -34,8 +32,6 @@ __all__ = [
     "check_file_name",
     "check_labels",
     "from_dict",
-    "pack_digests",
     "recipe_of",
     "to_dict",
-    "unpack_digests",
 ]

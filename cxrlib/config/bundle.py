@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,44 +49,6 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     ):
         raise ValueError(f"labels must be two or more different, non-empty class names. Received: labels={labels!r}")
     return tuple(labels)
-
-
-def pack_digests(digests: Iterable[str]) -> str:
-    """Pack the first 32 bits of digests, to tell later whether an image was among them.
-
-    Args:
-        digests: Hexadecimal, at least eight digits each.
-
-    Returns:
-        Their sorted bytes in base64.
-
-    Example:
-        >>> pack_digests(["00000001ff", "00000000ff"])
-        'AAAAAAAAAAE='
-    """
-    return base64.b64encode(b"".join(sorted(bytes.fromhex(digest[:8]) for digest in digests))).decode()
-
-
-def unpack_digests(packed: str) -> set[str]:
-    """Unpack what `pack_digests` made.
-
-    Args:
-        packed: Base64.
-
-    Returns:
-        The first eight hexadecimal digits of each digest.
-
-    Raises:
-        ValueError: If it is not such a text.
-
-    Example:
-        >>> sorted(unpack_digests("AAAAAAAAAAE="))
-        ['00000000', '00000001']
-    """
-    raw = base64.b64decode(packed, validate=True)
-    if len(raw) % 4:
-        raise ValueError(f"digests must have four bytes each. Received: {len(raw)} bytes")
-    return {raw[i : i + 4].hex() for i in range(0, len(raw), 4)}
 
 
 @dataclass(frozen=True)
@@ -212,8 +174,8 @@ class BundleConfig:
         sources: What the network was trained on.
         fingerprint: SHA-256 over the content and label of every image of these sources.
         split: SHA-256 over the images' names and sides.
-        seen: The first 32 bits of the digest of every image trained or calibrated on, from `pack_digests`; `None` when
-            not kept.
+        seen: The first eight digits of the digest of every image trained or calibrated on, sorted, one after the other;
+            `None` when not kept.
         notes: What a reader must know, such as overridden leaks.
         population: Who the patients are, in words; `None` when not stated.
         license: Licence of the weights as the Hub abbreviates it; `None` when not stated.
@@ -275,7 +237,8 @@ class BundleConfig:
                 f"default_point must name one of the operating points {sorted(self.operating_points)}. "
                 f"Received: {self.default_point!r}"
             )
-        unpack_digests(self.seen or "")
+        if not re.fullmatch(r"(?:[0-9a-f]{8})*", self.seen or ""):
+            raise ValueError("seen must hold eight hexadecimal digits for each image")
         for name, digest in self.files.items():
             check_file_name(name)
             if not re.fullmatch(r"[0-9a-f]{64}", digest):

@@ -40,10 +40,6 @@ def tables() -> dict[str, list[list[int]]]:
 
     Returns:
         By name, 256 colours: red, green and blue in [0, 255].
-
-    Example:
-        >>> tables()["hot"][255]
-        [255, 255, 255]
     """
     return {name: _table(name).astype(int).tolist() for name in _KNOTS}
 
