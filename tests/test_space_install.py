@@ -17,7 +17,10 @@ from space_server import ROOT, ask, serving, write_files
 from cxrlib import cli
 
 pytest.importorskip("pydicom", reason="the demo reads DICOM")
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),  # huggingface_hub's own, while it uploads
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,6 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[hub_se
         yield server, tiny_network.write(place / "space", server.files("alice/demo", kind="space")), bundle
 
 
-@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own, while it uploads
 def test_the_published_space_starts_from_its_requirements_alone(
     python: Path, published: tuple[hub_server.HubServer, Path, Path], tmp_path: Path
 ) -> None:
