@@ -122,7 +122,7 @@ def save(
     """
     check_formats(formats)
     target = Path(folder)
-    _check_free(target)
+    check_free(target)
     config = dataclasses.replace(config, probe=probe(Runtime(network)), versions=_versions())
     with _draft(target) as new:
         (new / RUNTIME).write_bytes(network)
@@ -323,7 +323,7 @@ def _copy_weights(found: Bundle, model: keras.Model, other_labels: bool) -> None
 
     config, advice = found.config, "train it again, or start from another"
     source = build_model(config.labels, recipe=config.recipe, weights=None)
-    complete = assign(source, layers_of((found.folder / RUNTIME).read_bytes()))
+    complete = assign(source, layers_of(found.runtime.model))
     positive = np.asarray(source.predict_on_batch(probe_image(config.image_size)[None]))[0, -1]
     if not complete or abs(positive - config.probe[-1]) > _TOLERANCE:
         raise BundleError(f"{found.folder} holds no {KERAS}, and its {RUNTIME} no weights that can be copied: {advice}")
@@ -344,7 +344,15 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _check_free(target: Path) -> None:
+def check_free(target: Path) -> None:
+    """Check that a folder can be written.
+
+    Args:
+        target: It must not exist yet, or be empty.
+
+    Raises:
+        FileExistsError: If something is at this place.
+    """
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"{target} exists: choose another folder, nothing was written")
 
@@ -365,7 +373,7 @@ def _draft(target: Path) -> Iterator[Path]:
         shutil.rmtree(place / "bundle", ignore_errors=True)
         (place / "bundle").mkdir()
         yield place / "bundle"
-        _check_free(target)
+        check_free(target)
         (place / "bundle").replace(target)
     finally:
         lock.release()

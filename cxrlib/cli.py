@@ -353,6 +353,7 @@ def _demo(options: argparse.Namespace) -> int:
             sys.stdout.write(f"the page is ready at http://localhost:{server.server_port}/ (Ctrl-C stops it)\n")
             sys.stdout.flush()
             server.serve_forever()
+        return 0
     if find_spec("gradio") is None:
         raise ImportError('the demo needs gradio: pip install "cxrlib[demo]"')
     app = runpy.run_path(str(web.space_folder() / "app.py"))

@@ -20,16 +20,7 @@ import numpy as np
 
 from cxrlib import bundle
 from cxrlib.bundle import Bundle
-from cxrlib.config import (
-    DEFAULT_LABELS,
-    Array,
-    BundleConfig,
-    DefaultRecipe,
-    Recipe,
-    SourceSummary,
-    recipe_of,
-    to_dict,
-)
+from cxrlib.config import DEFAULT_LABELS, Array, BundleConfig, DefaultRecipe, Recipe, SourceSummary, recipe_of, to_dict
 from cxrlib.data.audit import Audit, audit, without_leaks
 from cxrlib.data.cache import Facts, decode, fingerprint
 from cxrlib.data.scan import Data, Dataset, scan, write_manifest

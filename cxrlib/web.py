@@ -12,8 +12,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from http import server as http
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cxrlib import bundle
 from cxrlib.config import DISCLAIMER, BundleError
@@ -22,10 +23,16 @@ from cxrlib.predictor import Predictor
 from cxrlib.runtime import gate
 from cxrlib.runtime.flatbuffer import has_fixed_shape
 
-if TYPE_CHECKING:
-    from http.server import ThreadingHTTPServer
-
 _KINDS = {".js": "text/javascript", ".wasm": "application/wasm", ".webmanifest": "application/manifest+json"}
+
+
+class PageHandler(http.SimpleHTTPRequestHandler):
+    """Serves the files of a page, each as what it is, and writes no log."""
+
+    extensions_map = {**http.SimpleHTTPRequestHandler.extensions_map, **_KINDS}  # noqa: RUF012
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: the console stays quiet."""
 
 
 def space_folder() -> Path:
@@ -69,8 +76,7 @@ def write_page(model: str | os.PathLike[str] | Predictor | None, output: str | o
     """
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     target = Path(output)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise FileExistsError(f"{target} exists: choose another folder, nothing was written")
+    bundle.check_free(target)
     network = (predictor.folder / bundle.RUNTIME).read_bytes()
     if not has_fixed_shape(network):
         raise BundleError(
@@ -94,7 +100,7 @@ def write_page(model: str | os.PathLike[str] | Predictor | None, output: str | o
 
 
 @contextmanager
-def serving(model: str | os.PathLike[str] | None, *, port: int | None = None) -> Iterator[ThreadingHTTPServer]:
+def serving(model: str | os.PathLike[str] | None, *, port: int | None = None) -> Iterator[http.ThreadingHTTPServer]:
     """Write a page to a temporary folder and serve it on this machine.
 
     Args:
@@ -107,18 +113,10 @@ def serving(model: str | os.PathLike[str] | None, *, port: int | None = None) ->
     Raises:
         OSError: If the port is taken.
     """
-    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-
-    class Handler(SimpleHTTPRequestHandler):
-        extensions_map = {**SimpleHTTPRequestHandler.extensions_map, **_KINDS}  # noqa: RUF012
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Nothing: the console stays quiet."""
-
     with tempfile.TemporaryDirectory(prefix="cxrlib-page-") as place:
         page = write_page(model, Path(place) / "page")
         try:
-            server = ThreadingHTTPServer(("127.0.0.1", port or 0), partial(Handler, directory=str(page)))
+            server = http.ThreadingHTTPServer(("127.0.0.1", port or 0), partial(PageHandler, directory=str(page)))
         except OSError as error:
             raise OSError(f"port {port} is taken: choose another with --port") from error
         with server:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from typing import Any
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -31,3 +32,30 @@ CONTRAST = """() => {
     }
     return poor;
 }"""
+
+
+def reached_by_tab(page: Any, times: int) -> str:
+    """The names of what the tabulator key reaches, one after the other."""
+    page.evaluate("() => document.activeElement.blur()")
+    reached = []
+    for _ in range(times):
+        page.keyboard.press("Tab")
+        reached.append(
+            page.evaluate(
+                "() => { const e = document.activeElement;"
+                " return e.getAttribute('aria-label') || e.innerText || e.closest('label')?.innerText || ''; }"
+            )
+        )
+    return " | ".join(text.strip().split("\n")[0] for text in reached)
+
+
+def unnamed(page: Any, within: str) -> list[str]:
+    """What is in sight, can be used or seen, and has no name for a screen reader."""
+    found: list[str] = page.evaluate(
+        """(within) => [...document.querySelectorAll(`${within} :is(button, input, img, canvas)`)]
+            .filter((e) => e.checkVisibility() && !(e.innerText || e.getAttribute("aria-label")
+                || (e.matches("canvas") && e.ariaHidden)
+                || e.closest("label")?.innerText || e.hasAttribute("alt"))).map((e) => e.outerHTML)""",
+        within,
+    )
+    return found

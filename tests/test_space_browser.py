@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_network
-from browser_page import CHROMIUM, CONTRAST
+from browser_page import CHROMIUM, CONTRAST, reached_by_tab, unnamed
 from PIL import Image
 from space_server import PATIENCE, Demo, serving, write_files
 
@@ -463,17 +463,7 @@ def test_on_small_screens_the_verdict_and_its_bar_are_in_sight_above_the_image(
 def test_the_keyboard_reaches_everything(visit: Visit, files: Path) -> None:
     visit.send(files / "image.png")
     visit.answer()
-    visit.page.evaluate("() => document.activeElement.blur()")
-    reached = []
-    for _ in range(26):
-        visit.page.keyboard.press("Tab")
-        reached.append(
-            visit.page.evaluate(
-                "() => { const e = document.activeElement;"
-                " return e.getAttribute('aria-label') || e.innerText || e.closest('label')?.innerText || ''; }"
-            )
-        )
-    said = " | ".join(text.strip().split("\n")[0] for text in reached)
+    said = reached_by_tab(visit.page, 26)
     for name in ("One image", "Choose an image", "Camera", "Normal adult", "Larger", "Save", "Screening"):
         assert name in said, said
     visit.page.get_by_label("Screening").focus()
@@ -495,13 +485,7 @@ def test_screen_readers_get_the_answer_and_names(visit: Visit, files: Path) -> N
         'img "The image, 256 by 200 pixels"',
     ):
         assert part in tree, tree
-    unnamed = visit.page.evaluate(
-        """() => [...document.querySelectorAll("#cx-tabs :is(button, input, img)")]
-            .filter((e) => e.checkVisibility() && !(e.innerText || e.getAttribute("aria-label")
-                || e.closest("label")?.innerText || e.hasAttribute("alt")))
-            .map((e) => e.outerHTML)"""
-    )
-    assert unnamed == []
+    assert unnamed(visit.page, "#cx-tabs") == []
 
 
 def test_another_model_answers_the_same_image(browser: Any, files: Path, tmp_path: Path) -> None:

@@ -94,10 +94,10 @@ class Runtime:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, or None for all cores. Received: threads={threads}")
         self._name = "model" if isinstance(model, bytes) else os.fspath(model)
-        self._model = model if isinstance(model, bytes) else _read(self._name)
+        self.model = model if isinstance(model, bytes) else _read(self._name)  # its bytes, as they were checked
         if not trusted:
             try:
-                check_graph(self._model)
+                check_graph(self.model)
             except BundleError as error:
                 raise BundleError(f"{self._name}: {error}") from error
         self.threads = threads or usable_cores()
@@ -122,7 +122,7 @@ class Runtime:
         from ai_edge_litert.interpreter import Interpreter
 
         try:
-            interpreter = Interpreter(model_content=self._model, num_threads=threads)
+            interpreter = Interpreter(model_content=self.model, num_threads=threads)
             _graph(interpreter)  # before memory is allocated for it
             interpreter.allocate_tensors()
             _graph(interpreter)  # shapes are settled only now

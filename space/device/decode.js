@@ -104,7 +104,7 @@ function kindOf(bytes) {
   throw new ImageError(`it is ${found ? `${found}, ` : ""}not a JPEG, PNG, WebP, GIF, BMP or DICOM file`);
 }
 
-export function checkSize(height, width) {
+function checkSize(height, width) {
   if (!(height >= 1 && width >= 1)) throw new ImageError(`it has no pixels (${height} x ${width})`);
   if (height * width > MAX_PIXELS) {
     const most = MAX_PIXELS.toLocaleString("en");
@@ -144,7 +144,9 @@ async function decoded(bytes) {
   const pen = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true, alpha: false });
   pen.drawImage(bitmap, 0, 0);
   bitmap.close();
-  return pen.getImageData(0, 0, width, height);
+  const pixels = pen.getImageData(0, 0, width, height);
+  pen.canvas.width = 0; // its memory goes now, not when it is collected
+  return pixels;
 }
 
 /** Grey levels of RGBA pixels; false colour is undone. */
@@ -177,7 +179,7 @@ function deep(bytes) {
 }
 
 /** White, and a note: the fewest bits that hold the values where they use less than a sixteenth of its range. */
-export function used(most, white) {
+function used(most, white) {
   if (!(most > 0 && most <= white / 16)) return { white, notes: [] };
   const few = 2 ** (Math.floor(Math.log2(most)) + 1) - 1;
   return { white: few, notes: [`no value is above ${most} where white is ${white}: it was scaled by ${few} instead`] };

@@ -15,7 +15,9 @@ self.addEventListener("message", ({ data: { id, file } }) => {
     try {
       const predictor = await loading;
       const bytes = new Uint8Array(await file.arrayBuffer());
-      self.postMessage({ id, answer: await predictor.predict(bytes, file.name) });
+      const answer = await predictor.predict(bytes, file.name);
+      const pictures = [answer.picture, answer.heat].filter(Boolean);
+      self.postMessage({ id, answer }, pictures.map(({ data }) => data.buffer)); // handed over, not copied
     } catch (error) {
       self.postMessage({ id, answer: { name: file.name, status: "unreadable", reasons: [error.message] } });
     }
